@@ -1,0 +1,154 @@
+"""The Backend protocol: what a backend is asked, what it answers.
+
+Requests are complete and frozen: argv tuples (never a shell string), the whole environment, every mount. A backend never
+reads the manifest, chooses a cache key or publishes to the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Availability:
+    """What ``probe`` found: whether the backend works here; if not, why, and what would make it work.
+
+    ``details`` are facts worth showing (versions, "overlay": "yes"), in print order.
+    """
+
+    ok: bool
+    reason: str = ""
+    hint: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bind:
+    """A host path that appears at ``target`` (absolute) inside; read-only unless ``writable``."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRequest:
+    """One step: run ``commands`` over the merged ``parents`` and keep what they changed as a normalised layer.
+
+    ``parents`` are unpacked layer trees, lowest first; ``parent_index`` is the file with their merged index. ``seed`` is a
+    tree that the step starts from when it has no parents (a bootstrap); the backend may consume it. ``output`` is an
+    empty staging folder: the backend leaves ``tree/`` and ``index`` there (``reprobox.image``). Both output streams of
+    the commands go to ``log``. Files that the step finds at ``binds`` never enter the layer.
+    """
+
+    parents: tuple[Path, ...]
+    parent_index: Path
+    output: Path
+    commands: tuple[tuple[str, ...], ...]
+    environment: Mapping[str, str]
+    binds: tuple[Bind, ...]
+    epoch: int
+    log: Path
+    seed: Path | None = None
+    workdir: str = "/"
+    network: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildResult:
+    """What a step made: sha256 hex of the layer's uncompressed tar, its size in bytes, and what was dropped and why."""
+
+    diff_id: str
+    size: int
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolRequest:
+    """Run a program of the environment for its output, with a writable root that is thrown away, and no network."""
+
+    parents: tuple[Path, ...]
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    binds: tuple[Bind, ...] = ()
+    stdin: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolResult:
+    """Exit status and both streams of a tool run."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageLayer:
+    """One layer of the image: its id, its unpacked tree and its index, as the store holds them."""
+
+    id: str
+    name: str
+    tree: Path
+    index: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealizeRequest:
+    """Make the environment exist under ``name``; ``output`` asks for a copy of the whole tree at that path."""
+
+    name: str
+    layers: tuple[ImageLayer, ...]
+    image_digest: str
+    tree_digest: str
+    output: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Realization:
+    """The environment as a backend holds it: ``location`` is a path or an image name, ``trees`` lowest first if a directory."""
+
+    location: str
+    trees: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRequest:
+    """Run ``argv`` in a realization.
+
+    The caller's uid and gid; the root read-only; ``binds`` as declared; exactly ``environment``. ``network`` and
+    ``isolate`` are the caller's wish for less than the host's network, pids and ipc.
+    """
+
+    realization: Realization
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    binds: tuple[Bind, ...]
+    workdir: str
+    network: bool = True
+    isolate: bool = False
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What runs steps and environments. Registered by the ``reprobox_backends`` hook."""
+
+    name: str
+
+    def probe(self) -> Availability:
+        """Really try the whole chain, and say what stops it and what to do about it."""
+
+    def build(self, request: BuildRequest) -> BuildResult:
+        """One step over its parents. Raises :class:`reprobox.errors.BuildError` with the step's last lines."""
+
+    def tool(self, request: ToolRequest) -> ToolResult:
+        """One program run for its output, on a root that is thrown away."""
+
+    def realize(self, request: RealizeRequest) -> Realization:
+        """Make the environment exist; doing it again costs nothing."""
+
+    def run(self, request: RunRequest) -> int:
+        """Run a command with the caller's streams and terminal; returns its exit status, or never returns."""

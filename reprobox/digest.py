@@ -1,0 +1,195 @@
+"""Canonical bytes and the digests made of them: layer ids and the tree digest.
+
+Standard library only: the sandbox's launcher imports this module in a bare interpreter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+Json: TypeAlias = "None | bool | int | str | Sequence[Json] | Mapping[str, Json]"
+
+#: Format tag of layer ids. Changing what goes into an id means changing this.
+LAYER_FORMAT = "reprobox-layer-1"
+#: Version of the rule by which a built layer is normalised (``reprobox.image``).
+NORMALISER = 1
+
+_ESCAPES = {ord("\\"): "\\x5C", ord("\n"): "\\x0A", ord(" "): "\\x20"}
+_ESCAPED = [_ESCAPES.get(byte, chr(byte)) for byte in range(256)]
+
+
+def canonical(value: Json) -> bytes:
+    """Encode ``value`` as RFC 8785 (JSON Canonicalization Scheme) bytes.
+
+    Floating-point numbers are refused: nothing that reprobox hashes needs one, and they are where encoders differ.
+    Integers must lie within ±(2**53 - 1), as RFC 8785 section 3.2.2.3 asks.
+    """
+    return "".join(_pieces(value)).encode("utf-8")
+
+
+def _pieces(value: Json) -> Iterable[str]:
+    if value is None or value is True or value is False:
+        yield {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, int):
+        if abs(value) >= 2**53:
+            raise ValueError(f"integer out of the canonical range: {value}")
+        yield str(value)
+    elif isinstance(value, str):
+        yield _quote(value)
+    elif isinstance(value, Mapping):
+        yield "{"
+        for position, key in enumerate(sorted(value, key=lambda text: text.encode("utf-16-be"))):
+            yield f"{',' if position else ''}{_quote(key)}:"
+            yield from _pieces(value[key])
+        yield "}"
+    elif isinstance(value, Sequence):
+        yield "["
+        for position, item in enumerate(value):
+            if position:
+                yield ","
+            yield from _pieces(item)
+        yield "]"
+    else:
+        raise TypeError(f"not canonical JSON: {type(value).__name__}")
+
+
+def _quote(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def sha256(data: bytes) -> str:
+    """Lower-case hex sha256 of ``data``, without a prefix."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def prefixed(hexdigest: str) -> str:
+    """``sha256:<hex>``, the form in which digests are printed and written into OCI documents."""
+    return f"sha256:{hexdigest}"
+
+
+def bare(digest: str) -> str:
+    """The hex part of ``sha256:<hex>``; a bare hex digest is returned as it is."""
+    return digest.removeprefix("sha256:")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerInputs:
+    """Everything that decides a layer's bytes, and nothing else.
+
+    ``files`` are ``(type, file name, sha256)`` of the locked inputs; ``environment`` is the build environment a layer
+    declares; ``ancestors`` are the ids of all layers below it, in stacking order.
+    """
+
+    kind: str
+    recipe: int
+    files: tuple[tuple[str, str, str], ...]
+    options: Mapping[str, Json]
+    environment: Mapping[str, str]
+    epoch: int
+    ancestors: tuple[str, ...]
+
+    def document(self) -> dict[str, Json]:
+        """The fields as they are hashed; kept beside the id so that a changed id can be explained."""
+        return {
+            "format": LAYER_FORMAT,
+            "kind": self.kind,
+            "recipe": self.recipe,
+            "normaliser": NORMALISER,
+            "files": [list(item) for item in sorted(self.files)],
+            "options": self.options,
+            "environment": self.environment,
+            "epoch": self.epoch,
+            "ancestors": list(self.ancestors),
+        }
+
+
+def layer_id(inputs: LayerInputs) -> str:
+    """Merkle hash of a layer's inputs and its ancestors' ids; known before anything is built."""
+    return sha256(canonical(inputs.document()))
+
+
+class Entry(NamedTuple):
+    """One path of a tree. ``kind`` is ``d``, ``f``, ``l`` or, in a layer's index only, ``w`` for a whiteout.
+
+    ``mode`` has the permission bits with setuid, setgid and sticky; ``detail`` is ``-`` for a directory, the sha256 hex of
+    a file's content, or an escaped link target.
+    """
+
+    kind: str
+    mode: int
+    detail: str
+    path: bytes
+
+    def line(self) -> str:
+        return f"{self.kind} {self.mode:04o} {self.detail} {escape(self.path)}\n"
+
+
+def escape(raw: bytes) -> str:
+    r"""``raw`` with backslash, space and newline written as ``\xHH``; other bytes stand for themselves (latin-1 text)."""
+    text = raw.decode("latin-1")
+    if "\\" in text or " " in text or "\n" in text:
+        return "".join(_ESCAPED[byte] for byte in raw)
+    return text
+
+
+def unescape(text: str) -> bytes:
+    """The bytes that :func:`escape` wrote as ``text``."""
+    if "\\" not in text:
+        return text.encode("latin-1")
+    for byte, escaped in _ESCAPES.items():
+        if byte != ord("\\"):
+            text = text.replace(escaped, chr(byte))
+    return text.replace("\\x5C", "\\").encode("latin-1")
+
+
+def read_index(data: bytes) -> list[Entry]:
+    """Entries of an index as :func:`write_index` wrote them."""
+    entries = []
+    for line in data.decode("latin-1").split("\n"):
+        if line:
+            kind, mode, detail, path = line.split(" ")
+            entries.append(Entry(kind, int(mode, 8), detail, unescape(path)))
+    return entries
+
+
+def write_index(entries: Iterable[Entry]) -> bytes:
+    """One line per entry in the given order, as the tree digest has them."""
+    return "".join(entry.line() for entry in entries).encode("latin-1")
+
+
+_HIDDEN_BELOW = (b"dev", b"proc", b"sys", b"run", b"tmp")
+_HIDDEN = frozenset(
+    (b"etc/resolv.conf", b"etc/hosts", b"etc/hostname", b"etc/mtab")
+    + (b".dockerenv", b".singularity.d", b".exec", b".run", b".shell", b".test", b"singularity", b"environment")
+)
+
+
+def hidden(path: bytes) -> bool:
+    """Whether the tree digest leaves ``path`` out: run-time folders' content, and what engines put into every root."""
+    head, slash, _ = path.partition(b"/")
+    return (bool(slash) and head in _HIDDEN_BELOW) or path in _HIDDEN or head == b".singularity.d"
+
+
+def tree_digest(entries: Iterable[Entry]) -> str:
+    """sha256 hex over one line per visible path of a merged tree, sorted by path bytes."""
+    state = hashlib.sha256()
+    for entry in sorted(entries, key=lambda item: item.path):
+        if entry.kind in "dfl" and not hidden(entry.path):
+            state.update(entry.line().encode("latin-1"))
+    return state.hexdigest()
+
+
+def git_blob(data: bytes) -> str:
+    """Hex object id that git gives a blob of these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def host_path(path: bytes) -> str:
+    """A tree path as the ``str`` that ``os`` functions take (surrogate-escaped where it is not UTF-8)."""
+    return os.fsdecode(path)

@@ -1,0 +1,136 @@
+"""What a layer kind is: the values it is asked with, what it answers, and the world it may touch while resolving.
+
+Bases are kinds too: the root node of the graph is resolved and built like any other layer, only over nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from reprobox.backend import Bind, ToolResult
+from reprobox.digest import Json
+from reprobox.tree import Tree
+from reprobox.lock import Input, LockedLayer
+from reprobox.manifest import Layer, Manifest
+from reprobox.store import Store
+
+#: Where a step finds its locked input files, and reprobox's own tools.
+INPUTS = "/run/reprobox/inputs"
+TOOLS = "/run/reprobox"
+
+
+class World(Protocol):
+    """What a kind may do to the world while it resolves. Made by the engine; a test can make a small one."""
+
+    store: Store
+    project: Path
+    offline: bool
+    archives: Mapping[str, Sequence[str]]  # configured base URIs by archive name (user configuration)
+    index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
+
+    def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
+        """A small document. ``fresh`` revalidates a remembered copy with the server; offline, only a remembered copy."""
+
+    def fetch(self, inputs: Sequence[Input]) -> None:
+        """Bring inputs into the store through all providers, each checked against its hash."""
+
+    def remember(self, item: Input, urls: Sequence[str]) -> None:
+        """Keep where an input was seen, so that fetching it later asks there first. Never enters the lock."""
+
+    def read(self, path: str) -> bytes | None:
+        """A file of the base's root, symlinks resolved inside it; None where there is none. Builds the base if needed."""
+
+    def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
+        """Run a program of the base's root for its output, on a throw-away root without network."""
+
+    def say(self, text: str) -> None:
+        """One line of progress for people."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolveRequest:
+    """One layer to resolve: its manifest table, what is locked below it (base first), and its old lock if it had one."""
+
+    manifest: Manifest
+    layer: Layer
+    key: str  # key path of the layer's table, for messages: "layers[1]", "base"
+    platform: str
+    below: tuple[LockedLayer, ...]
+    previous: LockedLayer | None
+    upgrade: bool
+    world: World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """What resolving found. ``options`` is hashed into the layer id; ``facts`` are only told; ``dates`` (unix seconds) are a
+    base's candidates for the epoch."""
+
+    inputs: tuple[Input, ...] = ()
+    options: Mapping[str, Json] = field(default_factory=dict)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    dates: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRequest:
+    """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order."""
+
+    layer: LockedLayer
+    files: Mapping[str, Path]
+    platform: str
+    epoch: int
+    project: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Commands:
+    """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from."""
+
+    commands: tuple[tuple[str, ...], ...]
+    binds: tuple[Bind, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    seed: Callable[[Path], None] | None = None
+    workdir: str = "/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """Write paths into an empty folder, given the parents' merged tree; no command runs."""
+
+    write: Callable[[Path, Tree], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verbatim:
+    """An OCI image taken as it is: unpack its layers into one flattened tree. The image keeps the blobs themselves.
+
+    ``config`` is the image's configuration blob, ``layers`` the layer blobs with their media types, lowest first.
+    """
+
+    unpack: Callable[[Path], None]
+    config: Path
+    layers: tuple[tuple[Path, str], ...]
+
+
+Step: TypeAlias = Commands | Files | Verbatim
+
+
+class Kind(Protocol):
+    """A layer kind. Registered by the ``reprobox_layer_kinds`` hook."""
+
+    name: str
+    recipe: int
+    options: type[Any]  # the frozen dataclass of its manifest keys
+
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> Iterable[str]:
+        """Names of the layers above that this one must follow, whatever ``after`` says."""
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        """Pin every byte the layer needs. The only place with network, and only through ``request.world``."""
+
+    def step(self, request: StepRequest) -> Step:
+        """How the layer is built from its locked inputs. Pure."""

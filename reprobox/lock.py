@@ -1,0 +1,379 @@
+"""research.lock: the model, how it is read and written, and what changed since it was made.
+
+The lock is TOML, sorted, one item a line, without host names or clocks: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reprobox.digest import Json, LayerInputs, canonical, layer_id, sha256
+from reprobox.errors import LockError
+
+FORMAT = 1
+FILE_NAME = "research.lock"
+BASE = "base"
+
+_HEADER = "# Written by reprobox: edit research.toml and run `reprobox lock`.\n"
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """A locked file: its identity, and host-free facts by which providers find it.
+
+    ``type`` says which providers know it (``deb``, ``wheel``, ``uv``, ``blob``); ``name`` is the file name a build step sees;
+    ``sha256`` is lower-case hex; ``size`` is in bytes.
+    """
+
+    type: str
+    name: str
+    sha256: str
+    size: int
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.match(self.sha256):
+            raise ValueError(f"not a sha256: {self.sha256!r}")
+        if "/" in self.name or self.name in ("", ".", "..") or "\0" in self.name:
+            raise ValueError(f"not a file name: {self.name!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedLayer:
+    """One layer as locked. ``options`` are hashed into the id; ``facts`` are only told; ``parents`` are names.
+
+    ``request`` is the digest of what the manifest asked for when it was resolved: equal means the pins still satisfy it.
+    """
+
+    name: str
+    kind: str
+    recipe: int
+    request: str
+    parents: tuple[str, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    options: Mapping[str, Json] = field(default_factory=dict)
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+
+    def identity(self, epoch: int, ancestors: Sequence[str]) -> LayerInputs:
+        """What the layer id is made of."""
+        return LayerInputs(
+            kind=self.kind,
+            recipe=self.recipe,
+            files=tuple((item.type, item.name, item.sha256) for item in self.inputs),
+            options=self.options,
+            environment=self.environment,
+            epoch=epoch,
+            ancestors=tuple(ancestors),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seal:
+    """What a build gave: diff ids by layer name (``sha256:`` hex), image digest and tree digest."""
+
+    image_digest: str
+    tree_digest: str
+    layers: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedTarget:
+    """One target: its platform, all its layers in stacking order (the base first), and the seal if there is one."""
+
+    name: str
+    platform: str
+    layers: tuple[LockedLayer, ...]
+    seal: Seal | None = None
+
+    @property
+    def base(self) -> LockedLayer:
+        return self.layers[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lock:
+    """Everything that an environment needs, by hash.
+
+    ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git tree
+    hash of the code; ``epoch`` the one clock of all built layers, in unix seconds.
+    """
+
+    epoch: int
+    manifest: str
+    keys: Mapping[str, str]
+    targets: Mapping[str, LockedTarget]
+    code: str = ""
+    version: int = FORMAT
+
+    def digest(self) -> str:
+        """sha256 hex of the written form."""
+        return sha256(write(self).encode())
+
+
+def with_ids(layers: Sequence[LockedLayer], epoch: int) -> tuple[LockedLayer, ...]:
+    """The same layers, in stacking order, each with its id; ancestors follow from ``parents``."""
+    ids: dict[str, str] = {}
+    above: dict[str, frozenset[str]] = {}
+    numbered = []
+    for layer in layers:
+        ancestors = frozenset(layer.parents).union(*(above[name] for name in layer.parents))
+        above[layer.name] = ancestors
+        ids[layer.name] = layer_id(layer.identity(epoch, [ids[name] for name in ids if name in ancestors]))
+        numbered.append(replace(layer, id=ids[layer.name]))
+    return tuple(numbered)
+
+
+def ancestors(layers: Sequence[LockedLayer], name: str) -> tuple[LockedLayer, ...]:
+    """All layers below ``name``, in stacking order."""
+    by_name = {layer.name: layer for layer in layers}
+    wanted: set[str] = set()
+    queue = list(by_name[name].parents)
+    while queue:
+        parent = queue.pop()
+        if parent not in wanted:
+            wanted.add(parent)
+            queue.extend(by_name[parent].parents)
+    return tuple(layer for layer in layers if layer.name in wanted)
+
+
+# -- what changed ------------------------------------------------------------------------------------------------------
+
+
+def changed_keys(lock: Lock, keys: Mapping[str, str]) -> tuple[str, ...]:
+    """Manifest keys that differ from those the lock was made of: ``env.LANG (changed)``, ``layers.gym (new)``."""
+    changes = []
+    for key in sorted(keys.keys() | lock.keys.keys()):
+        if key not in lock.keys:
+            changes.append(f"{key} (new)")
+        elif key not in keys:
+            changes.append(f"{key} (removed)")
+        elif keys[key] != lock.keys[key]:
+            changes.append(f"{key} (changed)")
+    return tuple(changes)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write(lock: Lock) -> str:
+    """The lock as text."""
+    return _HEADER + "\n".join(_lines(lock)) + "\n"
+
+
+def _lines(lock: Lock) -> Iterator[str]:
+    yield f"version = {lock.version}"
+    yield f"epoch = {lock.epoch}"
+    if lock.code:
+        yield f"code = {_value(lock.code)}"
+    yield from ("", "[manifest]", f"digest = {_value(lock.manifest)}", "", "[manifest.keys]")
+    yield from (f"{_key(name)} = {_value(lock.keys[name])}" for name in sorted(lock.keys))
+    for name in sorted(lock.targets):
+        yield from _target_lines(lock.targets[name])
+
+
+def _target_lines(target: LockedTarget) -> Iterator[str]:
+    prefix = f"targets.{_key(target.name)}"
+    yield from ("", f"[{prefix}]", f"platform = {_value(target.platform)}")
+    for layer in target.layers:
+        yield from ("", f"[[{prefix}.layers]]")
+        yield from _layer_lines(layer)
+    if target.seal:
+        yield from ("", f"[{prefix}.seal]")
+        yield f"image_digest = {_value(target.seal.image_digest)}"
+        yield f"tree_digest = {_value(target.seal.tree_digest)}"
+        yield from ("", f"[{prefix}.seal.layers]")
+        yield from (f"{_key(name)} = {_value(digest)}" for name, digest in sorted(target.seal.layers.items()))
+
+
+def _layer_lines(layer: LockedLayer) -> Iterator[str]:
+    for name in ("name", "kind", "recipe", "id", "request"):
+        yield f"{name} = {_value(getattr(layer, name))}"
+    yield f"parents = {_value(list(layer.parents))}"
+    for name in ("options", "facts", "environment"):
+        table = getattr(layer, name)
+        yield from (f"{name}.{_key(key)} = {_block(table[key])}" for key in sorted(table))
+    if layer.inputs:
+        yield f"inputs = {_block([_input_table(item) for item in layer.inputs])}"
+
+
+def _input_table(item: Input) -> dict[str, Json]:
+    return {
+        "name": item.name,
+        "type": item.type,
+        "size": item.size,
+        **{key: item.facts[key] for key in sorted(item.facts)},
+        "sha256": item.sha256,
+    }
+
+
+def _block(value: Json) -> str:
+    """A value with one line for each item of a list, so that a review shows what moved."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        return "[\n" + "".join(f"    {_value(item)},\n" for item in value) + "]"
+    if isinstance(value, str) and "\n" in value and '"""' not in value and value.isprintable() is False:
+        return _multiline(value)
+    return _value(value)
+
+
+def _multiline(value: str) -> str:
+    if any(not (char.isprintable() or char == "\n") or char == "\\" for char in value):
+        return _value(value)
+    return f'"""\n{value}"""'
+
+
+def _value(value: Json) -> str:
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return '"' + "".join(_ESCAPES.get(char) or _printable(char) for char in value) + '"'
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    raise TypeError(f"no TOML form: {type(value).__name__}")
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else f"\\U{ord(char):08X}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
+    """The lock's TOML as plain values; the slow half of :func:`read`, which callers may remember by content."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise LockError(f"not TOML: {error}", where=file, hint=_EDITED) from None
+    version = document.get("version")
+    if not isinstance(version, int):
+        raise LockError("it has no format version", where=file, hint=_EDITED)
+    if version > FORMAT:
+        raise LockError(
+            f"the lock has format {version}, and this reprobox knows up to {FORMAT}",
+            where=file,
+            hint="upgrade reprobox, or re-create the lock with `reprobox lock`",
+        )
+    return document
+
+
+_EDITED = "the lock is written by reprobox and was changed by hand or cut short: restore it, or run `reprobox lock`"
+
+
+def decode(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Lock:
+    """The Lock of a parsed document. Every layer id is recomputed: a lock edited by hand is refused.
+
+    Raises :class:`LockError` naming what does not fit.
+    """
+    try:
+        lock = _lock(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LockError(f"it is not a lock: {_reason(error)}", where=file, hint=_EDITED) from None
+    for target in lock.targets.values():
+        _check_ids(target, lock.epoch, file)
+    return lock
+
+
+def read(text: str, *, file: str = FILE_NAME) -> Lock:
+    """The Lock that ``text`` is."""
+    return decode(parse(text, file=file), file=file)
+
+
+def _reason(error: Exception) -> str:
+    return f"missing key {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _check_ids(target: LockedTarget, epoch: int, file: str) -> None:
+    for written, computed in zip(target.layers, with_ids(target.layers, epoch), strict=True):
+        if written.id != computed.id:
+            raise LockError(
+                f"layer {written.name!r} of target {target.name!r} does not match its id", where=file, hint=_EDITED
+            )
+
+
+def _lock(document: Mapping[str, Any]) -> Lock:
+    return Lock(
+        version=document["version"],
+        epoch=_typed(document["epoch"], int),
+        code=_typed(document.get("code", ""), str),
+        manifest=_typed(document["manifest"]["digest"], str),
+        keys=dict(document["manifest"]["keys"]),
+        targets={name: _target(name, table) for name, table in document["targets"].items()},
+    )
+
+
+def _target(name: str, table: Mapping[str, Any]) -> LockedTarget:
+    layers = tuple(_layer(item) for item in table["layers"])
+    if not layers:
+        raise ValueError(f"target {name!r} has no base")
+    _check_order(layers)
+    return LockedTarget(name=name, platform=_typed(table["platform"], str), layers=layers, seal=_seal(table.get("seal")))
+
+
+def _check_order(layers: Iterable[LockedLayer]) -> None:
+    seen: set[str] = set()
+    for layer in layers:
+        unknown = [name for name in layer.parents if name not in seen]
+        if unknown or layer.name in seen:
+            raise ValueError(f"layer {layer.name!r} stands twice or before its parents {unknown}")
+        seen.add(layer.name)
+
+
+def _layer(table: Mapping[str, Any]) -> LockedLayer:
+    return LockedLayer(
+        name=_typed(table["name"], str),
+        kind=_typed(table["kind"], str),
+        recipe=_typed(table["recipe"], int),
+        id=_typed(table["id"], str),
+        request=_typed(table["request"], str),
+        parents=tuple(table["parents"]),
+        inputs=tuple(_input(item) for item in table.get("inputs", ())),
+        options=table.get("options", {}),
+        facts=table.get("facts", {}),
+        environment=table.get("environment", {}),
+    )
+
+
+def _input(table: Mapping[str, Any]) -> Input:
+    facts = {key: _typed(value, str) for key, value in table.items() if key not in ("name", "type", "size", "sha256")}
+    return Input(
+        type=_typed(table["type"], str),
+        name=_typed(table["name"], str),
+        sha256=_typed(table["sha256"], str),
+        size=_typed(table["size"], int),
+        facts=facts,
+    )
+
+
+def _seal(table: Mapping[str, Any] | None) -> Seal | None:
+    if table is None:
+        return None
+    return Seal(image_digest=table["image_digest"], tree_digest=table["tree_digest"], layers=dict(table["layers"]))
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def request_digest(document: Json) -> str:
+    """Short digest of what a manifest asks of one layer; see :class:`LockedLayer`."""
+    return sha256(canonical(document))[:16]

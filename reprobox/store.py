@@ -1,0 +1,232 @@
+"""The store: content-addressed folders on this machine. Everything is staged beside its place, flushed and renamed.
+
+::
+
+    blobs/ab/<sha256>        input files, exactly as locked
+    layers/<layer id>/       tree/, index, layer.json: a built layer (see ``reprobox.tree``)
+    realizations/<key>/      what a backend needs to run an environment
+    memo/<kind>/<key>        what can be had again: decoded locks, indices, places where inputs were seen
+    partial/<sha256>         a download to be resumed
+    tmp/<random>/            staging; swept when its owner is gone
+
+A kill at any moment leaves a valid store: nothing under a final name is ever incomplete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reprobox.digest import Json, sha256
+from reprobox.errors import ReproboxError
+from reprobox.tree import remove, strip_inherited
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredLayer:
+    """A built layer in the store. ``record`` is its layer.json: diff_id, size, seconds, dropped, inputs, image."""
+
+    id: str
+    tree: Path
+    index: Path
+    record: Mapping[str, Any]
+
+
+class Store:
+    """The content-addressed cache in ``root``, made on first use. Many processes and threads may share one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        try:
+            self._prepare()
+        except OSError as error:
+            raise ReproboxError(
+                f"the store cannot be used: {error.strerror}",
+                where=str(self.root),
+                hint="set REPROBOX_STORE to a folder that you may write",
+            ) from None
+
+    def _prepare(self) -> None:
+        if not self.root.is_dir():
+            self.root.mkdir(parents=True, mode=0o700, exist_ok=True)
+            strip_inherited(self.root, 0o700)
+        for name in ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", "locks"):
+            folder = self.root / name
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                strip_inherited(folder, 0o700)
+
+    # blobs
+
+    def blob(self, digest: str) -> Path:
+        """Where the blob with this sha256 hex is, or would be. It exists only when it is complete and was checked."""
+        return self.root / "blobs" / digest[:2] / digest
+
+    def has_blob(self, digest: str) -> bool:
+        return self.blob(digest).is_file()
+
+    def partial(self, digest: str) -> Path:
+        """The file in which a download of this blob grows."""
+        return self.root / "partial" / digest
+
+    def adopt(self, path: Path, digest: str) -> Path:
+        """Publish a file of this file system, checked and flushed by the caller, as the blob ``digest``."""
+        target = self.blob(digest)
+        if not target.parent.is_dir():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            _flush(target.parent.parent)
+        path.chmod(0o444)
+        path.replace(target)
+        _flush(target.parent)
+        return target
+
+    def add_blob(self, data: bytes) -> str:
+        """Store ``data``; returns its sha256 hex."""
+        digest = sha256(data)
+        if not self.has_blob(digest):
+            with self.scratch() as folder:
+                self.adopt(_written(folder / "blob", data), digest)
+        return digest
+
+    # staging
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder, mode 0755, on the store's file system; gone afterwards."""
+        name = self.root / "tmp" / secrets.token_hex(8)
+        with _flocked(name.with_suffix(".lock"), fcntl.LOCK_EX):
+            name.mkdir(mode=0o755)
+            strip_inherited(name, 0o755)
+            try:
+                yield name
+            finally:
+                remove(name)
+                name.with_suffix(".lock").unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove staging folders whose owner died; returns how many."""
+        swept = 0
+        for lock in (self.root / "tmp").glob("*.lock"):
+            with contextlib.suppress(OSError), _flocked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                remove(lock.with_suffix(""))
+                lock.unlink(missing_ok=True)
+                swept += 1
+        return swept
+
+    # layers
+
+    def layer(self, identity: str) -> StoredLayer | None:
+        """The built layer with this id, if it is here."""
+        folder = self.root / "layers" / identity
+        try:
+            record = json.loads((folder / "layer.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return StoredLayer(id=identity, tree=folder / "tree", index=folder / "index", record=record)
+
+    def publish_layer(self, identity: str, staged: Path, record: Json) -> StoredLayer:
+        """Make the staged folder, with ``tree/`` and ``index``, the layer ``identity``. The first to publish wins."""
+        _written(staged / "layer.json", json.dumps(record, indent=1).encode())
+        flush_all(staged)
+        target = self.root / "layers" / identity
+        try:
+            staged.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        _flush(target.parent)
+        layer = self.layer(identity)
+        assert layer is not None
+        return layer
+
+    def forget_layer(self, identity: str) -> None:
+        """Take a layer away, at once for everybody, so that it is built again."""
+        with self.scratch() as folder, contextlib.suppress(FileNotFoundError):
+            (self.root / "layers" / identity).rename(folder / "layer")
+
+    @contextlib.contextmanager
+    def working_on(self, name: str) -> Iterator[None]:
+        """Hold the lock ``name``, so that two processes do not do the same work; waits for the other."""
+        with _flocked(self.root / "locks" / name, fcntl.LOCK_EX):
+            yield
+
+    # small things
+
+    def memo(self, kind: str, key: str) -> Path:
+        """Where a remembered value of ``kind`` is; its folder exists. Write it with :meth:`remember`."""
+        folder = self.root / "memo" / kind
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder / key
+
+    def remember(self, kind: str, key: str, data: bytes) -> Path:
+        """Keep a value that can be had again."""
+        target = self.memo(kind, key)
+        self.replace(target, data)
+        return target
+
+    def replace(self, target: Path, data: bytes) -> None:
+        """Write a file of the store at once: readers see the old content or the new."""
+        descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(name).replace(target)
+
+    def log(self, name: str) -> Path:
+        """The file for a step's full output."""
+        return self.root / "logs" / name
+
+
+def _written(path: Path, data: bytes) -> Path:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_all(folder: Path) -> None:
+    """Flush everything written on the folder's file system in one pass: syncfs(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if libc.syncfs(descriptor) < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _flocked(path: Path, how: int) -> Iterator[None]:
+    """Hold flock(2) on ``path``, also when the file is replaced while waiting."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, how)
+            try:
+                current = os.stat(path).st_ino == os.fstat(descriptor).st_ino
+            except FileNotFoundError:
+                current = False
+            if current:
+                yield
+                return
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,497 @@
+"""Merged trees, and the rule that turns what a step changed into a normalised layer.
+
+A layer on disk is a folder with ``index`` (the layer's entries in the line format of the tree digest, ``w`` lines for
+deletions) and ``tree/`` (the entries themselves, deletions as 0:0 character devices, so that overlayfs can stack it).
+The layer's tar is a pure function of the two (``reprobox.image``).
+
+Standard library only: the sandbox's launcher imports this module in a bare interpreter, inside the user namespace, where
+files that their owner may not read can be read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
+
+_LINKS = 40  # as the kernel's MAXSYMLINKS
+
+
+class Tree:
+    """A merged file system as metadata: what a user of the stacked layers would see."""
+
+    def __init__(self, entries: Mapping[bytes, Entry] | None = None) -> None:
+        self.entries: dict[bytes, Entry] = dict(entries or {})
+
+    @classmethod
+    def merged(cls, indexes: Iterable[Iterable[Entry]]) -> Tree:
+        """The tree that layers with these indexes, lowest first, show."""
+        tree = cls()
+        for index in indexes:
+            tree.apply(index)
+        return tree
+
+    @classmethod
+    def load(cls, *indexes: Path) -> Tree:
+        """The merged tree of index files, lowest first."""
+        return cls.merged(read_index(path.read_bytes()) for path in indexes)
+
+    def apply(self, index: Iterable[Entry]) -> None:
+        """Put one layer on top."""
+        entries = self.entries
+        gone = set()
+        new = []
+        for entry in index:
+            old = entries.get(entry.path)
+            if old is not None and old.kind == "d" and entry.kind != "d":
+                gone.add(entry.path)
+            if entry.kind == "w":
+                entries.pop(entry.path, None)
+            else:
+                new.append(entry)
+        if gone:
+            self._remove_below(gone)
+        for entry in new:
+            entries[entry.path] = entry
+
+    def _remove_below(self, folders: set[bytes]) -> None:
+        prefixes = tuple(folder + b"/" for folder in folders)
+        for path in [path for path in self.entries if path.startswith(prefixes)]:
+            del self.entries[path]
+
+    def get(self, path: bytes) -> Entry | None:
+        """The entry at exactly ``path`` (relative, no ``./``); nothing is followed."""
+        return self.entries.get(path)
+
+    def resolve(self, path: bytes, *, final: bool = False) -> bytes:
+        """``path`` with every symlink of its folders followed inside the root (the last component too if ``final``).
+
+        Components that do not exist stand for themselves. Raises :class:`OSError` (ELOOP) after 40 links.
+        """
+        done: list[bytes] = []
+        todo = [part for part in reversed(path.split(b"/")) if part]
+        followed = 0
+        while todo:
+            part = todo.pop()
+            if part == b".":
+                continue
+            if part == b"..":
+                del done[-1:]
+                continue
+            entry = self.entries.get(b"/".join([*done, part]))
+            if entry is None or entry.kind != "l" or not (todo or final):
+                done.append(part)
+                continue
+            followed += 1
+            if followed > _LINKS:
+                raise OSError(40, "too many symbolic links", os.fsdecode(path))
+            target = unescape(entry.detail)
+            if target.startswith(b"/"):
+                done.clear()
+            todo.extend(piece for piece in reversed(target.split(b"/")) if piece)
+        return b"/".join(done)
+
+    def sorted(self) -> list[Entry]:
+        """All entries by path bytes."""
+        return [self.entries[path] for path in sorted(self.entries)]
+
+
+def file_sha256(path: bytes | str | Path) -> str:
+    """sha256 hex of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def scan(root: Path) -> list[Entry]:
+    """The index of a plain folder: every directory, file and link below it, by path bytes; other types are left out."""
+    entries = []
+    for path, status in _walk(os.fsencode(root)):
+        entry = _entry(os.fsencode(root), path, status)
+        if entry is not None:
+            entries.append(entry)
+    return sorted(entries, key=lambda item: item.path)
+
+
+def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
+    mode = stat.S_IMODE(status.st_mode)
+    full = root + b"/" + path
+    if stat.S_ISDIR(status.st_mode):
+        return Entry("d", mode, "-", path)
+    if stat.S_ISLNK(status.st_mode):
+        return Entry("l", 0o777, escape(os.readlink(full)), path)
+    if stat.S_ISREG(status.st_mode):
+        return Entry("f", mode, file_sha256(full), path)
+    return None
+
+
+def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
+    with os.scandir(root + b"/" + below if below else root) as items:
+        for item in sorted(items, key=lambda found: found.name):
+            path = below + b"/" + item.name if below else item.name
+            status = item.stat(follow_symlinks=False)
+            yield path, status
+            if stat.S_ISDIR(status.st_mode):
+                yield from _walk(root, path)
+
+
+# -- what never enters a layer -----------------------------------------------------------------------------------------
+
+#: Caches, logs and state of the tools that install packages: files at these paths revert to the parents' state.
+SCRUBBED = (
+    "etc/apt/apt.conf.d/01autoremove-kernels",
+    "usr/sbin/policy-rc.d",
+    "var/cache/apt/*",
+    "var/cache/debconf/*-old",
+    "var/cache/fontconfig/*",
+    "var/cache/ldconfig/aux-cache",
+    "var/cache/man/*",
+    "var/lib/apt/lists/*",
+    "var/lib/dbus/machine-id",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/lock*",
+    "var/lib/dpkg/triggers/Lock",
+    "var/lib/systemd/catalog/database",
+    "var/log/alternatives.log",
+    "var/log/apt/*",
+    "var/log/bootstrap.log",
+    "var/log/dpkg.log",
+)
+#: Secrets that packages make when they are installed: one shared by every copy of an environment would be a hole.
+SECRETS = (
+    "etc/munge/munge.key",
+    "etc/ssh/ssh_host_*",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem",
+    "etc/ssl/private/ssl-cert-snakeoil.key",
+    "etc/postfix/*.pem",
+)
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], object]:
+    return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
+
+
+_is_scrubbed = _matcher(SCRUBBED)
+_is_secret = _matcher(SECRETS)
+
+
+def _no_machine_id(_: bytes, __: int) -> bytes:
+    return b""
+
+
+def _shadow_dates(content: bytes, epoch: int) -> bytes:
+    """shadow(5): the third field, the day of the last change, is the epoch's."""
+    lines = []
+    for line in content.split(b"\n"):
+        fields = line.split(b":")
+        if len(fields) == 9 and fields[2]:
+            fields[2] = b"%d" % (epoch // 86400)
+        lines.append(b":".join(fields))
+    return b"\n".join(lines)
+
+
+#: Files that are kept with other content: (old content, epoch) -> new content.
+REWRITTEN: Mapping[bytes, Callable[[bytes, int], bytes]] = {
+    b"etc/machine-id": _no_machine_id,
+    b"etc/shadow": _shadow_dates,
+    b"etc/shadow-": _shadow_dates,
+}
+
+
+# -- normalising -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What a step left: ``root`` is an overlay's upper directory, or with ``whole`` the complete resulting tree.
+
+    ``ignored`` are paths that the builder itself put there (mount points of binds). ``started`` is the unix time at which
+    the step began: files newer than that, or than the epoch, get the epoch.
+    """
+
+    root: Path
+    epoch: int
+    started: float
+    whole: bool = False
+    ignored: frozenset[bytes] = frozenset()
+
+
+@dataclass(slots=True)
+class _Findings:
+    entries: dict[bytes, Entry] = field(default_factory=dict)  # what is new or different
+    present: set[bytes] = field(default_factory=set)  # every path seen, kept or not
+    folders: dict[bytes, int] = field(default_factory=dict)  # modes of folders seen
+    deleted: set[bytes] = field(default_factory=set)
+    opaque: list[bytes] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+def normalise(changes: Changes, parents: Tree, output: Path) -> tuple[str, ...]:
+    """Write ``output/tree`` and ``output/index`` from what a step changed; returns what was dropped, in words.
+
+    Files are moved out of ``changes.root``, which is of no use afterwards. A path enters only if its type, mode, content or
+    target differ from the parents'; ancestors of an entry enter with their merged mode; a deletion is one whiteout at the
+    topmost path.
+    """
+    found = _find(changes, parents)
+    _find_deletions(changes, parents, found)
+    index = _with_ancestors(found, parents)
+    tree = output / "tree"
+    _make_plain_folder(tree)
+    _move(changes, index, os.fsencode(tree))
+    (output / "index").write_bytes(write_index(index))
+    return tuple(found.dropped)
+
+
+def _make_plain_folder(path: Path) -> None:
+    path.mkdir(mode=0o755, exist_ok=True)
+    strip_inherited(path, 0o755)
+
+
+def strip_inherited(path: Path, mode: int) -> None:
+    """Give a folder exactly ``mode``, without the ACLs and the setgid bit that it may have from its parent folder."""
+    for name in ("system.posix_acl_default", "system.posix_acl_access"):
+        with contextlib.suppress(OSError):
+            os.removexattr(path, name)
+    path.chmod(mode)
+
+
+def _find(changes: Changes, parents: Tree) -> _Findings:
+    root = os.fsencode(changes.root)
+    found = _Findings()
+    for path, status in _walk(root):
+        if not _outside(path, stat.S_ISDIR(status.st_mode), changes, found):
+            _look(root, path, status, changes, parents, found)
+    return found
+
+
+def _outside(path: bytes, folder: bool, changes: Changes, found: _Findings) -> bool:
+    """Whether a path is not the step's to change: run-time folders, scrubbed caches, secrets, the builder's own."""
+    text = os.fsdecode(path)
+    if hidden(path) or path in changes.ignored or (_is_scrubbed(text) and not folder):
+        return True
+    if _is_secret(text):
+        found.dropped.append(f"/{text}: a secret made at installation; make it where the environment runs")
+        return True
+    if path.rpartition(b"/")[2].startswith(b".wh."):
+        found.dropped.append(f"/{text}: names that start with .wh. cannot be in an image")
+        return True
+    return False
+
+
+def _look(
+    root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings
+) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    full = root + b"/" + path
+    if kind not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
+        if kind != stat.S_IFCHR or status.st_rdev != 0:
+            found.dropped.append(f"/{os.fsdecode(path)}: a device, FIFO or socket")
+        if path in parents.entries:
+            found.deleted.add(path)
+        return
+    if kind == stat.S_IFREG and path in REWRITTEN:
+        _rewrite(full, status, REWRITTEN[path], changes.epoch)
+    entry = _entry(root, path, status)
+    assert entry is not None
+    found.present.add(path)
+    if kind == stat.S_IFDIR:
+        found.folders[path] = entry.mode
+        if not changes.whole and _is_opaque(full):
+            found.opaque.append(path)
+    old = parents.entries.get(path)
+    if entry == old:
+        return
+    if kind == stat.S_IFREG and entry.mode & 0o6000:
+        found.dropped.append(f"/{os.fsdecode(path)}: setuid or setgid bit of {entry.mode:04o}")
+        entry = entry._replace(mode=entry.mode & 0o1777)
+        if entry == old:
+            return
+    found.entries[path] = entry
+
+
+def _rewrite(full: bytes, status: os.stat_result, rule: Callable[[bytes, int], bytes], epoch: int) -> None:
+    with open(full, "rb") as file:
+        content = file.read()
+    wanted = rule(content, epoch)
+    if wanted != content:
+        with open(full, "wb") as file:
+            file.write(wanted)
+        os.utime(full, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _is_opaque(full: bytes) -> bool:
+    for name in (b"user.overlay.opaque", b"trusted.overlay.opaque"):
+        with contextlib.suppress(OSError):
+            return os.getxattr(full, name) == b"y"
+    return False
+
+
+def _find_deletions(changes: Changes, parents: Tree, found: _Findings) -> None:
+    if changes.whole:
+        scope: Iterable[bytes] = parents.entries
+    elif found.opaque:
+        prefixes = tuple(path + b"/" for path in found.opaque)
+        scope = [path for path in parents.entries if path.startswith(prefixes)]
+    else:
+        scope = ()
+    for path in scope:
+        if path not in found.present and not _keeps(parents.entries[path], changes):
+            found.deleted.add(path)
+    found.deleted = {path for path in found.deleted if not _covered(path, found, parents)}
+
+
+def _keeps(entry: Entry, changes: Changes) -> bool:
+    text = os.fsdecode(entry.path)
+    if hidden(entry.path) or entry.path in changes.ignored or _is_secret(text):
+        return True
+    return entry.kind != "d" and bool(_is_scrubbed(text))
+
+
+def _covered(path: bytes, found: _Findings, parents: Tree) -> bool:
+    """Whether a deletion is already said by one above it, or by a folder that became something else."""
+    parent = path.rpartition(b"/")[0]
+    while parent:
+        if parent in found.deleted:
+            return True
+        entry = found.entries.get(parent)
+        if entry is not None and entry.kind != "d":
+            return True
+        parent = parent.rpartition(b"/")[0]
+    return False
+
+
+def _with_ancestors(found: _Findings, parents: Tree) -> list[Entry]:
+    entries = dict(found.entries)
+    for path in found.deleted:
+        if path not in entries:
+            entries[path] = Entry("w", 0, "-", path)
+    for path in list(entries):
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in entries:
+            mode = found.folders.get(parent)
+            entries[parent] = Entry("d", parents.entries[parent].mode if mode is None else mode, "-", parent)
+            parent = parent.rpartition(b"/")[0]
+    return [entries[path] for path in sorted(entries)]
+
+
+def _move(changes: Changes, index: Sequence[Entry], tree: bytes) -> None:
+    root = os.fsencode(changes.root)
+    for entry in index:
+        source, target = root + b"/" + entry.path, tree + b"/" + entry.path
+        if entry.kind == "d":
+            os.mkdir(target, 0o700)
+        elif entry.kind == "w":
+            whiteout(target)
+        else:
+            status = os.lstat(source)
+            os.rename(source, target)
+            if entry.kind == "f" and stat.S_IMODE(status.st_mode) != entry.mode:
+                os.chmod(target, entry.mode)
+            _strip(target)
+            _set_time(target, file_time(status.st_mtime, changes))
+    for entry in reversed(index):
+        if entry.kind == "d":
+            os.chmod(tree + b"/" + entry.path, entry.mode)
+            _strip(tree + b"/" + entry.path)
+            _set_time(tree + b"/" + entry.path, changes.epoch)
+    _set_time(tree, changes.epoch)
+
+
+def file_time(mtime: float, changes: Changes) -> int:
+    """The normalised time of a file or link, in whole unix seconds."""
+    seconds = int(mtime)
+    if seconds > changes.epoch or mtime >= changes.started:
+        return changes.epoch
+    return max(seconds, 0)
+
+
+def whiteout(target: bytes) -> None:
+    """A deletion as overlayfs reads it. Where the device cannot be made the index alone says it, and overlay is not used."""
+    with contextlib.suppress(PermissionError):
+        os.mknod(target, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def _strip(path: bytes) -> None:
+    """Remove every extended attribute that can be removed: ACLs, capabilities, overlayfs's own marks."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.removexattr(path, name, follow_symlinks=False)
+
+
+def _set_time(path: bytes, seconds: int) -> None:
+    os.utime(path, (seconds, seconds), follow_symlinks=False)
+
+
+# -- copies ------------------------------------------------------------------------------------------------------------
+
+
+def merge_into(target: Path, layers: Sequence[tuple[Path, Path]]) -> None:
+    """Copy stacked layers, each ``(tree, index)``, lowest first, into the folder ``target``: for machines without overlay.
+
+    Names that are hard links of one another in a layer become separate files, so that writing one leaves the others.
+    """
+    owner: dict[bytes, bytes] = {}
+    merged = Tree()
+    for tree, index in layers:
+        entries = read_index(index.read_bytes())
+        merged.apply(entries)
+        owner.update((entry.path, os.fsencode(tree)) for entry in entries)
+    root = os.fsencode(target)
+    for entry in merged.sorted():
+        _copy(owner[entry.path] + b"/" + entry.path, root + b"/" + entry.path, entry)
+    for entry in reversed(merged.sorted()):
+        if entry.kind == "d":
+            status = os.lstat(owner[entry.path] + b"/" + entry.path)
+            os.chmod(root + b"/" + entry.path, entry.mode)
+            os.utime(root + b"/" + entry.path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+
+
+def _copy(source: bytes, target: bytes, entry: Entry) -> None:
+    if entry.kind == "d":
+        os.mkdir(target, 0o700)
+        return
+    if entry.kind == "l":
+        os.symlink(os.readlink(source), target)
+    else:
+        shutil.copyfile(source, target)
+        os.chmod(target, entry.mode)
+    status = os.lstat(source)
+    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder that this user owns, whatever the modes inside it."""
+    if not path.is_symlink() and path.is_dir():
+        _remove(os.fsencode(path))
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _remove(path: bytes) -> None:
+    try:
+        os.chmod(path, 0o700)
+        items = list(os.scandir(path))
+    except FileNotFoundError:
+        return
+    for item in items:
+        if item.is_dir(follow_symlinks=False):
+            _remove(item.path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(item.path)
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(path)
