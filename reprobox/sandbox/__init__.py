@@ -1,0 +1,1 @@
+"""The embedded backend: rootless, daemonless, one user id, no helper programs."""

@@ -1,0 +1,118 @@
+"""The system calls of a rootless sandbox: namespaces, mounts, pivot_root.
+
+Python 3.11 has no ``os.unshare``, and the standard library has no mount at all, so these go through ctypes.
+Source: unshare(2), mount(2), mount_setattr(2), pivot_root(2), user_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    0x00020000,
+    0x04000000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
+RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+
+_MOUNT_SETATTR = 442
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_AT_RECURSIVE = 0x8000
+_MOUNT_ATTR_RDONLY = 1
+_STAT_FLAGS = {2: NOSUID, 4: NODEV, 8: NOEXEC, 1024: 1 << 10, 2048: 1 << 11, 4096: 1 << 21}  # statvfs -> mount flags
+_DETACH = 2
+_PDEATHSIG, _NO_NEW_PRIVS, _DUMPABLE = 1, 38, 4
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} ({what})")
+
+
+def unshare(flags: int) -> None:
+    _check(libc.unshare(flags), f"unshare {flags:#x}")
+
+
+def map_one_id(inside: tuple[int, int], outside: tuple[int, int]) -> None:
+    """Map one (uid, gid) of the new user namespace to the caller's."""
+    _put("/proc/self/setgroups", "deny")
+    _put("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
+    _put("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
+
+
+def _put(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (write {path})") from None
+    finally:
+        os.close(descriptor)
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    _check(
+        libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(options)),
+        f"mount {kind or 'bind'} {source} on {target}",
+    )
+
+
+def bind(source: str, target: str, *, writable: bool = False, recursive: bool = False) -> None:
+    """Bind ``source`` at ``target``; read-only unless ``writable``, without losing the source mount's own flags."""
+    mount(source, target, flags=BIND | (REC if recursive else 0))
+    if not writable:
+        make_read_only(target, recursive=recursive)
+
+
+def make_read_only(target: str, *, recursive: bool = False) -> None:
+    attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    at = _AT_RECURSIVE if recursive else 0
+    if libc.syscall(_MOUNT_SETATTR, -100, os.fsencode(target), at, attributes, len(attributes)) == 0:
+        return
+    kept = os.statvfs(target).f_flag
+    flags = sum(flag for bit, flag in _STAT_FLAGS.items() if kept & bit)
+    mount("none", target, flags=BIND | REMOUNT | RDONLY | flags)
+
+
+def private_mounts() -> None:
+    """Nothing mounted from here on is seen outside."""
+    mount("none", "/", flags=REC | PRIVATE)
+
+
+def pivot(root: str) -> None:
+    """Make ``root``, a mount point, the file system's root, and let go of the old one."""
+    os.chdir(root)
+    _check(libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"."), "pivot_root")
+    _check(libc.umount2(b".", _DETACH), "umount of the old root")
+    os.chdir("/")
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that started this process ends."""
+    _check(libc.prctl(_PDEATHSIG, 9, 0, 0, 0), "prctl")
+
+
+def no_new_privileges() -> None:
+    _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+
+
+def host_name(name: str) -> None:
+    _check(libc.sethostname(name.encode(), len(name)), "sethostname")
+
+
+def loopback_up() -> None:
+    """Bring ``lo`` of a new network namespace up, so that a step can talk to itself. netdevice(7)"""
+    import fcntl
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as interface:
+        fcntl.ioctl(interface, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running

@@ -1,0 +1,403 @@
+"""The process that enters the sandbox: run as ``python -IS launcher.py REQUEST.json``, or called to become a command.
+
+Two ways in:
+
+- ``main`` (a step, a tool, a probe): a user namespace with one id, shown as 0; an own pid, ipc, uts and network
+  namespace; then, outside the step's mount namespace but inside the user namespace, the changes are packed.
+- ``become`` (``reprobox run``): the caller's own id, the host's network, pids and ipc, a read-only root; the process
+  turns into the command, so that status, signals, streams and terminal need no passing on.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from reprobox.sandbox import kernel, seccomp
+
+HOST_NAME = "reprobox"
+HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
+_POLICY = "/usr/sbin/policy-rc.d"
+_FAILED = 125  # the sandbox itself could not be made
+
+
+# -- the root file system ----------------------------------------------------------------------------------------------
+
+
+def mount_root(request: Mapping[str, Any], stage: str) -> str:
+    """Mount the merged root of a request and return where. ``stage`` is an empty folder that becomes a tmpfs.
+
+    The request's ``root`` is a folder to use as it is (a seed, or a merged copy), or else ``parents`` are stacked,
+    lowest first, with ``upper`` and ``work`` for what is written.
+    """
+    kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    root = f"{stage}/root"
+    os.mkdir(root, 0o755)
+    if request.get("root"):
+        kernel.mount(request["root"], root, flags=kernel.BIND)
+        kernel.mount("none", root, flags=kernel.BIND | kernel.REMOUNT | kernel.NOSUID | kernel.NODEV)
+        return root
+    # Short names: mount(2) takes one page of options, and a layer's path is long.
+    for number, tree in enumerate(request["parents"]):
+        os.symlink(tree, f"{stage}/{number}")
+    os.symlink(request["upper"], f"{stage}/upper")
+    os.symlink(request["work"], f"{stage}/work")
+    os.chdir(stage)
+    lower = ":".join(str(number) for number in reversed(range(len(request["parents"]))))
+    options = f"lowerdir={lower},upperdir=upper,workdir=work,userxattr"
+    kernel.mount("overlay", root, "overlay", kernel.NOSUID | kernel.NODEV, options)
+    return root
+
+
+def _folder(root: str, path: str) -> None:
+    """Make a mount point; those that layers lack exist only while the step runs."""
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(root + path, mode=0o755)
+
+
+def _mount_build_devices(root: str) -> None:
+    for name in ("dev", "proc", "sys", "run", "tmp"):
+        _folder(root, f"/{name}")
+    dev = f"{root}/dev"
+    kernel.mount("tmpfs", dev, "tmpfs", kernel.NOSUID, "mode=0755")
+    for name in _DEVICES:
+        Path(dev, name).touch()
+        kernel.mount(f"/dev/{name}", f"{dev}/{name}", flags=kernel.BIND)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{dev}/{name}")
+    for name, mode in (("pts", 0o755), ("shm", 0o1777)):
+        os.mkdir(f"{dev}/{name}", mode)
+    kernel.mount("devpts", f"{dev}/pts", "devpts", kernel.NOSUID | kernel.NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    for path, mode in (("/dev/shm", 0o1777), ("/tmp", 0o1777), ("/run", 0o755)):
+        kernel.mount("tmpfs", root + path, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode={mode:o}")
+    kernel.mount("proc", f"{root}/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    kernel.bind("/sys", f"{root}/sys", recursive=True)
+
+
+def _mount_binds(root: str, binds: Sequence[Mapping[str, Any]]) -> None:
+    for bind in binds:
+        source, target = bind["source"], root + bind["target"]
+        if os.path.isdir(source):
+            _folder(root, bind["target"])
+        elif not os.path.lexists(target):
+            _folder(root, os.path.dirname(bind["target"]))
+            Path(target).touch(mode=0o644)
+        kernel.bind(source, target, writable=bind["writable"], recursive=True)
+
+
+def _fixed_files(stage: str, root: str) -> None:
+    """What the step finds whatever machine it runs on: names, no resolver, and no service that starts."""
+    for name, text in (("hosts", HOSTS), ("hostname", HOST_NAME + "\n"), ("resolv.conf", "")):
+        with contextlib.suppress(OSError):
+            Path(root, "etc", name).write_text(text)
+    policy = Path(stage, "policy-rc.d")
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    target = Path(root + _POLICY)
+    if target.parent.is_dir():
+        if not target.exists():
+            target.touch(mode=0o755)
+        kernel.bind(str(policy), str(target))
+
+
+# -- steps, tools, probes ----------------------------------------------------------------------------------------------
+
+
+def main(path: str) -> int:
+    """Carry out the request in the file ``path``; the answer goes to its ``answer`` file."""
+    request = json.loads(Path(path).read_text())
+    started = time.time()
+    status = _in_namespaces(request)
+    answer: dict[str, Any] = {"status": status}
+    if request["mode"] == "build" and status == 0:
+        answer |= _pack(request, started)
+    Path(request["answer"]).write_text(json.dumps(answer))
+    return 0
+
+
+def _in_namespaces(request: Mapping[str, Any]) -> int:
+    flags = kernel.NEWUSER | kernel.NEWPID | kernel.NEWIPC | kernel.NEWUTS
+    outside = (os.getuid(), os.getgid())
+    kernel.unshare(flags if request.get("network") else flags | kernel.NEWNET)
+    kernel.map_one_id((0, 0), outside)
+    kernel.die_with_parent()
+    os.umask(0o022)
+    child = os.fork()
+    if child == 0:
+        _first_process(request)
+    return _wait(child)
+
+
+def _wait(child: int) -> int:
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _first_process(request: Mapping[str, Any]) -> NoReturn:
+    """Process 1 of the sandbox: makes the root, runs the commands one after another, and takes stragglers with it."""
+    status = _FAILED
+    try:
+        kernel.die_with_parent()
+        kernel.unshare(kernel.NEWNS)
+        kernel.private_mounts()
+        _enter_build_root(request)
+        status = 0
+        for command in request["commands"]:
+            status = _run(command, request)
+            if status:
+                break
+    except OSError as error:
+        os.write(2, f"reprobox: cannot enter the sandbox: {error}\n".encode())
+        status = _FAILED
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+        os._exit(status if 0 <= status < 256 else 128 - status)
+
+
+def _enter_build_root(request: Mapping[str, Any]) -> None:
+    root = mount_root(request, request["stage"])
+    _mount_build_devices(root)
+    _mount_binds(root, request["binds"])
+    _fixed_files(request["stage"], root)
+    if not request.get("network"):
+        kernel.loopback_up()
+    kernel.host_name(HOST_NAME)
+    kernel.pivot(root)
+    os.umask(0o022)
+
+
+def _run(command: Sequence[str], request: Mapping[str, Any]) -> int:
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            os.chdir(request["workdir"])
+            seccomp.install(kernel.libc)
+            os.execvpe(command[0], list(command), request["environment"])
+        except OSError as error:
+            os.write(2, f"reprobox: cannot start {command[0]}: {error}\n".encode())
+        os._exit(127 if not os.path.exists(command[0]) else 126)
+    while True:
+        process, status = os.wait()
+        if process == child:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _pack(request: Mapping[str, Any], started: float) -> dict[str, Any]:
+    from reprobox.digest import read_index
+    from reprobox.image import layer_digest
+    from reprobox.tree import Changes, Tree, normalise
+
+    parents = Tree.merged([read_index(Path(request["parent_index"]).read_bytes())])
+    changes = Changes(
+        root=Path(request["changes"]),
+        whole=request["whole"],
+        epoch=request["epoch"],
+        started=started,
+        ignored=frozenset(os.fsencode(path) for path in request["ignored"]),
+    )
+    output = Path(request["output"])
+    dropped = normalise(changes, parents, output)
+    diff_id, size = layer_digest(output / "tree", output / "index", request["epoch"])
+    return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
+
+
+# -- becoming a command ------------------------------------------------------------------------------------------------
+
+
+def become(record: Mapping[str, Any]) -> NoReturn:
+    """Turn this process into ``record["argv"]`` inside the environment. Raises :class:`OSError` if that cannot be.
+
+    ``record``: ``trees`` (lowest first) or ``root`` (a merged copy), ``files`` (path -> text, written into the root),
+    ``folders`` (mount points to make), ``tmpfs`` (path -> mode), ``binds``, ``environment``, ``workdir``, ``argv``,
+    ``isolate``, ``network``, ``stage`` (an existing empty folder).
+    """
+    caller = (os.getuid(), os.getgid())
+    flags = kernel.NEWUSER | kernel.NEWNS
+    if record["isolate"]:
+        flags |= kernel.NEWPID | kernel.NEWIPC
+    if not record["network"]:
+        flags |= kernel.NEWNET
+    kernel.unshare(flags)
+    kernel.map_one_id(caller, caller)
+    if record["isolate"]:
+        _become_first_process()
+    kernel.private_mounts()
+    root = _mount_run_root(record)
+    _mount_host(record, root)
+    for path, mode in record["tmpfs"].items():
+        kernel.mount("tmpfs", root + path, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode={mode}")
+    for path in record["private"]:
+        os.makedirs(root + path, mode=0o700, exist_ok=True)
+    _mount_run_binds(record, root)
+    kernel.make_read_only(root)
+    if not record["network"]:
+        kernel.loopback_up()
+    kernel.pivot(root)
+    kernel.no_new_privileges()
+    os.chdir(record["workdir"])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.execvpe(record["argv"][0], record["argv"], record["environment"])
+
+
+def _become_first_process() -> None:
+    """Go on as pid 1 of the new pid namespace; the process left behind only hands signals and the status on."""
+    child = os.fork()
+    if child == 0:
+        kernel.die_with_parent()
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda received, _: os.kill(child, received))
+    status = _wait(child)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def _mount_run_root(record: Mapping[str, Any]) -> str:
+    stage = record["stage"]
+    if record.get("root"):
+        return mount_root(record, stage)
+    # What a run adds to the root (passwd, mount points nobody declared) lives in memory and is gone with the process.
+    scratch = f"{stage}/scratch"
+    kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    for name in ("", "/upper", "/work", "/stage"):
+        os.mkdir(scratch + name, 0o755)
+    request = {"parents": record["trees"], "upper": f"{scratch}/upper", "work": f"{scratch}/work"}
+    root = mount_root(request, f"{scratch}/stage")
+    for path, text in record["files"].items():
+        with contextlib.suppress(OSError):
+            Path(root + path).write_text(text)
+    return root
+
+
+def _mount_host(record: Mapping[str, Any], root: str) -> None:
+    for name in ("dev", "sys"):
+        kernel.bind(f"/{name}", f"{root}/{name}", writable=True, recursive=True)
+    if record["isolate"]:
+        kernel.mount("proc", f"{root}/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    else:
+        kernel.bind("/proc", f"{root}/proc", writable=True, recursive=True)
+
+
+def _mount_run_binds(record: Mapping[str, Any], root: str) -> None:
+    binds = list(record["binds"])
+    if record.get("root"):
+        binds += record["file_binds"]
+    _mount_binds(root, binds)
+
+
+# -- probing -----------------------------------------------------------------------------------------------------------
+
+
+def probe_overlay(stage: str, scratch: str) -> None:
+    """Stack two layers, replace and delete lower folders, and read back. Raises :class:`OSError` with what failed.
+
+    Mounting alone proves nothing: some file systems mount and then fail at the first whiteout or opaque folder.
+    """
+    kernel.unshare(kernel.NEWNS)
+    kernel.private_mounts()
+    for path in ("low/a/b", "low/gone", "high/a", "upper", "work"):
+        os.makedirs(f"{scratch}/{path}")
+    Path(scratch, "low/a/b/file").write_text("x")
+    os.mknod(f"{scratch}/high/gone", 0o020000, 0)
+    request = {"parents": [f"{scratch}/low", f"{scratch}/high"], "upper": f"{scratch}/upper", "work": f"{scratch}/work"}
+    root = mount_root(request, stage)
+    os.unlink(f"{root}/a/b/file")
+    os.rmdir(f"{root}/a/b")
+    os.mkdir(f"{root}/a/b")
+    if os.path.exists(f"{root}/gone") or os.listdir(f"{root}/a/b") or not os.path.isdir(f"{scratch}/upper/a/b"):
+        raise OSError(5, "overlayfs shows what was deleted")
+
+
+def probe(scratch: str) -> dict[str, str]:
+    """Try every link of the chain in turn; ``{"user namespace": "", "overlay": "Operation not permitted (…)", …}``."""
+    for name in ("mounts", "overlay", "layers"):
+        os.mkdir(f"{scratch}/{name}")
+    outside = (os.getuid(), os.getgid())
+    results = _try(
+        {
+            "user namespace": lambda: kernel.unshare(kernel.NEWUSER),
+            "id map": lambda: kernel.map_one_id((0, 0), outside),
+            "namespaces": lambda: kernel.unshare(kernel.NEWPID | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWNET),
+        }
+    )
+    if any(results.values()):
+        return results
+    return results | _in_child(
+        lambda: _try(
+            {
+                "overlay": lambda: probe_overlay(f"{scratch}/overlay", f"{scratch}/layers"),
+                "seccomp": _probe_filter,
+                "mounts": lambda: _probe_mounts(f"{scratch}/mounts"),
+            }
+        )
+    )
+
+
+def _try(attempts: Mapping[str, Callable[[], None]]) -> dict[str, str]:
+    """What each attempt failed with; a failed one ends the series, except that overlay has a substitute."""
+    results: dict[str, str] = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            results[name] = ""
+        except OSError as error:
+            results[name] = error.strerror or str(error)
+            if name != "overlay":
+                break
+    return results
+
+
+def _in_child(work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, json.dumps(work()).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    results: dict[str, str] = json.loads(text)
+    return results
+
+
+def _probe_mounts(stage: str) -> None:
+    kernel.unshare(kernel.NEWNS)
+    kernel.private_mounts()
+    kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    for name in ("proc", "sys"):
+        os.mkdir(f"{stage}/{name}")
+    kernel.mount("proc", f"{stage}/proc", "proc")
+    kernel.bind("/sys", f"{stage}/sys", recursive=True)
+    kernel.loopback_up()
+    kernel.pivot(stage)
+
+
+def _probe_filter() -> None:
+    seccomp.install(kernel.libc)
+    os.chown("/", 12345, 12345)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "probe":
+        print(json.dumps(probe(sys.argv[2])))
+    else:
+        sys.exit(main(sys.argv[1]))
