@@ -1,0 +1,33 @@
+#!/bin/sh
+# Install every engine and peer that the tests use, from this machine's own Debian archives. Needs root; may be run again.
+set -eu
+
+export DEBIAN_FRONTEND=noninteractive
+packages="
+    git make python3 python3-venv ca-certificates util-linux procps
+    docker.io iptables
+    docker-registry skopeo umoci buildah
+    mmdebstrap bubblewrap strace acl attr faketime libcap2-bin iproute2
+"
+
+missing=
+for package in $packages; do
+    dpkg-query --show --showformat '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
+done
+if [ -z "$missing" ]; then
+    echo "engines: all installed"
+    exit 0
+fi
+
+# No engine is wanted as a system service: the tests start their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+
+echo "engines: installing$missing"
+apt-get -o Acquire::Retries=3 update -q
+# shellcheck disable=SC2086  # a list of words on purpose
+apt-get -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 install -q -y --no-install-recommends $missing
