@@ -12,7 +12,7 @@ SUITES = ("bookworm", "bookworm-updates", "bookworm-security")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-class NoArchives(Exception):
+class NoArchivesError(Exception):
     """This machine's apt knows no Debian archive of the suites that the tests use."""
 
 
@@ -35,9 +35,9 @@ class Archive:
 
 @functools.cache
 def configured() -> tuple[Archive, ...]:
-    """Debian's archives as apt would update them, the main suite first. Raises :class:`NoArchives`."""
+    """Debian's archives as apt would update them, the main suite first. Raises :class:`NoArchivesError`."""
     if not shutil.which("apt-get"):
-        raise NoArchives("this machine has no apt")
+        raise NoArchivesError("this machine has no apt")
     argv = ["apt-get", "update", "--print-uris"]
     printed = subprocess.run(argv, capture_output=True, text=True, check=False).stdout
     found = {}
@@ -45,5 +45,5 @@ def configured() -> tuple[Archive, ...]:
         if suite in SUITES and name in ("debian", "debian-security"):
             found.setdefault(suite, Archive(name=name, uri=uri, suite=suite))
     if "bookworm" not in found:
-        raise NoArchives("this machine's apt has no Debian bookworm archive")
+        raise NoArchivesError("this machine's apt has no Debian bookworm archive")
     return tuple(found[suite] for suite in SUITES if suite in found)

@@ -26,7 +26,9 @@ def require(name: str, argument: str = "") -> None:
     """Skip or fail the running test unless this machine has the engine."""
     reason = missing(name, argument)
     if reason and REQUIRED:
-        pytest.fail(f"{reason} (REPROBOX_REQUIRE_ENGINES=1: tests/engines/install.sh installs every engine)", pytrace=False)
+        pytest.fail(
+            f"{reason} (REPROBOX_REQUIRE_ENGINES=1: tests/engines/install.sh installs every engine)", pytrace=False
+        )
     if reason:
         pytest.skip(reason)
 
@@ -59,7 +61,7 @@ def userns() -> str:
 def network() -> str:
     try:
         found = archives.configured()
-    except archives.NoArchives as error:
+    except archives.NoArchivesError as error:
         return str(error)
     try:
         urllib.request.urlopen(found[0].release, timeout=20).close()
@@ -73,7 +75,7 @@ def registry() -> str:
 
 
 def docker() -> str:
-    return _tried(["docker", "info", "--format", "{{.ServerVersion}}"], "no Docker daemon")
+    return _tried(["docker", "version", "--format", "{{.Server.Version}}"], "no Docker daemon")
 
 
 def apptainer() -> str:

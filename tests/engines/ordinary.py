@@ -36,17 +36,19 @@ class OrdinaryUser:
         return {**kept, "PATH": path, "HOME": str(self.home), "LANG": "C.UTF-8", "USER": self.name, **(extra or {})}
 
     def run(
-        self, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, **options: Any
+        self,
+        argv: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """``subprocess.run`` as this user, output captured as text; ``env`` adds to the clean environment."""
+        """``subprocess.run`` as this user, output captured as text, never raising; ``env`` adds to the clean environment."""
         if os.geteuid() == 0:
             options |= {"user": self.uid, "group": self.gid, "extra_groups": []}
-        return subprocess.run(
-            [str(word) for word in argv],
-            cwd=cwd or self.home,
-            env=self.environment(env),
-            **{"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 900, "check": False, **options},
-        )
+        settings = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 900, **options}
+        words = [str(word) for word in argv]
+        return subprocess.run(words, cwd=cwd or self.home, env=self.environment(env), check=False, **settings)
 
     def give(self, path: Path) -> Path:
         """Make a tree this user's own."""
