@@ -1,0 +1,372 @@
+"""Where bytes come from: providers say which places may have a locked file, ``fetch`` brings it into the store.
+
+Identity is not supply: any place will do, because every byte is hashed while it is written and only what has the locked
+sha256 is published.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol, TypeAlias
+
+from reprobox.digest import sha256
+from reprobox.download import Document, Downloader, Location, Watch, cannot_write, local_path, without_password
+from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
+from reprobox.lock import Input
+from reprobox.store import Store
+
+__all__ = ["Documents", "Downloader", "HintProvider", "Location", "Progress", "Provider", "fetch"]
+
+_TOLD = 5  # inputs that a message names before it only counts
+
+
+class Provider(Protocol):
+    """Knows places. Registered by the ``reprobox_providers`` hook; asked in order, each for what is still missing."""
+
+    name: str
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """Places to try, best first, by sha256; nothing for inputs it does not know. May use the network."""
+
+
+class Progress(Protocol):
+    """Shows a fetch to people. Every call comes from the thread that called :func:`fetch`."""
+
+    def start(self, size: int, files: int) -> None:
+        """``files`` files of ``size`` bytes together are missing."""
+
+    def advance(self, count: int) -> None:
+        """``count`` more bytes are in place (those of an earlier try too); negative when bytes were thrown away."""
+
+    def done(self, name: str) -> None:
+        """One file is complete, checked and in the store."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line: a retry, another process that is waited for."""
+
+    def stop(self) -> None:
+        """It is over, however it ended."""
+
+
+class _Silent:
+    def start(self, size: int, files: int) -> None: ...
+    def advance(self, count: int) -> None: ...
+    def done(self, name: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+def fetch(
+    inputs: Sequence[Input],
+    providers: Sequence[Provider],
+    store: Store,
+    *,
+    progress: Progress | None = None,
+    downloader: Downloader | None = None,
+    jobs: int = 8,
+    offline: bool = False,
+) -> None:
+    """Bring every missing input into the store, ``jobs`` at a time.
+
+    Providers are asked in order, each for what the ones before it could not supply. What is interrupted is continued by
+    the next call; processes that want the same file share the work. ``downloader`` should be the one the providers use,
+    so that they agree on being offline.
+
+    Raises :class:`OfflineError`; :class:`IntegrityError` if some place had other bytes and none the right ones; else
+    :class:`FetchError`. Each names the inputs, and every place with what it said. A full disk ends it at once.
+    """
+    missing = list({item.sha256: item for item in inputs if not store.has_blob(item.sha256)}.values())
+    if not missing:
+        return
+    progress = progress or _Silent()
+    downloader = downloader or Downloader(offline=offline)
+    answers: dict[str, list[ReproboxError]] = {item.sha256: [] for item in missing}
+    wanted = missing
+    progress.start(sum(item.size for item in missing), len(missing))
+    try:
+        for provider in providers:
+            located = _located(provider, wanted, answers)
+            jobs_now = [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]
+            if jobs_now:
+                _Crew(store, downloader, answers).work(jobs_now, progress, min(jobs, len(jobs_now)))
+                wanted = [item for item in wanted if not store.has_blob(item.sha256)]
+            if not wanted:
+                return
+    finally:
+        progress.stop()
+    raise _failure(wanted, answers, offline=downloader.offline)
+
+
+def _located(
+    provider: Provider, wanted: Sequence[Input], answers: Mapping[str, list[ReproboxError]]
+) -> Mapping[str, Sequence[Location]]:
+    """What the provider knows; if it fails, that is one more thing to tell about each input."""
+    try:
+        return provider.locate(wanted)
+    except OfflineError:
+        return {}
+    except ReproboxError as error:
+        for item in wanted:
+            answers[item.sha256].append(FetchError(error.message, where=error.where or provider.name, hint=error.hint))
+        return {}
+
+
+# -- the workers -------------------------------------------------------------------------------------------------------
+
+
+class _StoppedError(Exception):
+    """The fetch is over; a worker finds out at its next chunk."""
+
+
+_Event: TypeAlias = Callable[[Progress], None]
+
+
+class _Crew:
+    """Threads that download files of one provider; they tell the calling thread what happens, and it tells people.
+
+    The threads are daemons: after Ctrl-C nobody waits for a silent server, and a partial file may stop anywhere.
+    """
+
+    def __init__(self, store: Store, downloader: Downloader, answers: Mapping[str, list[ReproboxError]]) -> None:
+        self._store = store
+        self._downloader = downloader
+        self._answers = answers
+        self._todo: collections.deque[tuple[Input, Sequence[Location]]] = collections.deque()
+        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+
+    def work(self, tasks: Sequence[tuple[Input, Sequence[Location]]], progress: Progress, threads: int) -> None:
+        """Until every task is done or has failed. Raises what stops a whole fetch."""
+        self._todo.extend(tasks)
+        for _ in range(threads):
+            threading.Thread(target=self._worker, name="reprobox-fetch", daemon=True).start()
+        try:
+            while threads:
+                if event := self._events.get():
+                    event(progress)
+                else:
+                    threads -= 1
+        finally:
+            self._stop.set()
+
+    def _worker(self) -> None:
+        try:
+            while not self._stop.is_set() and self._todo:
+                with contextlib.suppress(IndexError):  # another worker took the last one
+                    self._obtain(*self._todo.popleft())
+        except _StoppedError:
+            pass
+        except BaseException as error:  # noqa: BLE001  (raised again in the calling thread)
+            self._events.put(_raising(error))
+        self._events.put(None)
+
+    def _obtain(self, item: Input, locations: Sequence[Location]) -> None:
+        """Have one file in the store, from the first place that has it."""
+        watch = _Watch(self._events, self._stop)
+        with _alone(self._store, item, watch) as file:
+            if file is None:  # another process brought it meanwhile
+                watch.advance(item.size)
+                watch.done(item.name)
+                return
+            for location in locations:
+                if self._downloader.offline and local_path(location.url) is None:
+                    continue
+                try:
+                    self._downloader.save(location, file, sha256=item.sha256, size=item.size, watch=watch)
+                except (FetchError, IntegrityError) as error:
+                    self._answers[item.sha256].append(error)
+                else:
+                    self._publish(file, item)
+                    watch.done(item.name)
+                    return
+
+    def _publish(self, file: IO[bytes], item: Input) -> None:
+        path = self._store.partial(item.sha256)
+        try:
+            os.fsync(file.fileno())
+            self._store.adopt(path, item.sha256)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+
+def _raising(error: BaseException) -> _Event:
+    def event(_: Progress) -> None:
+        raise error
+
+    return event
+
+
+class _Watch(Watch):
+    """Passes on what happens to the calling thread, and stops the transfer when the fetch is over."""
+
+    def __init__(self, events: queue.SimpleQueue[_Event | None], stop: threading.Event) -> None:
+        self._events = events
+        self._stop = stop
+
+    def advance(self, count: int) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
+        self._events.put(lambda progress: progress.advance(count))
+
+    def note(self, text: str) -> None:
+        self._events.put(lambda progress: progress.note(text))
+
+    def done(self, name: str) -> None:
+        self._events.put(lambda progress: progress.done(name))
+
+    def sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise _StoppedError
+
+
+@contextlib.contextmanager
+def _alone(store: Store, item: Input, watch: Watch) -> Iterator[IO[bytes] | None]:
+    """The input's partial file, locked against other processes and threads; None once somebody has published it."""
+    path = store.partial(item.sha256)
+    told = False
+    while not store.has_blob(item.sha256):
+        with _opened(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    watch.note(f"{item.name}: another process is downloading it; waiting")
+                    told = True
+                watch.sleep(0.1)
+                continue
+            if _same_file(path, file):
+                yield file
+                return
+    yield None
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def _same_file(path: Path, file: IO[bytes]) -> bool:
+    """False when the file that was waited for has been published, and so renamed, meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+# -- what to say when it failed ----------------------------------------------------------------------------------------
+
+
+def _failure(
+    wanted: Sequence[Input], answers: Mapping[str, Sequence[ReproboxError]], *, offline: bool
+) -> ReproboxError:
+    wrong = [item for item in wanted if any(isinstance(error, IntegrityError) for error in answers[item.sha256])]
+    if wrong:
+        return IntegrityError(
+            f"{_counted(wrong)} could only be had with other bytes than those that are locked{_listed(wrong, answers)}",
+            hint="the places named have changed or are broken: use another mirror, or a vault that has the right files",
+        )
+    if offline:
+        return OfflineError(
+            f"the network may not be used, and the store lacks {_counted(wanted)}{_listed(wanted, answers)}",
+            hint="run it once without --offline, or give a vault that has them with --vault",
+        )
+    hints = dict.fromkeys(error.hint for item in wanted for error in answers[item.sha256] if error.hint)
+    return FetchError(
+        f"{_counted(wanted)} could not be had from any place{_listed(wanted, answers)}",
+        hint=next(iter(hints), "add a mirror or a vault that has what is missing, or lock again with --upgrade"),
+    )
+
+
+def _listed(wanted: Sequence[Input], answers: Mapping[str, Sequence[ReproboxError]]) -> str:
+    lines = [""]
+    for item in wanted[:_TOLD]:
+        lines.append(f"  {item.name} (sha256 {item.sha256}, {item.size} bytes)")
+        errors = answers[item.sha256]
+        lines += [f"    {error.where}: {error.message}" for error in errors] or ["    no provider knows a place for it"]
+    if len(wanted) > _TOLD:
+        lines.append(f"  and {len(wanted) - _TOLD} more")
+    return "\n".join(lines)
+
+
+def _counted(items: Sequence[Input]) -> str:
+    return f"{len(items)} input{'' if len(items) == 1 else 's'}"
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+class HintProvider:
+    """Places where inputs were seen while locking, kept in the store beside the lock's world, never in the lock."""
+
+    name = "seen before"
+    _KEPT = 8
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        return {item.sha256: [Location(url=url) for url in urls] for item in inputs if (urls := self._seen(item))}
+
+    def remember(self, item: Input, urls: Sequence[str]) -> None:
+        """``urls`` have ``item``; the newest are asked first, and passwords in them are forgotten."""
+        seen = self._seen(item)
+        merged = list(dict.fromkeys([*map(without_password, urls), *seen]))[: self._KEPT]
+        if merged != seen:
+            self._store.remember("supply", item.sha256, "".join(f"{url}\n" for url in merged).encode())
+
+    def _seen(self, item: Input) -> list[str]:
+        try:
+            lines = self._store.memo("supply", item.sha256).read_text("utf-8", "replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return [line for line in lines if line.startswith(("https://", "http://", "file:///"))]
+
+
+class Documents:
+    """Small documents by URL, remembered in the store with what the server needs to say that they have not changed."""
+
+    def __init__(self, store: Store, downloader: Downloader) -> None:
+        self._store = store
+        self._downloader = downloader
+
+    def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
+        """The document. ``fresh`` asks the server whether a remembered copy is current; offline, the copy is all.
+
+        Raises :class:`OfflineError` when there is none, and what :meth:`Downloader.get` raises.
+        """
+        key = sha256(url.encode())
+        validators, body = self._remembered(key)
+        if body is not None and (self._downloader.offline or not fresh):
+            return body
+        answer = self._downloader.get(url, headers=validators, limit=limit)
+        if answer.status == 304 and body is not None:
+            return body
+        self._keep(key, answer)
+        return answer.body
+
+    def _remembered(self, key: str) -> tuple[dict[str, str], bytes | None]:
+        """Conditional headers and the copy; nothing if it was torn, for what can be had again is not flushed."""
+        try:
+            head, _, body = self._store.memo("documents", key).read_bytes().partition(b"\n\n")
+        except FileNotFoundError:
+            return {}, None
+        digest, *lines = head.decode("latin-1").split("\n")
+        if digest != sha256(body):
+            return {}, None
+        return {name: value for name, _, value in (line.partition(": ") for line in lines)}, body
+
+    def _keep(self, key: str, answer: Document) -> None:
+        validators = {"If-None-Match": "etag", "If-Modified-Since": "last-modified"}
+        head = [sha256(answer.body)]
+        head += [f"{ask}: {answer.headers[name]}" for ask, name in validators.items() if name in answer.headers]
+        self._store.remember("documents", key, "\n".join(head).encode("latin-1") + b"\n\n" + answer.body)
