@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reprobox.digest import Entry, Json, canonical, prefixed, read_index, sha256, unescape
+from reprobox.tree import opened
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -93,7 +94,7 @@ def _write_entry(sink: _Sink, full: bytes, entry: Entry, first: dict[tuple[int, 
 
 def _content(sink: _Sink, full: bytes, size: int) -> int:
     left = size
-    with open(full, "rb") as file:
+    with opened(full) as file:
         while left and (data := file.read(min(left, _CHUNK))):
             sink.write(data)
             left -= len(data)

@@ -19,7 +19,9 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
 
@@ -105,9 +107,22 @@ class Tree:
         return [self.entries[path] for path in sorted(self.entries)]
 
 
+def opened(path: bytes | str | Path) -> BufferedReader:
+    """Open a file of a tree for reading, also one of this user that its mode lets nobody read."""
+    try:
+        return open(path, "rb")
+    except PermissionError:
+        mode = stat.S_IMODE(os.lstat(path).st_mode)
+        os.chmod(path, mode | 0o400)
+        try:
+            return open(path, "rb")
+        finally:
+            os.chmod(path, mode)
+
+
 def file_sha256(path: bytes | str | Path) -> str:
     """sha256 hex of a file's content."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -134,13 +149,25 @@ def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
 
 
 def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
-    with os.scandir(root + b"/" + below if below else root) as items:
+    with _listed(root + b"/" + below if below else root) as items:
         for item in sorted(items, key=lambda found: found.name):
             path = below + b"/" + item.name if below else item.name
             status = item.stat(follow_symlinks=False)
             yield path, status
             if stat.S_ISDIR(status.st_mode):
                 yield from _walk(root, path)
+
+
+def _listed(folder: bytes) -> Any:
+    try:
+        return os.scandir(folder)
+    except PermissionError:
+        mode = stat.S_IMODE(os.lstat(folder).st_mode)
+        os.chmod(folder, mode | 0o500)
+        try:
+            return os.scandir(folder)
+        finally:
+            os.chmod(folder, mode)
 
 
 # -- what never enters a layer -----------------------------------------------------------------------------------------
@@ -466,7 +493,8 @@ def _copy(source: bytes, target: bytes, entry: Entry) -> None:
     if entry.kind == "l":
         os.symlink(os.readlink(source), target)
     else:
-        shutil.copyfile(source, target)
+        with opened(source) as old, open(target, "wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
         os.chmod(target, entry.mode)
     status = os.lstat(source)
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from reprobox.errors import ManifestError
 from reprobox.layers.kind import Resolution, ResolveRequest, Step, StepRequest
@@ -23,23 +22,22 @@ class GitOptions:
     to: str = key("Folder that its files are put into.", check=absolute_path, hint='add to = "/opt/…"')
 
 
-@dataclass(frozen=True, slots=True)
 class Git:
     """The kind."""
 
-    name: str = "git"
-    recipe: int = 1
-    options: type[GitOptions] = GitOptions
-    available: ClassVar[bool] = False
+    name = "git"
+    recipe = 1
+    options = GitOptions
+    available = False
 
-    def needs(self, _layer: Layer, _above: Sequence[Layer]) -> tuple[str, ...]:
-        """Nothing: files are put where no other unordered layer writes."""
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
+        """Nothing: its files go where no unordered layer may write."""
         return ()
 
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Not in this version."""
-        finding = not_yet(f"the kind {self.name!r}")
-        raise ManifestError([request.manifest.problem(("layers", request.layer.index, "kind"), *finding)])
+        place = ("layers", request.layer.index, "kind")
+        raise ManifestError([request.manifest.problem(place, *not_yet('the kind "git"'))])
 
     def step(self, request: StepRequest) -> Step:
         """Not in this version: no lock has such a layer."""

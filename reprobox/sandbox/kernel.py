@@ -88,12 +88,15 @@ def private_mounts() -> None:
     mount("none", "/", flags=REC | PRIVATE)
 
 
-def pivot(root: str) -> None:
-    """Make ``root``, a mount point, the file system's root, and let go of the old one."""
-    os.chdir(root)
-    _check(libc.syscall(_PIVOT_ROOT[platform.machine()], b".", b"."), "pivot_root")
-    _check(libc.umount2(b".", _DETACH), "umount of the old root")
+def pivot(root: str, old: str) -> None:
+    """Make ``root``, a mount point, the file system's root; the old one is then at ``old``, a folder inside it."""
+    _check(libc.syscall(_PIVOT_ROOT[platform.machine()], os.fsencode(root), os.fsencode(root + old)), "pivot_root")
     os.chdir("/")
+
+
+def detach(path: str) -> None:
+    """Unmount everything at ``path``, now for this namespace, later for those who still use it."""
+    _check(libc.umount2(os.fsencode(path), _DETACH), f"umount {path}")
 
 
 def die_with_parent() -> None:

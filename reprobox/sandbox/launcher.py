@@ -27,11 +27,12 @@ if __name__ == "__main__":
 
 from reprobox.sandbox import kernel, seccomp
 
+HOST = "/run/.host"  # where the host's root is while mounts are made
 HOST_NAME = "reprobox"
 HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
-_POLICY = "/usr/sbin/policy-rc.d"
+_TOP = ("dev", "proc", "sys", "run", "tmp")
 _FAILED = 125  # the sandbox itself could not be made
 
 
@@ -63,51 +64,66 @@ def mount_root(request: Mapping[str, Any], stage: str) -> str:
     return root
 
 
-def _folder(root: str, path: str) -> None:
-    """Make a mount point; those that layers lack exist only while the step runs."""
-    with contextlib.suppress(FileExistsError):
-        os.makedirs(root + path, mode=0o755)
+def enter_root(root: str) -> None:
+    """Make ``root`` the file system's root, with the host's still at ``HOST``.
+
+    From here on every path is looked up inside, so that no link of the environment leads a mount or a file elsewhere;
+    and nothing more can be imported.
+    """
+    for name in _TOP:
+        path = f"{root}/{name}"
+        if not os.path.lexists(path):
+            os.mkdir(path, 0o755)
+        elif os.path.islink(path) or not os.path.isdir(path):
+            raise OSError(20, f"/{name} of the environment is not a folder")
+    kernel.mount("tmpfs", f"{root}/run", "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+    os.mkdir(root + HOST, 0o700)
+    kernel.pivot(root, HOST)
 
 
-def _mount_build_devices(root: str) -> None:
-    for name in ("dev", "proc", "sys", "run", "tmp"):
-        _folder(root, f"/{name}")
-    dev = f"{root}/dev"
-    kernel.mount("tmpfs", dev, "tmpfs", kernel.NOSUID, "mode=0755")
+def leave_host() -> None:
+    """Let go of the host's root."""
+    kernel.detach(HOST)
+    os.rmdir(HOST)
+
+
+def _mount_build_devices() -> None:
+    kernel.mount("tmpfs", "/dev", "tmpfs", kernel.NOSUID, "mode=0755")
     for name in _DEVICES:
-        Path(dev, name).touch()
-        kernel.mount(f"/dev/{name}", f"{dev}/{name}", flags=kernel.BIND)
+        Path("/dev", name).touch()
+        kernel.mount(f"{HOST}/dev/{name}", f"/dev/{name}", flags=kernel.BIND)
     for name, target in _DEVICE_LINKS.items():
-        os.symlink(target, f"{dev}/{name}")
+        os.symlink(target, f"/dev/{name}")
     for name, mode in (("pts", 0o755), ("shm", 0o1777)):
-        os.mkdir(f"{dev}/{name}", mode)
-    kernel.mount("devpts", f"{dev}/pts", "devpts", kernel.NOSUID | kernel.NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    for path, mode in (("/dev/shm", 0o1777), ("/tmp", 0o1777), ("/run", 0o755)):
-        kernel.mount("tmpfs", root + path, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode={mode:o}")
-    kernel.mount("proc", f"{root}/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
-    kernel.bind("/sys", f"{root}/sys", recursive=True)
+        os.mkdir(f"/dev/{name}", mode)
+    kernel.mount("devpts", "/dev/pts", "devpts", kernel.NOSUID | kernel.NOEXEC, "newinstance,ptmxmode=0666,mode=620")
+    for path in ("/dev/shm", "/tmp"):
+        kernel.mount("tmpfs", path, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")
+    kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    kernel.bind(f"{HOST}/sys", "/sys", recursive=True)
 
 
-def _mount_binds(root: str, binds: Sequence[Mapping[str, Any]]) -> None:
+def _mount_binds(binds: Sequence[Mapping[str, Any]]) -> None:
+    """Mount points that layers lack exist only while the command runs; on a read-only root they must be there."""
     for bind in binds:
-        source, target = bind["source"], root + bind["target"]
-        if os.path.isdir(source):
-            _folder(root, bind["target"])
-        elif not os.path.lexists(target):
-            _folder(root, os.path.dirname(bind["target"]))
-            Path(target).touch(mode=0o644)
+        source, target = HOST + bind["source"], bind["target"]
+        if not os.path.exists(target):
+            folder = os.path.isdir(source)
+            os.makedirs(target if folder else os.path.dirname(target), mode=0o755, exist_ok=True)
+            if not folder:
+                Path(target).touch(mode=0o644)
         kernel.bind(source, target, writable=bind["writable"], recursive=True)
 
 
-def _fixed_files(stage: str, root: str) -> None:
+def _fixed_files() -> None:
     """What the step finds whatever machine it runs on: names, no resolver, and no service that starts."""
     for name, text in (("hosts", HOSTS), ("hostname", HOST_NAME + "\n"), ("resolv.conf", "")):
         with contextlib.suppress(OSError):
-            Path(root, "etc", name).write_text(text)
-    policy = Path(stage, "policy-rc.d")
+            Path("/etc", name).write_text(text)
+    policy = Path("/run/policy-rc.d")
     policy.write_text("#!/bin/sh\nexit 101\n")
     policy.chmod(0o755)
-    target = Path(root + _POLICY)
+    target = Path("/usr/sbin/policy-rc.d")
     if target.parent.is_dir():
         if not target.exists():
             target.touch(mode=0o755)
@@ -163,6 +179,9 @@ def _first_process(request: Mapping[str, Any]) -> NoReturn:
     except OSError as error:
         os.write(2, f"reprobox: cannot enter the sandbox: {error}\n".encode())
         status = _FAILED
+    except Exception:  # a bug in this file: the process must not return into its parent's code
+        sys.excepthook(*sys.exc_info())
+        status = _FAILED
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
@@ -170,14 +189,14 @@ def _first_process(request: Mapping[str, Any]) -> NoReturn:
 
 
 def _enter_build_root(request: Mapping[str, Any]) -> None:
-    root = mount_root(request, request["stage"])
-    _mount_build_devices(root)
-    _mount_binds(root, request["binds"])
-    _fixed_files(request["stage"], root)
     if not request.get("network"):
         kernel.loopback_up()
+    enter_root(mount_root(request, request["stage"]))
+    _mount_build_devices()
+    _mount_binds(request["binds"])
+    _fixed_files()
+    leave_host()
     kernel.host_name(HOST_NAME)
-    kernel.pivot(root)
     os.umask(0o022)
 
 
@@ -223,9 +242,9 @@ def _pack(request: Mapping[str, Any], started: float) -> dict[str, Any]:
 def become(record: Mapping[str, Any]) -> NoReturn:
     """Turn this process into ``record["argv"]`` inside the environment. Raises :class:`OSError` if that cannot be.
 
-    ``record``: ``trees`` (lowest first) or ``root`` (a merged copy), ``files`` (path -> text, written into the root),
-    ``folders`` (mount points to make), ``tmpfs`` (path -> mode), ``binds``, ``environment``, ``workdir``, ``argv``,
-    ``isolate``, ``network``, ``stage`` (an existing empty folder).
+    ``record``: ``trees`` (lowest first) or ``root`` (a merged copy), ``files`` (path -> text that the root shows),
+    ``tmpfs`` (path -> mode), ``private`` (folders to make), ``binds``, ``environment``, ``workdir``, ``argv``,
+    ``isolate``, ``network``, and ``stage``, an existing empty folder.
     """
     caller = (os.getuid(), os.getgid())
     flags = kernel.NEWUSER | kernel.NEWNS
@@ -238,18 +257,12 @@ def become(record: Mapping[str, Any]) -> NoReturn:
     if record["isolate"]:
         _become_first_process()
     kernel.private_mounts()
-    root = _mount_run_root(record)
-    _mount_host(record, root)
-    for path, mode in record["tmpfs"].items():
-        kernel.mount("tmpfs", root + path, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode={mode}")
-    for path in record["private"]:
-        os.makedirs(root + path, mode=0o700, exist_ok=True)
-    _mount_run_binds(record, root)
-    kernel.make_read_only(root)
+    umask = os.umask(0o022)
     if not record["network"]:
         kernel.loopback_up()
-    kernel.pivot(root)
+    _mount_run_root(record)
     kernel.no_new_privileges()
+    os.umask(umask)
     os.chdir(record["workdir"])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execvpe(record["argv"][0], record["argv"], record["environment"])
@@ -270,37 +283,53 @@ def _become_first_process() -> None:
     os._exit(status)
 
 
-def _mount_run_root(record: Mapping[str, Any]) -> str:
-    stage = record["stage"]
-    if record.get("root"):
-        return mount_root(record, stage)
-    # What a run adds to the root (passwd, mount points nobody declared) lives in memory and is gone with the process.
-    scratch = f"{stage}/scratch"
-    kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
-    for name in ("", "/upper", "/work", "/stage"):
-        os.mkdir(scratch + name, 0o755)
-    request = {"parents": record["trees"], "upper": f"{scratch}/upper", "work": f"{scratch}/work"}
-    root = mount_root(request, f"{scratch}/stage")
-    for path, text in record["files"].items():
-        with contextlib.suppress(OSError):
-            Path(root + path).write_text(text)
-    return root
-
-
-def _mount_host(record: Mapping[str, Any], root: str) -> None:
-    for name in ("dev", "sys"):
-        kernel.bind(f"/{name}", f"{root}/{name}", writable=True, recursive=True)
-    if record["isolate"]:
-        kernel.mount("proc", f"{root}/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+def _mount_run_root(record: Mapping[str, Any]) -> None:
+    """The root of a run: what it adds (passwd, mount points nobody declared) lives in memory and ends with it."""
+    stage, copied = record["stage"], bool(record.get("root"))
+    if copied:
+        enter_root(mount_root(record, stage))
     else:
-        kernel.bind("/proc", f"{root}/proc", writable=True, recursive=True)
+        kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
+        for name in ("upper", "work", "stage"):
+            os.mkdir(f"{stage}/{name}", 0o755)
+        enter_root(
+            mount_root(
+                {"parents": record["trees"], "upper": f"{stage}/upper", "work": f"{stage}/work"}, f"{stage}/stage"
+            )
+        )
+    if copied:
+        kernel.make_read_only("/")
+    _mount_host(record)
+    for path, mode in record["tmpfs"].items():
+        kernel.mount("tmpfs", path, "tmpfs", kernel.NOSUID | kernel.NODEV, f"mode={mode}")
+    for path in record["private"]:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    _show_files(record["files"], copied=copied)
+    _mount_binds(record["binds"])
+    leave_host()
+    if not copied:
+        kernel.make_read_only("/")
 
 
-def _mount_run_binds(record: Mapping[str, Any], root: str) -> None:
-    binds = list(record["binds"])
-    if record.get("root"):
-        binds += record["file_binds"]
-    _mount_binds(root, binds)
+def _mount_host(record: Mapping[str, Any]) -> None:
+    for name in ("dev", "sys"):
+        kernel.bind(f"{HOST}/{name}", f"/{name}", writable=True, recursive=True)
+    if record["isolate"]:
+        kernel.mount("proc", "/proc", "proc", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC)
+    else:
+        kernel.bind(f"{HOST}/proc", "/proc", writable=True, recursive=True)
+
+
+def _show_files(files: Mapping[str, str], *, copied: bool) -> None:
+    """Files of this run alone: written where the root is this run's own, else bound over what is there."""
+    for number, (path, text) in enumerate(files.items()):
+        with contextlib.suppress(OSError):
+            if copied:
+                source = Path(f"/run/.file{number}")
+                source.write_text(text)
+                kernel.bind(str(source), path, writable=True)
+            else:
+                Path(path).write_text(text)
 
 
 # -- probing -----------------------------------------------------------------------------------------------------------
@@ -388,7 +417,9 @@ def _probe_mounts(stage: str) -> None:
     kernel.mount("proc", f"{stage}/proc", "proc")
     kernel.bind("/sys", f"{stage}/sys", recursive=True)
     kernel.loopback_up()
-    kernel.pivot(stage)
+    os.mkdir(f"{stage}/old")
+    kernel.pivot(stage, "/old")
+    kernel.detach("/old")
 
 
 def _probe_filter() -> None:

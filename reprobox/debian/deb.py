@@ -1,0 +1,230 @@
+"""The binary package format, deb(5): an ``ar`` archive of a version, control files and the file system tree, both as tar.
+
+Read with own code and not by ``dpkg-deb``: the machine that locks and builds need not be a Debian one, and ``tarfile`` costs more
+than the decompression. Trees are those that dpkg-deb writes: ustar with GNU long names, or pax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from reprobox.errors import IntegrityError
+
+_MAGIC = b"!<arch>\n"
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS = 40  # as the kernel's MAXSYMLINKS
+
+
+class Member(NamedTuple):
+    """One entry of a tar: ``kind`` is tar's type flag, ``mode`` its permission bits, ``target`` of a link, ``data`` of a file."""
+
+    path: bytes
+    kind: bytes
+    mode: int
+    mtime: int
+    target: bytes
+    data: memoryview
+
+
+def control_files(deb: bytes) -> dict[str, bytes]:
+    """The control files of a package by name: ``control``, ``md5sums``, ``postinst``, …"""
+    return {
+        member.path.decode("ascii", "surrogateescape"): bytes(member.data)
+        for member in tar_members(_part(deb, b"control.tar"))
+        if member.kind in b"0\0"
+    }
+
+
+def data_tar(deb: bytes) -> bytes:
+    """The package's file system tree, as an uncompressed tar."""
+    return _part(deb, b"data.tar")
+
+
+def _read_data_tar(path: Path) -> bytes:
+    return data_tar(path.read_bytes())
+
+
+def _part(deb: bytes, wanted: bytes) -> bytes:
+    if not deb.startswith(_MAGIC):
+        raise IntegrityError("not a Debian package: it is no ar archive")
+    offset = len(_MAGIC)
+    while offset + 60 <= len(deb):
+        name = deb[offset : offset + 16].rstrip(b" /")
+        size = int(deb[offset + 48 : offset + 58])
+        if name.startswith(wanted):
+            return _decompress(name[len(wanted) :], deb[offset + 60 : offset + 60 + size])
+        offset += 60 + size + size % 2
+    raise IntegrityError(f"not a Debian package: it has no {wanted.decode()}")
+
+
+def _decompress(suffix: bytes, data: bytes) -> bytes:
+    if suffix == b".xz":
+        return lzma.decompress(data)
+    if suffix == b".gz":
+        return zlib.decompress(data, wbits=31)
+    if suffix == b".zst":
+        import zstandard
+
+        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
+            return stream.read()
+    if suffix == b"":
+        return data
+    raise IntegrityError(f"a Debian package packed with {suffix.decode(errors='replace')!r}, which reprobox cannot unpack")
+
+
+def tar_members(tar: bytes) -> Iterator[Member]:
+    """The entries of an uncompressed tar, paths without ``./`` and without slashes at their ends; the root is left out."""
+    view = memoryview(tar)
+    offset, long_name, long_target = 0, b"", b""
+    while offset + 512 <= len(tar) and tar[offset]:
+        header = tar[offset : offset + 512]
+        size = _number(header[124:136])
+        kind = header[156:157]
+        data = view[offset + 512 : offset + 512 + size]
+        offset += 512 + (size + 511) // 512 * 512
+        if kind == b"L":
+            long_name = bytes(data).rstrip(b"\0")
+        elif kind == b"K":
+            long_target = bytes(data).rstrip(b"\0")
+        elif kind == b"x":
+            long_name, long_target = _pax(bytes(data), long_name, long_target)
+        elif kind != b"g":
+            path = _clean(long_name or _name(header))
+            target = long_target or header[157:257].split(b"\0", 1)[0]
+            long_name = long_target = b""
+            if path:
+                yield Member(path, kind, _number(header[100:108]) & 0o7777, _number(header[136:148]), target, data)
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # base 256, for what octal digits cannot hold
+        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
+    return int(field.strip(b" \0") or b"0", 8)
+
+
+def _name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _pax(data: bytes, name: bytes, target: bytes) -> tuple[bytes, bytes]:
+    while data:
+        length = int(data[: data.index(b" ")])
+        key, _, value = data[data.index(b" ") + 1 : length - 1].partition(b"=")
+        name = value if key == b"path" else name
+        target = value if key == b"linkpath" else target
+        data = data[length:]
+    return name, target
+
+
+def _clean(path: bytes) -> bytes:
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise IntegrityError(f"a package's path leads out of its tree: {os.fsdecode(path)!r}")
+    return b"/".join(parts)
+
+
+class Unpacker:
+    """Writes the trees of packages into one root, as dpkg would lay them over each other.
+
+    Folders on the way that are symlinks in the root are followed inside the root, never out of it; a folder never replaces a
+    symlink to a folder (merged /usr). Owners are the caller's; set-id bits are kept.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fsencode(root)
+        self._folders: dict[bytes, bytes] = {b"": self._root}
+
+    def unpack(self, debs: Sequence[Path], *, workers: int = 2) -> None:
+        """Unpack ``debs``, later ones over earlier ones. Decompression runs ahead in threads, since lzma lets go of the lock."""
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = iter(debs)
+            running = [pool.submit(_read_data_tar, path) for path in islice(waiting, workers + 1)]
+            while running:
+                for member in tar_members(running.pop(0).result()):
+                    self.write(member)
+                running += [pool.submit(_read_data_tar, path) for path in islice(waiting, 1)]
+
+    def write(self, member: Member) -> None:
+        """Write one entry; its folder is made if no entry made it before."""
+        path = self._inside(member.path)
+        if member.kind == b"5":
+            self._write_folder(path, member)
+        elif member.kind in (b"0", b"\0"):
+            self._write_file(path, member)
+        elif member.kind == b"2":
+            self._clear(path)
+            os.symlink(member.target, path)
+            os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+        elif member.kind == b"1":
+            self._clear(path)
+            os.link(self._inside(_clean(member.target)), path, follow_symlinks=False)
+        else:
+            raise IntegrityError(f"a package holds a special file: /{os.fsdecode(member.path)}")
+
+    def _inside(self, path: bytes) -> bytes:
+        folder, _, name = path.rpartition(b"/")
+        return self._folder(folder) + b"/" + name
+
+    def _folder(self, path: bytes) -> bytes:
+        """The real folder, on the host, that ``path`` is inside the root."""
+        if path not in self._folders:
+            parent, _, name = path.rpartition(b"/")
+            self._folders[path] = self._enter(self._folder(parent) + b"/" + name)
+        return self._folders[path]
+
+    def _enter(self, path: bytes, links: int = 0) -> bytes:
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            os.mkdir(path, 0o755)
+            return path
+        if stat.S_ISDIR(mode):
+            return path
+        if not stat.S_ISLNK(mode) or links > _LINKS:
+            raise IntegrityError(f"a package's folder is a file in the tree: {os.fsdecode(path)}")
+        target = os.readlink(path)
+        where = self._root if target.startswith(b"/") else os.path.dirname(path)
+        for part in target.split(b"/"):
+            if part == b"..":
+                where = os.path.dirname(where) if where != self._root else where
+            elif part not in (b"", b"."):
+                where = self._enter(where + b"/" + part, links + 1)
+        return where
+
+    def _write_folder(self, path: bytes, member: Member) -> None:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if os.path.islink(path):  # /bin and its like: dpkg keeps a link to a folder where a package has the folder
+                return
+        os.chmod(path, member.mode)
+
+    def _write_file(self, path: bytes, member: Member) -> None:
+        try:
+            descriptor = os.open(path, _CREATE, 0o600)
+        except FileExistsError:
+            self._clear(path)
+            descriptor = os.open(path, _CREATE, 0o600)
+        try:
+            rest = member.data
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fchmod(descriptor, member.mode)
+            os.utime(descriptor, (member.mtime, member.mtime))
+        finally:
+            os.close(descriptor)
+
+    def _clear(self, path: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
