@@ -372,8 +372,10 @@ class _Partial:
     def write(self, chunk: bytes, place: Location) -> None:
         if self.count + len(chunk) > self.size:
             self.wrong(place, f"it sends more than the {self.size} bytes that are locked")
+        rest = memoryview(chunk)
         try:
-            self._file.write(chunk)
+            while rest:  # a raw write may be short, as on a disk that fills up
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise cannot_write(self._file.name, error) from None
         self._add(chunk)

@@ -87,35 +87,38 @@ def fetch(
         return
     progress = progress or _Silent()
     downloader = downloader or Downloader(offline=offline)
+    offline = offline or downloader.offline
     answers: dict[str, list[ReproboxError]] = {item.sha256: [] for item in missing}
     wanted = missing
     progress.start(sum(item.size for item in missing), len(missing))
     try:
         for provider in providers:
-            located = _located(provider, wanted, answers)
-            jobs_now = [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]
-            if jobs_now:
-                _Crew(store, downloader, answers).work(jobs_now, progress, min(jobs, len(jobs_now)))
+            located = _located(provider, wanted, answers, offline=offline)
+            if tasks := [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]:
+                _Crew(store, downloader, answers).work(tasks, progress, min(jobs, len(tasks)))
                 wanted = [item for item in wanted if not store.has_blob(item.sha256)]
             if not wanted:
                 return
     finally:
         progress.stop()
-    raise _failure(wanted, answers, offline=downloader.offline)
+    raise _failure(wanted, answers, offline=offline)
 
 
 def _located(
-    provider: Provider, wanted: Sequence[Input], answers: Mapping[str, list[ReproboxError]]
+    provider: Provider, wanted: Sequence[Input], answers: Mapping[str, list[ReproboxError]], *, offline: bool
 ) -> Mapping[str, Sequence[Location]]:
     """What the provider knows; if it fails, that is one more thing to tell about each input."""
     try:
-        return provider.locate(wanted)
+        located = provider.locate(wanted)
     except OfflineError:
         return {}
     except ReproboxError as error:
         for item in wanted:
             answers[item.sha256].append(FetchError(error.message, where=error.where or provider.name, hint=error.hint))
         return {}
+    if offline:
+        return {digest: [place for place in places if local_path(place.url)] for digest, places in located.items()}
+    return located
 
 
 # -- the workers -------------------------------------------------------------------------------------------------------
@@ -176,8 +179,6 @@ class _Crew:
                 watch.done(item.name)
                 return
             for location in locations:
-                if self._downloader.offline and local_path(location.url) is None:
-                    continue
                 try:
                     self._downloader.save(location, file, sha256=item.sha256, size=item.size, watch=watch)
                 except (FetchError, IntegrityError) as error:
@@ -248,11 +249,13 @@ def _alone(store: Store, item: Input, watch: Watch) -> Iterator[IO[bytes] | None
 
 
 def _opened(path: Path) -> IO[bytes]:
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        return open(path, "r+b", buffering=0, opener=opener)
     except OSError as error:
         raise cannot_write(path, error) from None
-    return os.fdopen(descriptor, "r+b", buffering=0)
 
 
 def _same_file(path: Path, file: IO[bytes]) -> bool:

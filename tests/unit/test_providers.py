@@ -1,0 +1,656 @@
+"""Downloads against a loopback server that misbehaves: the right bytes arrive, or the error says who did what."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from reprobox.download import USER_AGENT, Auth, Document, Downloader, Location, StatusError
+from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
+from reprobox.lock import Input
+from reprobox.providers import Documents, HintProvider, fetch
+from reprobox.store import Store
+from tests import servers
+from tests.servers import Server
+
+DATA = random.Random(7).randbytes(300_000)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def kept(store: Path) -> Store:
+    return Store(store)
+
+
+def made(name: str = "a.deb", data: bytes = DATA) -> Input:
+    return Input(type="deb", name=name, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def quick(**options: object) -> Downloader:
+    return Downloader(**{"backoff": 0.01, "timeout": 5.0} | options)  # type: ignore[arg-type]
+
+
+class Places:
+    """A provider that knows what it is told."""
+
+    def __init__(self, *urls: str, name: str = "mirror", error: ReproboxError | None = None, **by_input: str) -> None:
+        self.name = name
+        self.urls = urls
+        self.error = error
+        self.asked: list[list[str]] = []
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        self.asked.append([item.name for item in inputs])
+        if self.error:
+            raise self.error
+        return {item.sha256: [Location(url=url.replace("NAME", item.name)) for url in self.urls] for item in inputs}
+
+
+class Told:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.size = self.files = self.count = self.stopped = 0
+        self.names: list[str] = []
+        self.notes: list[str] = []
+
+    def start(self, size: int, files: int) -> None:
+        self.size, self.files = size, files
+
+    def advance(self, count: int) -> None:
+        assert threading.get_ident() == self.thread
+        self.count += count
+
+    def done(self, name: str) -> None:
+        self.names.append(name)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+# -- what works ----------------------------------------------------------------------------------------------------------
+
+
+def test_many_files_arrive_in_the_store_and_are_not_asked_for_again(server: Server, kept: Store) -> None:
+    contents = {f"p{number}.deb": random.Random(number).randbytes(5_000 + number) for number in range(40)}
+    inputs = [made(name, data) for name, data in contents.items()]
+    server.files = {f"/{name}": data for name, data in contents.items()}
+    told = Told()
+    fetch([*inputs, inputs[0]], [Places(server.url("/NAME"))], kept, downloader=quick(), progress=told)
+    assert [kept.blob(item.sha256).read_bytes() for item in inputs] == list(contents.values())
+    assert (told.size, told.files, told.count, told.stopped) == (sum(map(len, contents.values())), 40, told.size, 1)
+    assert sorted(told.names) == sorted(contents)
+    assert len(server.seen) == 40
+    assert not list((kept.root / "partial").iterdir())
+
+    fetch(inputs, [Places(server.url("/NAME"))], kept, downloader=quick(), offline=True)
+    assert len(server.seen) == 40
+
+
+def test_it_says_honestly_who_asks_and_wants_bytes_as_they_are(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert server.seen[0].headers["User-Agent"] == USER_AGENT
+    assert USER_AGENT.startswith("reprobox/")
+    assert server.seen[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_an_empty_file_and_a_file_url(kept: Store, tmp_path: Path) -> None:
+    (tmp_path / "mit leer zeichen").write_bytes(DATA)
+    (tmp_path / "empty").write_bytes(b"")
+    fetch([made()], [Places((tmp_path / "mit leer zeichen").as_uri())], kept, offline=True)
+    fetch([made(data=b"")], [Places((tmp_path / "empty").as_uri())], kept, offline=True)
+    assert kept.has_blob(made().sha256)
+    assert kept.has_blob(made(data=b"").sha256)
+    assert (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize("code", [429, 500, 502, 503, 504])
+def test_busy_servers_are_asked_again(server: Server, kept: Store, code: int) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.status(code)] * 3
+    told = Told()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(), progress=told)
+    assert kept.has_blob(made().sha256)
+    assert len(server.seen) == 4
+    assert f"it answered {code}" in told.notes[0]
+
+
+def test_retry_after_is_obeyed(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.status(429, retry_after="1")]
+    before = time.monotonic()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert time.monotonic() - before >= 1
+
+
+def test_retry_after_may_be_a_date_and_nobody_waits_for_hours(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.status(503, retry_after="Wed, 21 Oct 2015 07:28:00 GMT")]
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    server.always["/b"] = servers.status(429, retry_after="7200")
+    with pytest.raises(FetchError, match="it answered 429 Too Many Requests"):
+        fetch([made(data=b"b")], [Places(server.url("/b"))], kept, downloader=quick())
+    assert server.paths() == ["/a", "/a", "/b"]
+
+
+def test_a_dropped_connection_is_continued_where_it_stopped(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.half(), servers.half()]
+    told = Told()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(), progress=told)
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert [request.headers.get("Range") for request in server.seen] == [None, "bytes=150000-", "bytes=225000-"]
+    assert told.count == len(DATA)
+
+
+def test_a_long_download_over_a_bad_line_is_not_given_up(server: Server, kept: Store) -> None:
+    data = random.Random(1).randbytes(9 << 20)
+    server.files["/a"] = data
+    server.faults["/a"] = [servers.half(1 << 20)] * 8
+    fetch([made(data=data)], [Places(server.url("/a"))], kept, downloader=quick(attempts=2))
+    assert len(server.seen) == 9
+
+
+def test_a_server_without_ranges_is_asked_for_everything_again(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.half()]
+    server.always["/a"] = servers.no_ranges()
+    told = Told()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(), progress=told)
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert told.count == len(DATA)
+
+
+def test_a_server_that_breaks_and_cannot_continue_is_given_up(server: Server, kept: Store) -> None:
+    data = random.Random(1).randbytes(4 << 20)
+    server.files["/a"] = data
+
+    def fault(handler: servers.Handler) -> None:
+        handler.send(200, {}, data[: 2 << 20], promised=len(data))
+        handler.hang_up()
+
+    server.always["/a"] = fault
+    with pytest.raises(FetchError, match="the connection broke"):
+        fetch([made(data=data)], [Places(server.url("/a"))], kept, downloader=quick(attempts=3))
+    assert 3 <= len(server.seen) <= 5
+
+
+def test_a_chunked_answer_without_length(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.always["/a"] = servers.chunked()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert kept.has_blob(made().sha256)
+
+
+def test_what_an_earlier_run_left_is_continued(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    kept.partial(made().sha256).write_bytes(DATA[:100_000])
+    told = Told()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(), progress=told)
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert [request.headers["Range"] for request in server.seen] == ["bytes=100000-"]
+    assert told.count == len(DATA)
+
+
+@pytest.mark.parametrize("left", [b"x" * 100_000, DATA + b"more", b"y" * len(DATA)])
+def test_what_an_earlier_run_left_may_be_wrong(server: Server, kept: Store, left: bytes) -> None:
+    server.files["/a"] = DATA
+    kept.partial(made().sha256).write_bytes(left)
+    told = Told()
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(), progress=told)
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert told.count == len(DATA)
+
+
+# -- wrong bytes ---------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_bytes_are_not_published_and_the_next_place_is_tried(server: Server, kept: Store) -> None:
+    server.files |= {"/bad": DATA, "/good": DATA}
+    server.always["/bad"] = servers.wrong()
+    told = Told()
+    fetch([made()], [Places(server.url("/bad"), server.url("/good"))], kept, downloader=quick(), progress=told)
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert server.seen[1].headers.get("Range") is None
+    assert told.count == len(DATA)
+
+
+def test_wrong_bytes_everywhere(server: Server, kept: Store) -> None:
+    server.files |= {"/one": DATA, "/two": DATA[:-1]}
+    server.always["/one"] = servers.wrong()
+    item = made()
+    with pytest.raises(IntegrityError) as caught:
+        fetch([item], [Places(server.url("/one"), server.url("/two"))], kept, downloader=quick())
+    assert caught.value.status == 5
+    text = str(caught.value)
+    assert f"a.deb (sha256 {item.sha256}, 300000 bytes)" in text
+    assert f"{server.url('/one')}: it has other bytes: their sha256 is " in text
+    assert f"{server.url('/two')}: it has 299999 bytes where 300000 are locked" in text
+    assert not kept.has_blob(item.sha256)
+    assert kept.partial(item.sha256).stat().st_size == 0
+
+
+def test_a_server_that_sends_too_much_is_stopped_at_once(server: Server, kept: Store) -> None:
+    server.always["/a"] = servers.chunked(DATA + bytes(50 << 20))
+    before = time.monotonic()
+    with pytest.raises(IntegrityError, match="it sends more than the 300000 bytes that are locked"):
+        fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert time.monotonic() - before < 2
+    assert kept.partial(made().sha256).stat().st_size == 0
+
+
+def test_a_server_that_always_sends_half(server: Server, kept: Store) -> None:
+    server.files["/a"] = b"z" * 8
+    server.always["/a"] = servers.half(0)
+    with pytest.raises(FetchError, match=r"the connection broke.*after 5 attempts"):
+        fetch([made(data=b"z" * 8)], [Places(server.url("/a"))], kept, downloader=quick())
+    assert len(server.seen) == 5
+
+
+# -- not there -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_is_missing_is_named_with_what_each_place_said(server: Server, kept: Store) -> None:
+    inputs = [made(f"p{number}.deb", b"%d" % number) for number in range(8)]
+    server.files["/p7.deb"] = b"7"
+    broken = Places(name="snapshot", error=FetchError("it is closed today", hint="come back tomorrow"))
+    nowhere = Places(name="index")
+    with pytest.raises(FetchError) as caught:
+        fetch(inputs, [broken, Places(server.url("/NAME")), nowhere], kept, downloader=quick())
+    text = str(caught.value)
+    assert text.startswith("7 inputs could not be had from any place\n  p0.deb (sha256 ")
+    assert f"snapshot: it is closed today\n    {server.url('/p0.deb')}: it answered 404 Not Found\n" in text
+    assert "  and 2 more" in text
+    assert text.endswith("hint: come back tomorrow")
+    assert caught.value.status == 1
+    assert kept.has_blob(inputs[7].sha256)
+    assert nowhere.asked == [[f"p{number}.deb" for number in range(7)]]
+
+
+def test_no_provider_at_all(kept: Store) -> None:
+    with pytest.raises(FetchError, match="no provider knows a place for it"):
+        fetch([made()], [], kept)
+
+
+def test_a_provider_is_only_asked_for_what_the_ones_before_lack(server: Server, kept: Store) -> None:
+    server.files |= {"/first/a": b"a", "/second/a": b"a", "/second/b": b"b"}
+    first, second = Places(server.url("/first/NAME")), Places(server.url("/second/NAME"))
+    fetch([made("a", b"a"), made("b", b"b")], [first, second], kept, downloader=quick())
+    assert second.asked == [["b"]]
+    third = Places()
+    fetch([made("b", b"b")], [third], kept)
+    assert third.asked == []
+
+
+def test_offline_opens_no_connection_and_names_what_is_missing(server: Server, kept: Store, tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"b")
+    server.files["/a.deb"] = DATA
+    places = [Places(server.url("/NAME")), Places(tmp_path.as_uri() + "/NAME")]
+    with pytest.raises(OfflineError) as caught:
+        fetch([made(), made("b", b"b")], places, kept, downloader=quick(), offline=True)
+    assert caught.value.status == 6
+    assert "the store lacks 1 input\n  a.deb (sha256 " in str(caught.value)
+    assert server.seen == []
+    assert kept.has_blob(made("b", b"b").sha256)
+
+
+def test_a_server_that_nobody_can_reach_is_given_up_once_for_all(kept: Store) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    inputs = [made(f"p{number}", b"%d" % number) for number in range(30)]
+    told = Told()
+    with pytest.raises(FetchError, match="it cannot be reached: Connection refused") as caught:
+        fetch(
+            inputs,
+            [Places(f"http://127.0.0.1:{port}/NAME")],
+            kept,
+            downloader=quick(backoff=0.2),
+            progress=told,
+            jobs=2,
+        )
+    assert caught.value.hint is not None
+    assert "network connection" in caught.value.hint
+    assert len(told.notes) <= 4
+
+
+def test_a_name_that_does_not_exist(kept: Store) -> None:
+    with pytest.raises(FetchError, match="it cannot be reached"):
+        quick().get("http://no-such-host.invalid/x")
+
+
+def test_a_silent_server(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.always["/a"] = servers.silent(3)
+    with pytest.raises(FetchError, match="after 2 attempts"):
+        fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(timeout=0.2, attempts=2))
+
+
+def test_a_slow_server_is_waited_for(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.always["/a"] = servers.slow(0.1, pieces=8)
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick(timeout=0.4))
+    assert kept.has_blob(made().sha256)
+
+
+# -- redirects, secrets, TLS, proxies ------------------------------------------------------------------------------------
+
+
+class Key:
+    """An Auth that knows one better answer."""
+
+    def __init__(self) -> None:
+        self.token = "old"
+        self.challenges: list[str] = []
+
+    def headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def answer(self, challenge: str, sent: Mapping[str, str]) -> bool:
+        self.challenges.append(challenge)
+        self.token = "new"
+        return sent["Authorization"] != "Bearer new"
+
+
+def test_secrets_never_follow_a_redirect_to_another_server(server: Server, kept: Store) -> None:
+    auth: Auth = Key()
+    with Server() as other:
+        other.files["/blob"] = DATA
+        server.always["/a"] = servers.redirect(other.url("/blob"), 307)
+        kept.partial(made().sha256).write_bytes(DATA[:10])
+        place = Location(url=server.url("/a").replace("//", "//me:secret@"), headers={"Private-Token": "t"}, auth=auth)
+
+        class One(Places):
+            def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+                return {item.sha256: [place] for item in inputs}
+
+        fetch([made()], [One()], kept, downloader=quick())
+        assert server.seen[0].headers["Private-Token"] == "t"
+        assert server.seen[0].headers["Authorization"] == "Bearer old"
+        assert not {"Private-Token", "Authorization"} & other.seen[0].headers.keys()
+        assert other.seen[0].headers["Range"] == "bytes=10-"
+
+
+def test_a_password_in_the_url_is_sent_and_never_shown(server: Server) -> None:
+    url = server.url("/a").replace("//", "//me:s%40crypt@")
+    with pytest.raises(StatusError) as caught:
+        quick().get(url)
+    assert server.seen[0].headers["Authorization"] == "Basic bWU6c0BjcnlwdA=="
+    assert "crypt" not in str(caught.value)
+    assert caught.value.where == server.url("/a")
+
+
+def test_redirects_end_and_never_leave_http(server: Server) -> None:
+    server.always["/loop"] = servers.redirect("/loop")
+    server.always["/file"] = servers.redirect("file:///etc/passwd")
+    with pytest.raises(FetchError, match="it redirects more than 10 times"):
+        quick().get(server.url("/loop"))
+    with pytest.raises(FetchError, match="it redirects to file:///etc/passwd, which is not safe"):
+        quick().get(server.url("/file"))
+
+
+def test_a_challenge_is_answered_once(server: Server) -> None:
+    auth = Key()
+    server.answers["/a"] = lambda request: (
+        (200, {}, b"in")
+        if request.headers["Authorization"] == "Bearer new"
+        else (401, {"WWW-Authenticate": "Bearer x"}, b"")
+    )
+    assert quick().get(Location(url=server.url("/a"), auth=auth)).body == b"in"
+    assert auth.challenges == ["Bearer x"]
+    server.answers["/b"] = lambda _: (401, {"WWW-Authenticate": "Bearer y"}, b"")
+    with pytest.raises(StatusError) as caught:
+        quick().get(Location(url=server.url("/b"), auth=Key()))
+    assert caught.value.code == 401
+    assert server.paths().count("/b") == 2
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    path = tmp_path / "server.pem"
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        path,
+        "-out",
+        f"{path}.crt",
+        "-days",
+        "2",
+    ]
+    subprocess.run(
+        [*argv, "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True
+    )
+    path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
+    return path
+
+
+@pytest.mark.tool("openssl")
+def test_tls_trusts_what_the_host_trusts(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with Server(context=context) as server:
+        server.files["/a"] = b"a"
+        with pytest.raises(FetchError, match="its certificate is not trusted") as caught:
+            quick().get(server.url("/a"))
+        assert "SSL_CERT_FILE" in str(caught.value.hint)
+        monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")
+        assert quick().get(server.url("/a")).body == b"a"
+        with Server() as plain:
+            server.always["/down"] = servers.redirect(plain.url("/a"))
+            with pytest.raises(FetchError, match="not safe to follow"):
+                quick().get(server.url("/down"))
+
+
+def test_the_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://archive.example.invalid/pool/a.deb"
+    server.files[url] = b"through the proxy"
+    monkeypatch.setenv("http_proxy", f"http://me:pass@{server.host}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert quick().get(url).body == b"through the proxy"
+    assert server.seen[0].headers["Proxy-Authorization"] == "Basic bWU6cGFzcw=="
+    server.files["/direct"] = b"loopback is never proxied"
+    assert quick().get(server.url("/direct")).body == b"loopback is never proxied"
+    assert server.paths() == [url, "/direct"]
+    monkeypatch.setenv("no_proxy", "example.invalid")
+    with pytest.raises(FetchError, match="cannot be reached"):
+        quick(attempts=1).get(url)
+
+
+# -- small documents -----------------------------------------------------------------------------------------------------
+
+
+def test_documents_have_a_limit(server: Server) -> None:
+    server.files["/a"] = bytes(1000)
+    assert len(quick().get(server.url("/a"), limit=1000).body) == 1000
+    with pytest.raises(FetchError, match="more than the 999 bytes allowed"):
+        quick().get(server.url("/a"), limit=999)
+
+
+def test_documents_are_retried_whole(server: Server) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.half(), servers.status(502)]
+    assert quick().get(server.url("/a")).body == DATA
+
+
+def test_a_document_that_is_a_status(server: Server) -> None:
+    server.always["/a"] = servers.status(403, body=b"the reason")
+    with pytest.raises(StatusError, match="it answered 403 Forbidden") as caught:
+        quick().get(server.url("/a"))
+    assert (caught.value.code, caught.value.body) == (403, b"the reason")
+
+
+def test_a_form_is_posted(server: Server) -> None:
+    server.answers["/token"] = lambda request: (200, {}, request.method.encode() + request.body)
+    assert quick().get(server.url("/token"), data=b"a=b").body == b"POSTa=b"
+
+
+def test_remembered_documents_are_revalidated(server: Server, kept: Store) -> None:
+    server.files["/InRelease"] = b"one"
+    documents, url = Documents(kept, quick()), server.url("/InRelease")
+    assert [documents.get(url), documents.get(url), documents.get(url, fresh=False)] == [b"one"] * 3
+    assert len(server.seen) == 2
+    assert "If-None-Match" in server.seen[1].headers
+    server.files["/InRelease"] = b"two"
+    assert documents.get(url) == b"two"
+
+    offline = Documents(kept, quick(offline=True))
+    assert offline.get(url) == b"two"
+    with pytest.raises(OfflineError):
+        offline.get(server.url("/other"))
+
+
+def test_a_torn_remembered_document_is_fetched_anew(server: Server, kept: Store) -> None:
+    server.files["/InRelease"] = b"a longer text"
+    documents, url = Documents(kept, quick()), server.url("/InRelease")
+    documents.get(url)
+    (memo,) = (kept.root / "memo" / "documents").iterdir()
+    memo.write_bytes(memo.read_bytes()[:-4])
+    assert documents.get(url) == b"a longer text"
+    assert "If-None-Match" not in server.seen[1].headers
+
+
+def test_a_conditional_answer_to_an_unconditional_request_is_refused(server: Server) -> None:
+    server.always["/a"] = lambda handler: handler.send(304, {}, b"")
+    with pytest.raises(StatusError, match="it answered 304"):
+        quick().get(server.url("/a"))
+    server.files["/b"] = b"b"
+    answer: Document = quick().get(server.url("/b"))
+    assert quick().get(server.url("/b"), headers={"If-None-Match": answer.headers["etag"]}).status == 304
+
+
+def test_hints_are_tried_first_and_hold_no_passwords(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    hints = HintProvider(kept)
+    hints.remember(made(), [server.url("/gone").replace("//", "//me:secret@"), server.url("/a")])
+    hints.remember(made(), [])
+    assert "secret" not in kept.memo("supply", made().sha256).read_text()
+    later = Places()
+    fetch([made()], [hints, later], kept, downloader=quick())
+    assert server.paths() == ["/gone", "/a"]
+    assert later.asked == []
+    kept.memo("supply", made().sha256).write_bytes(b"\xff\x00torn\nhttps://half")
+    assert [place.url for place in hints.locate([made()])[made().sha256]] == ["https://half"]
+
+
+# -- other processes, interruption, a full disk --------------------------------------------------------------------------
+
+_FETCH = textwrap.dedent(
+    """
+    import sys
+    from reprobox.download import Downloader, Location
+    from reprobox.lock import Input
+    from reprobox.providers import fetch
+    from reprobox.store import Store
+    from pathlib import Path
+
+    store, url, sha256, size = sys.argv[1:]
+
+    class Places:
+        name = "mirror"
+        def locate(self, inputs):
+            return {item.sha256: [Location(url=url)] for item in inputs}
+
+    item = Input(type="deb", name="a.deb", sha256=sha256, size=int(size))
+    print("ready", flush=True)
+    fetch([item], [Places()], Store(Path(store)), downloader=Downloader(backoff=0.01))
+    """
+)
+
+
+def started(kept: Store, url: str, item: Input, *prefix: str) -> subprocess.Popen[str]:
+    argv = [*prefix, sys.executable, "-c", _FETCH, str(kept.root), url, item.sha256, str(item.size)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def waited(server: Server, count: int = 1) -> None:
+    deadline = time.monotonic() + 20
+    while len(server.seen) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_processes_that_want_the_same_file_share_one_download(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    server.always["/a"] = servers.slow(0.1)
+    processes = [started(kept, server.url("/a"), made()) for _ in range(3)]
+    for process in processes:
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    assert len(server.seen) == 1
+    assert not list((kept.root / "partial").iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_leaves_only_what_can_be_continued(
+    server: Server, kept: Store, how: signal.Signals
+) -> None:
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.slow(0.2)]
+    process = started(kept, server.url("/a"), made())
+    waited(server)
+    while not kept.partial(made().sha256).stat().st_size:
+        time.sleep(0.01)
+    process.send_signal(how)
+    before = time.monotonic()
+    process.communicate(timeout=10)
+    assert time.monotonic() - before < 1
+    assert process.returncode in (-how, 130)
+    left = kept.partial(made().sha256).read_bytes()
+    assert left
+    assert DATA.startswith(left)
+    assert not kept.has_blob(made().sha256)
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert server.seen[-1].headers["Range"] == f"bytes={len(left)}-"
+
+
+@pytest.mark.userns
+def test_a_full_disk_says_where_and_what_to_do(server: Server, tmp_path: Path) -> None:
+    data = bytes(3 << 20)
+    server.files["/a"] = data
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    item = made(data=data)
+    script = f'mount -t tmpfs -o size=1m none {disk} && exec {sys.executable} -c "$0" {disk}/s {server.url("/a")} {item.sha256} {item.size}'
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, _FETCH]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    last = done.stderr.strip().splitlines()
+    assert f"reprobox.errors.ReproboxError: {disk}/s/partial/{item.sha256}: no space is left on the disk" in last
+    assert "REPROBOX_STORE" in last[-1]
+    assert len(server.seen) == 1
+
+
+def test_a_partial_that_may_not_be_written(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+    os.symlink("/etc/passwd", kept.partial(made().sha256))
+    with pytest.raises(ReproboxError, match="it cannot be written"):
+        fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
