@@ -1,0 +1,195 @@
+"""The user's own settings: where this person's bytes come from and go to. Never part of a manifest or a lock.
+
+They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the platform's configuration folder::
+
+    jobs = 8                                            # downloads at a time
+
+    [archives]                                          # base URIs of package archives, by the archive's name
+    debian = ["https://mirror.example/debian"]
+
+    [snapshots]                                         # base URIs of snapshot services
+    debian = ["https://snapshot.example/archive/debian"]
+
+    [registries]
+    mirrors = { "docker.io" = ["https://mirror.example"] }
+    insecure = ["registry.lan:5000"]                    # asked over http
+
+    [index]                                             # Python packages
+    url = "https://mirror.example/simple"
+    extra = ["https://wheels.example/simple"]
+
+    [store]
+    path = "/scratch/me/reprobox"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reprobox import tables, toml_lines
+from reprobox.errors import Problem, UsageError
+from reprobox.tables import EMPTY, Check, Finding, Reader, key, pattern
+
+FILE_NAME = "config.toml"
+MAX_BYTES = 1 << 20
+MOST_JOBS = 64
+
+
+def _path(text: str) -> Finding | None:
+    if text.startswith(("/", "~/")):
+        return None
+    return Finding(f"expected an absolute path, found {tables.quote(text)}", "begin it with / or ~/")
+
+
+_url = pattern(r"(?:https?|file)://\S+", "a URL", "begin it with https://, http:// or file://")
+_web = pattern(r"https?://\S+", "a URL", "begin it with https:// or http://")
+_host = pattern(r"[A-Za-z0-9.\[\]:-]+", "the name of a registry", 'write host or host:port, such as "docker.io"')
+_absolute = Check(find=_path)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registries:
+    """How OCI registries are reached."""
+
+    mirrors: Mapping[str, tuple[str, ...]] = key(
+        "Registries that are asked before the one named.", default=EMPTY, check=_web, check_names=_host
+    )
+    insecure: tuple[str, ...] = key("Registries that are asked over http.", default=(), check=_host)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Index:
+    url: str | None = key("The Python package index.", default=None, check=_url)
+    extra: tuple[str, ...] = key("Indices to ask as well.", default=(), check=_url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Store:
+    path: str | None = key("The folder that holds downloads and built layers.", default=None, check=_absolute)
+
+
+_REGISTRIES, _INDEX, _STORE = Registries(), _Index(), _Store()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    jobs: int = key("Downloads at a time.", default=8)
+    archives: Mapping[str, tuple[str, ...]] = key("Package archives.", default=EMPTY, check=_url, nonempty=True)
+    snapshots: Mapping[str, tuple[str, ...]] = key("Snapshot services.", default=EMPTY, check=_url, nonempty=True)
+    registries: Registries = key("OCI registries.", default=_REGISTRIES)
+    index: _Index = key("Python packages.", default=_INDEX)
+    store: _Store = key("The store.", default=_STORE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Settings in force: environment variables before the file, the file before the defaults.
+
+    ``archives`` and ``snapshots`` have base URIs without a final slash, best first, by archive name. ``index`` may have
+    ``url``, and ``extra`` with further URLs joined by spaces. ``path`` is the file they came from, if there is one.
+    """
+
+    store: Path
+    jobs: int = 8
+    archives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    registries: Registries = field(default_factory=Registries)
+    index: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
+
+
+def load(environment: Mapping[str, str] = os.environ) -> Config:
+    """The settings of this user. Raises :class:`UsageError` with file, line and key of every mistake."""
+    path = _location(environment)
+    said = _read(path) if path else _File()
+    return Config(
+        store=store_path(environment, said.store.path),
+        jobs=_jobs(environment) or said.jobs,
+        archives=_bases(said.archives),
+        snapshots=_bases(said.snapshots),
+        registries=said.registries,
+        index={
+            name: value for name, value in (("url", said.index.url), ("extra", " ".join(said.index.extra))) if value
+        },
+        path=path,
+    )
+
+
+def store_path(environment: Mapping[str, str] = os.environ, configured: str | None = None) -> Path:
+    """Where the store is: ``$REPROBOX_STORE``, else as configured, else the platform's cache folder."""
+    if chosen := environment.get("REPROBOX_STORE") or configured:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("reprobox", appauthor=False)
+
+
+def _location(environment: Mapping[str, str]) -> Path | None:
+    if chosen := environment.get("REPROBOX_CONFIG"):
+        return Path(chosen)
+    import platformdirs
+
+    path = platformdirs.user_config_path("reprobox", appauthor=False) / FILE_NAME
+    return path if path.exists() else None
+
+
+def _jobs(environment: Mapping[str, str]) -> int | None:
+    text = environment.get("REPROBOX_JOBS")
+    if not text:
+        return None
+    if not (text.isdecimal() and 1 <= int(text) <= MOST_JOBS):
+        raise UsageError(
+            f"expected a number from 1 to {MOST_JOBS}, found {tables.quote(text)}",
+            where="REPROBOX_JOBS",
+            hint="it says how many downloads run at a time",
+        )
+    return int(text)
+
+
+def _bases(uris: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(uri.rstrip("/") for uri in found) for name, found in uris.items()}
+
+
+def _read(path: Path) -> _File:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the settings cannot be read: {error.strerror}", where=str(path), hint="REPROBOX_CONFIG names this file"
+        ) from None
+    return _parse(data, str(path))
+
+
+def _parse(data: bytes, file: str) -> _File:
+    if len(data) > MAX_BYTES:
+        raise _mistakes(Problem(file=file, line=0, key="", message=f"it is larger than {MAX_BYTES} bytes"))
+    try:
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        positions = toml_lines.scan(text)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _mistakes(Problem(file=file, line=line, key="", message="it is not UTF-8 text")) from None
+    except toml_lines.LimitError as error:
+        raise _mistakes(Problem(file=file, line=error.line, key="", message=str(error))) from None
+    try:
+        document: dict[str, Any] = tomllib.loads(text)
+    except ValueError as error:  # also what int() says to 5,000 digits
+        raise _mistakes(toml_lines.explain(error, text, positions, file)) from None
+    reader = Reader(file, positions)
+    said: _File = reader.table(_File, document, ())
+    jobs = document.get("jobs")
+    if type(jobs) is int and not 1 <= jobs <= MOST_JOBS:
+        reader.problem(("jobs",), f"expected a number from 1 to {MOST_JOBS}, found {jobs}")
+    if reader.problems:
+        raise _mistakes(*tables.by_line(reader.problems))
+    return said
+
+
+def _mistakes(*problems: Problem) -> UsageError:
+    return UsageError("\n".join(map(str, problems)))
