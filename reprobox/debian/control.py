@@ -116,6 +116,7 @@ class Universe:
     """
 
     def __init__(self, indices: Mapping[str, bytes]) -> None:
+        self._data = tuple(indices.values())
         self._stanzas: dict[bytes, list[tuple[str, bytes]]] = {}
         for label, data in indices.items():
             for stanza in data.split(b"\n\n"):
@@ -140,12 +141,10 @@ class Universe:
 
     def containing(self, line: bytes) -> Iterator[Package]:
         """The newest packages whose stanza has exactly ``line``, sorted by name."""
-        needle = b"\n" + line + b"\n"
-        for raw in sorted(self._stanzas):
-            if any(needle in stanza + b"\n" for _, stanza in self._stanzas[raw]):
-                package = self.newest(raw.decode())
-                if package and needle in package.stanza + b"\n":
-                    yield package
+        for name in sorted({name for data in self._data for name in _names_containing(data, b"\n" + line + b"\n")}):
+            package = self.newest(name)
+            if package and line in package.stanza.split(b"\n"):
+                yield package
 
     @cached_property
     def _provided(self) -> dict[str, list[str]]:
@@ -168,3 +167,13 @@ class Universe:
                 ):
                     yield package
                     break
+
+
+def _names_containing(data: bytes, needle: bytes) -> Iterator[str]:
+    """Package names of the stanzas of an index in which ``needle`` occurs; a scan of the bytes, without splitting them."""
+    found = data.find(needle)
+    while found >= 0:
+        gap = data.rfind(b"\n\n", 0, found)
+        start = gap + 2 if gap >= 0 else 0
+        yield data[start + 9 : data.index(b"\n", start)].decode("utf-8", "surrogateescape")
+        found = data.find(needle, found + 1)

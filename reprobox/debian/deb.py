@@ -11,9 +11,7 @@ import lzma
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,18 +37,19 @@ def control_files(deb: bytes) -> dict[str, bytes]:
     """The control files of a package by name: ``control``, ``md5sums``, ``postinst``, …"""
     return {
         member.path.decode("ascii", "surrogateescape"): bytes(member.data)
-        for member in tar_members(_part(deb, b"control.tar"))
+        for member in tar_members(control_tar(deb))
         if member.kind in b"0\0"
     }
+
+
+def control_tar(deb: bytes) -> bytes:
+    """The package's control files, as an uncompressed tar."""
+    return _part(deb, b"control.tar")
 
 
 def data_tar(deb: bytes) -> bytes:
     """The package's file system tree, as an uncompressed tar."""
     return _part(deb, b"data.tar")
-
-
-def _read_data_tar(path: Path) -> bytes:
-    return data_tar(path.read_bytes())
 
 
 def _part(deb: bytes, wanted: bytes) -> bytes:
@@ -144,16 +143,6 @@ class Unpacker:
     def __init__(self, root: Path) -> None:
         self._root = os.fsencode(root)
         self._folders: dict[bytes, bytes] = {b"": self._root}
-
-    def unpack(self, debs: Sequence[Path], *, workers: int = 2) -> None:
-        """Unpack ``debs``, later ones over earlier ones. Decompression runs ahead in threads, since lzma lets go of the lock."""
-        with ThreadPoolExecutor(workers) as pool:
-            waiting = iter(debs)
-            running = [pool.submit(_read_data_tar, path) for path in islice(waiting, workers + 1)]
-            while running:
-                for member in tar_members(running.pop(0).result()):
-                    self.write(member)
-                running += [pool.submit(_read_data_tar, path) for path in islice(waiting, 1)]
 
     def write(self, member: Member) -> None:
         """Write one entry; its folder is made if no entry made it before."""

@@ -1,0 +1,374 @@
+"""Archives as they are now: verified Release files, verified Packages indices in the store, and which source has them.
+
+DebianRepository/Format. A warm lock asks the servers only whether the Release files changed.
+"""
+
+from __future__ import annotations
+
+import lzma
+import posixpath
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprobox.debian import release as trust
+from reprobox.debian.control import Package, Universe
+from reprobox.debian.release import Keyring, Release
+from reprobox.debian.sources import Read, Source, read_host, sibling
+from reprobox.digest import Json
+from reprobox.download import StatusError
+from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, ResolveError
+from reprobox.lock import Input
+
+if TYPE_CHECKING:
+    from reprobox.layers.kind import World
+
+_PACKED: Mapping[str, Callable[[bytes], bytes]] = {
+    ".xz": lzma.decompress,
+    ".gz": lambda data: zlib.decompress(data, wbits=31),
+    "": bytes,
+}
+
+
+_ARCHITECTURES = {
+    "linux/386": "i386",
+    "linux/amd64": "amd64",
+    "linux/arm/v5": "armel",
+    "linux/arm/v7": "armhf",
+    "linux/arm64": "arm64",
+    "linux/arm64/v8": "arm64",
+    "linux/loong64": "loong64",
+    "linux/ppc64le": "ppc64el",
+    "linux/riscv64": "riscv64",
+    "linux/s390x": "s390x",
+}
+
+
+def debian_architecture(platform: str) -> str:
+    """Debian's name of an OCI platform. Raises :class:`ResolveError` for one that Debian does not have."""
+    if platform not in _ARCHITECTURES:
+        raise ResolveError(
+            f"Debian has no packages for platform {platform!r}", hint=f"it has {', '.join(sorted(_ARCHITECTURES))}"
+        )
+    return _ARCHITECTURES[platform]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """One verified Packages file: what it is of, the Release that vouches for it, and where it lies decompressed.
+
+    ``uri`` is where the archive was reached this time; it never enters a lock.
+    """
+
+    suite: str
+    component: str
+    architecture: str
+    release: Release
+    uri: str
+    sha256: str
+    path: Path
+
+    @property
+    def label(self) -> str:
+        return f"{self.release.archive} {self.suite}/{self.component}/{self.architecture}"
+
+    def fact(self) -> dict[str, Json]:
+        """What the lock tells of it. ``sha256`` is that of the signed Release file."""
+        return {
+            "archive": self.release.archive,
+            "suite": self.suite,
+            "component": self.component,
+            "architecture": self.architecture,
+            "date": self.release.date,
+            "signer": self.release.signer,
+            "sha256": self.release.sha256,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """A source that answered, with the Release it answered with."""
+
+    source: Source
+    release: Release
+    keyring: Keyring
+
+
+def open_source(world: World, source: Source, trusted: Keyring, read: Read = read_host) -> Origin:
+    """Fetch and check the Release file of one source.
+
+    Raises :class:`FetchError` if there is none, and :class:`IntegrityError` if it is not to be believed.
+    """
+    keyring = trust.keys_for(source.signed_by, trusted, read)
+    signed, content, signer, where = _signed_release(world, source, keyring)
+    found = trust.parse(signed, content, signer, where=where)
+    expires = source.expires and not world.offline
+    trust.check(found, source.suite, where=where, now=time.time(), expires=expires)
+    return Origin(source=source, release=found, keyring=keyring)
+
+
+def _signed_release(world: World, source: Source, keyring: Keyring) -> tuple[bytes, bytes, str, str]:
+    where = f"{source.dists}/InRelease"
+    try:
+        signed = world.get(where)
+        return signed, *trust.verify(signed, keyring, where=where), where
+    except StatusError as error:
+        if error.code != 404:
+            raise
+    where = f"{source.dists}/Release"
+    signed = world.get(where)
+    return signed, *trust.verify(signed, keyring, where=where, detached=world.get(f"{where}.gpg")), where
+
+
+# -- indices -----------------------------------------------------------------------------------------------------------
+
+
+def open_indices(world: World, origins: Sequence[Origin], architecture: str) -> tuple[Index, ...]:
+    """The Packages files of all components of ``origins`` for one architecture, in the store.
+
+    Raises :class:`ResolveError` where a Release has no index for the architecture.
+    """
+    wanted = [(origin, name, packed) for origin in origins for name, packed in _listed(origin, architecture)]
+    missing = [item for item in wanted if _unpacked(world, item[0], item[1], item[2]) is None]
+    inputs = []
+    for origin, name, suffix in missing:
+        digest, size = origin.release.files[name + suffix]
+        item = Input(type="index", name=posixpath.basename(name) + suffix, sha256=digest, size=size)
+        world.remember(item, _urls(origin, name + suffix, digest))
+        inputs.append(item)
+    if inputs:
+        world.fetch(inputs)
+    for (origin, name, suffix), item in zip(missing, inputs, strict=True):
+        _unpack(world, origin, name, suffix, item)
+    return tuple(_index(world, *item) for item in wanted)
+
+
+def _listed(origin: Origin, architecture: str) -> Iterator[tuple[str, str]]:
+    """Paths of Packages files that the Release lists, without their suffix, and the suffix to get."""
+    release = origin.release
+    names = [architecture]
+    if "all" in release.fields.get("Architectures", "").split() and (
+        release.fields.get("No-Support-for-Architecture-all") != "Packages"
+    ):
+        names.append("all")
+    for component in origin.source.components:
+        for name in names:
+            path = f"{component}/binary-{name}/Packages"
+            suffix = next((suffix for suffix in _PACKED if path + suffix in release.files), None)
+            if suffix is not None:
+                yield path, suffix
+            elif name == architecture:
+                raise ResolveError(
+                    f"suite {origin.source.suite!r} has no {component!r} packages for {architecture}",
+                    where=origin.source.dists,
+                    hint=f"it has architectures {release.fields.get('Architectures', '(none)')}"
+                    f" and components {release.fields.get('Components', '(none)')}",
+                )
+
+
+def _urls(origin: Origin, path: str, digest: str) -> list[str]:
+    plain = f"{origin.source.dists}/{path}"
+    by_hash = f"{posixpath.dirname(plain)}/by-hash/SHA256/{digest}"
+    return [by_hash, plain] if origin.release.by_hash else [plain]
+
+
+def _unpacked(world: World, origin: Origin, name: str, suffix: str) -> str | None:
+    """sha256 of the decompressed index if the store has it."""
+    files = origin.release.files
+    if name in files:
+        digest = files[name][0]
+    else:
+        try:
+            digest = world.store.memo("packages", files[name + suffix][0]).read_text()
+        except FileNotFoundError:
+            return None
+    return digest if world.store.has_blob(digest) else None
+
+
+def _unpack(world: World, origin: Origin, name: str, suffix: str, item: Input) -> None:
+    try:
+        data = _PACKED[suffix](world.store.blob(item.sha256).read_bytes())
+    except (lzma.LZMAError, zlib.error) as error:
+        raise IntegrityError(f"the index cannot be unpacked: {error}", where=f"{origin.source.dists}/{name}") from None
+    listed = origin.release.files.get(name)
+    digest = world.store.add_blob(data)
+    if listed and listed[0] != digest:
+        raise IntegrityError("the unpacked index is not the one that was signed", where=f"{origin.source.dists}/{name}")
+    world.store.remember("packages", item.sha256, digest.encode())
+
+
+def _index(world: World, origin: Origin, name: str, suffix: str) -> Index:
+    digest = _unpacked(world, origin, name, suffix)
+    assert digest is not None
+    component, _, rest = name.rpartition("/binary-")
+    return Index(
+        suite=origin.source.suite,
+        component=component,
+        architecture=rest.partition("/")[0],
+        release=origin.release,
+        uri=origin.source.uri,
+        sha256=digest,
+        path=world.store.blob(digest),
+    )
+
+
+def universe(indices: Iterable[Index]) -> Universe:
+    """All packages of these indices."""
+    return Universe({index.label: index.path.read_bytes() for index in indices})
+
+
+# -- packages ----------------------------------------------------------------------------------------------------------
+
+
+def lock_packages(world: World, packages: Sequence[Package], indices: Sequence[Index]) -> tuple[Input, ...]:
+    """The .debs as locked inputs, all of them fetched: indices do not say the sha1 by which snapshot services find files."""
+    by_label = {index.label: index for index in indices}
+    inputs = []
+    for package in packages:
+        index = by_label[package.index]
+        item = Input(
+            type="deb",
+            name=package.file_name,
+            sha256=package["SHA256"],
+            size=int(package["Size"]),
+            facts={
+                "package": package.name,
+                "version": package.version,
+                "architecture": package.architecture,
+                "path": package["Filename"],
+                "archive": index.release.archive,
+                "suite": index.suite,
+            },
+        )
+        world.remember(item, [f"{index.uri}/{package['Filename']}"])
+        inputs.append(item)
+    return with_sha1(world, inputs)
+
+
+def with_sha1(world: World, inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """Fetch ``inputs`` and add the fact ``sha1`` to each."""
+    world.fetch(inputs)
+    return tuple(replace(item, facts={**item.facts, "sha1": _sha1(world.store.blob(item.sha256))}) for item in inputs)
+
+
+def _sha1(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+
+
+def facts(indices: Sequence[Index], origins: Sequence[Origin]) -> dict[str, Json]:
+    """What a lock tells of its archives: every index, and the keys that signed, as one armored block."""
+    keyring = Keyring()
+    for origin in origins:
+        keyring.certs |= origin.keyring.certs
+    return {
+        "indices": [index.fact() for index in indices],
+        "keys": keyring.armored({index.release.signer for index in indices}),
+    }
+
+
+# -- a distribution's suites -------------------------------------------------------------------------------------------
+
+_ROLLING = ("sid", "unstable", "testing", "experimental", "rc-buggy")
+_OLD_SECURITY = ("buster", "stretch", "jessie", "wheezy")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    suite: str
+    archive: str
+    needed: bool
+
+
+def _wishes(suite: str) -> Iterator[_Wish]:
+    yield _Wish(suite=suite, archive="debian", needed=True)
+    if suite not in _ROLLING:
+        security = f"{suite}/updates" if suite in _OLD_SECURITY else f"{suite}-security"
+        yield _Wish(suite=f"{suite}-updates", archive="debian", needed=False)
+        yield _Wish(suite=security, archive="debian-security", needed=False)
+
+
+def open_debian(world: World, suite: str, known: Sequence[Source], trusted: Keyring) -> tuple[Origin, ...]:
+    """The suite, its updates and its security updates, from whatever sources this machine knows.
+
+    A suite that a source names must answer; one that is only looked for where mirrors usually have it may be missing, which
+    is said. Raises :class:`ResolveError` where no source of Debian packages is known.
+    """
+    wishes = list(_wishes(suite))
+    with ThreadPoolExecutor(len(wishes)) as pool:
+        answers = list(pool.map(lambda wish: _first(world, wish, _candidates(world, wish, known), trusted), wishes))
+    for wish, answer in zip(wishes, answers, strict=True):
+        if answer is None:
+            world.say(f"no source has {wish.suite}: locking without it")
+    return tuple(answer for answer in answers if answer is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    source: Source
+    guessed: bool
+
+
+def _candidates(world: World, wish: _Wish, known: Sequence[Source]) -> list[_Candidate]:
+    """Where a suite may be, best first: as configured, where apt has that very suite, and where mirrors have its like."""
+    configured = [uri.rstrip("/") for uri in world.archives.get(wish.archive, ())]
+    beside = [uri.rstrip("/") for uri in world.archives.get("debian", ())] if wish.archive != "debian" else []
+    found = [_Candidate(source=Source(uri=uri, suite=wish.suite), guessed=False) for uri in configured]
+    found += [_Candidate(source=_main_only(item), guessed=False) for item in known if item.suite == wish.suite]
+    for item in known:
+        if item.suite != wish.suite and _is_security(item.suite) == (wish.archive == "debian-security"):
+            found.append(_Candidate(source=_main_only(replace(item, suite=wish.suite)), guessed=True))
+        elif wish.archive == "debian-security" and not _is_security(item.suite):
+            beside.append(item.uri)
+    for uri in dict.fromkeys(beside):
+        found.append(_Candidate(source=Source(uri=sibling(uri, wish.archive), suite=wish.suite), guessed=True))
+    unique = {}
+    for candidate in found:
+        unique.setdefault((candidate.source.uri, candidate.source.suite), candidate)
+    return list(unique.values())
+
+
+def _main_only(source: Source) -> Source:
+    return replace(source, components=("main",), architectures=())
+
+
+def _is_security(suite: str) -> bool:
+    return suite.endswith(("-security", "/updates"))
+
+
+def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted: Keyring) -> Origin | None:
+    """The first candidate that answers with a Release of Debian's; None where an optional suite is nowhere."""
+    problems: list[ReproboxError] = []
+    for candidate in candidates:
+        try:
+            origin = open_source(world, candidate.source, trusted)
+        except (FetchError, OfflineError) as error:
+            problems += [] if candidate.guessed and not wish.needed else [error]
+            continue
+        except IntegrityError:
+            if candidate.guessed:
+                continue
+            raise
+        if origin.release.fields.get("Origin") == "Debian":
+            return origin
+    if wish.needed and not candidates:
+        raise ResolveError(
+            f"no source of packages is known for debian:{wish.suite}",
+            hint="this machine's apt names none, so say it in reprobox's configuration:"
+            ' [archives] debian = ["<address of a mirror, ending in /debian>"]',
+        )
+    if not problems and not wish.needed:
+        return None
+    told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
+    kind = OfflineError if problems and all(isinstance(item, OfflineError) for item in problems) else FetchError
+    raise kind(
+        f"suite {wish.suite!r} could not be had from any known source{told}",
+        hint="check the name of the suite and the network; a mirror that has it can be named in reprobox's configuration:"
+        f' [archives] {wish.archive} = ["…"]',
+    )

@@ -1,0 +1,133 @@
+"""The tree that a base starts from: packages unpacked, and dpkg's database saying so.
+
+``dpkg --unpack`` of every package costs more than all the rest of a bootstrap, and most of it is unpacking once more what was unpacked
+to have a dpkg at all. So what it leaves behind is written directly for *plain* packages, those whose unpacking runs no script and
+declares no trigger: their files (configuration files under ``.dpkg-new``), ``info/*``, and an ``unpacked`` stanza, in the form of
+dpkg's own ``lib/dpkg/{archives,dump,infodb-format}.c``. The others are unpacked for their files only, so that the root works; real
+dpkg unpacks them again, and real dpkg configures everything. A test holds the result against one made by dpkg alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from reprobox.debian import deb
+from reprobox.debian.control import fields, write
+
+_DATABASE = "var/lib/dpkg"
+#: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
+_LIBRARY_FOLDERS = {
+    "amd64": ("lib32", "lib64", "libx32"),
+    "i386": ("lib64", "libx32"),
+    "mips64el": ("lib32", "lib64", "libo32"),
+    "mipsel": ("lib32", "lib64"),
+    "ppc64el": ("lib64",),
+    "s390x": ("lib32",),
+    "loong64": ("lib32", "lib64"),
+}
+
+
+def needs_dpkg(control: Collection[str], triggers: bytes) -> bool:
+    """Whether a package with these control files must be unpacked by dpkg itself."""
+    declares = any(line.split()[:1] and line.split()[0].startswith(b"interest") for line in triggers.splitlines())
+    return "preinst" in control or declares
+
+
+def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:
+    """The top-level links to make before anything is unpacked; none where base-files (``.deb`` bytes) brings its own."""
+    for member in deb.tar_members(deb.data_tar(base_files)):
+        if member.path == b"bin" and member.kind == b"2":
+            return ()
+    return ("bin", *sorted(("lib", *_LIBRARY_FOLDERS.get(architecture, ()))), "sbin")
+
+
+class _Opened(NamedTuple):
+    path: Path
+    control: dict[str, deb.Member]
+    tar: bytes
+
+
+def _open(path: Path) -> _Opened:
+    data = path.read_bytes()
+    return _Opened(path, {m.path.decode(): m for m in deb.tar_members(deb.control_tar(data))}, deb.data_tar(data))
+
+
+def plant(root: Path, debs: Sequence[Path], by_dpkg: Collection[Path], links: Sequence[str], *, workers: int = 2) -> None:
+    """Unpack ``debs`` into the empty folder ``root``; register all but those ``by_dpkg`` as unpacked.
+
+    ``links`` are made first (``bin`` -> ``usr/bin``). Decompression runs ahead in threads: it lets go of the interpreter's lock.
+    """
+    for name in links:
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+        (root / name).symlink_to(f"usr/{name}")
+    unpacker = deb.Unpacker(root)
+    status: list[bytes] = []
+    info: list[tuple[str, bytes, int]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = iter(debs)
+        running = [pool.submit(_open, path) for path in islice(waiting, workers + 1)]
+        while running:
+            opened = running.pop(0).result()
+            plain = opened.path not in by_dpkg
+            _unpack(unpacker, opened, plain=plain)
+            if plain:
+                status.append(_stanza(opened))
+                info += _info(opened)
+            running += [pool.submit(_open, path) for path in islice(waiting, 1)]
+    _write_database(root, status, info)
+
+
+def _conffiles(opened: _Opened) -> list[str]:
+    member = opened.control.get("conffiles")
+    lines = bytes(member.data).decode("utf-8", "surrogateescape").splitlines() if member else []
+    return [line for line in lines if line.startswith("/")]
+
+
+def _unpack(unpacker: deb.Unpacker, opened: _Opened, *, plain: bool) -> None:
+    configuration = {path[1:].encode("utf-8", "surrogateescape") for path in _conffiles(opened)}
+    for member in deb.tar_members(opened.tar):
+        if member.path not in configuration:
+            unpacker.write(member)
+        elif plain:
+            unpacker.write(member._replace(path=member.path + b".dpkg-new"))
+
+
+def _stanza(opened: _Opened) -> bytes:
+    values = fields(bytes(opened.control["control"].data))
+    name = values.pop("Package")
+    entry = {"Package": name, "Status": "install ok unpacked", **values}
+    conffiles = _conffiles(opened)
+    if conffiles:
+        entry["Conffiles"] = "".join(f"\n{path} newconffile" for path in conffiles)
+    return write(entry)
+
+
+def _info(opened: _Opened) -> list[tuple[str, bytes, int]]:
+    """Names, contents and modes of the package's files in ``info/``."""
+    values = fields(bytes(opened.control["control"].data))
+    prefix = values["Package"]
+    if values.get("Multi-Arch") == "same":
+        prefix += f":{values['Architecture']}"
+    listed = b"/.\n" + b"".join(b"/" + member.path + b"\n" for member in deb.tar_members(opened.tar))
+    kept = [(f"{prefix}.list", listed, 0o644)]
+    for name, member in opened.control.items():
+        if name != "control" and member.kind in (b"0", b"\0"):
+            kept.append((f"{prefix}.{name}", bytes(member.data), member.mode))
+    return kept
+
+
+def _write_database(root: Path, status: Sequence[bytes], info: Sequence[tuple[str, bytes, int]]) -> None:
+    database = root / _DATABASE
+    for folder in ("info", "updates", "triggers"):
+        (database / folder).mkdir(parents=True, exist_ok=True, mode=0o755)
+    (database / "info" / "format").write_bytes(b"1\n")
+    (database / "available").write_bytes(b"")
+    (database / "status").write_bytes(b"".join(status))
+    for name, data, mode in info:
+        path = database / "info" / name
+        path.write_bytes(data)
+        path.chmod(mode)

@@ -1,0 +1,106 @@
+"""``bootstrap``: a base made of a distribution's own packages, without a registry or root.
+
+What is locked is the set of ``mmdebstrap --variant=minbase``: the essential and required packages, apt, and what these need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from reprobox.backend import Bind
+from reprobox.debian import archive, deb, seed
+from reprobox.debian.closure import base_packages
+from reprobox.debian.release import Keyring, read_key_file, trusted_keys
+from reprobox.debian.sources import host_sources
+from reprobox.digest import Json
+from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.lock import Input
+from reprobox.manifest import Base, Layer
+from reprobox.store import Store
+
+_DPKG = ("dpkg", "--force-unsafe-io", "--no-triggers")
+
+
+class Bootstrap:
+    """The kind: ``[base] bootstrap = "debian:bookworm"``."""
+
+    name = "bootstrap"
+    recipe = 1
+    options = Base
+    pinned = True
+
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
+        """A base stands on nothing."""
+        return ()
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        """Pin every package of the base, from Release files whose signatures are checked here."""
+        world = request.world
+        suite = request.manifest.base.reference.partition(":")[2]
+        architecture = archive.debian_architecture(request.platform)
+        origins = archive.open_debian(world, suite, host_sources(), _keys(request))
+        indices = archive.open_indices(world, origins, architecture)
+        packages = base_packages(archive.universe(indices))
+        inputs = archive.lock_packages(world, packages, indices)
+        return Resolution(
+            inputs=inputs,
+            options=_options(world.store, inputs, architecture),
+            facts=archive.facts(indices, origins),
+            dates=tuple(origin.release.date for origin in origins),
+        )
+
+    def step(self, request: StepRequest) -> Commands:
+        """Unpack everything, let dpkg unpack what has scripts, and let it configure all."""
+        options = request.layer.options
+        by_dpkg = [name for name in _strings(options["unpack"]) if name in request.files]
+        debs = list(request.files.values())
+        return Commands(
+            seed=partial(
+                _plant, debs=debs, by_dpkg=[request.files[name] for name in by_dpkg], links=_strings(options["links"])
+            ),
+            binds=tuple(Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg),
+            commands=(
+                (*_DPKG, "--force-depends", "--unpack", *(f"{INPUTS}/{name}" for name in by_dpkg)),
+                ("dpkg", "--force-unsafe-io", "--configure", "--pending"),
+            ),
+            environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},
+        )
+
+
+def _plant(root: Path, *, debs: Sequence[Path], by_dpkg: Sequence[Path], links: Sequence[str]) -> None:
+    seed.plant(root, debs, frozenset(by_dpkg), links)
+
+
+def _strings(value: Json) -> list[str]:
+    assert isinstance(value, Sequence)
+    return [str(item) for item in value]
+
+
+def _keys(request: ResolveRequest) -> Keyring:
+    """The manifest's own key if it names one; else what this machine trusts, and what the lock trusted before."""
+    base = request.manifest.base
+    if base.key is not None:
+        return read_key_file(request.world.project / base.key)
+    keyring = trusted_keys()
+    remembered = request.previous.facts.get("keys") if request.previous else None
+    if isinstance(remembered, str) and remembered:
+        keyring.add(remembered.encode(), "the lock")
+    return keyring
+
+
+def _options(store: Store, inputs: Sequence[Input], architecture: str) -> dict[str, Json]:
+    """What the step needs to know of the packages, so that it need not look into them."""
+    unpack = []
+    links: tuple[str, ...] = ()
+    for item in inputs:
+        data = store.blob(item.sha256).read_bytes()
+        control = deb.control_files(data)
+        if seed.needs_dpkg(control, control.get("triggers", b"")):
+            unpack.append(item.name)
+        if item.facts["package"] == "base-files":
+            links = seed.merged_usr_links(data, architecture)
+    first = ("base-passwd_", "base-files_")  # they bring the users and folders that the others' scripts expect
+    unpack.sort(key=lambda name: (not name.startswith(first[0]), not name.startswith(first[1]), name))
+    return {"architecture": architecture, "links": list(links), "unpack": unpack}
