@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - key() is a field specifier
 """The user's own settings: where this person's bytes come from and go to. Never part of a manifest or a lock.
 
 They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the platform's configuration folder::
@@ -73,17 +74,14 @@ class _Store:
     path: str | None = key("The folder that holds downloads and built layers.", default=None, check=_absolute)
 
 
-_REGISTRIES, _INDEX, _STORE = Registries(), _Index(), _Store()
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
     jobs: int = key("Downloads at a time.", default=8)
     archives: Mapping[str, tuple[str, ...]] = key("Package archives.", default=EMPTY, check=_url, nonempty=True)
     snapshots: Mapping[str, tuple[str, ...]] = key("Snapshot services.", default=EMPTY, check=_url, nonempty=True)
-    registries: Registries = key("OCI registries.", default=_REGISTRIES)
-    index: _Index = key("Python packages.", default=_INDEX)
-    store: _Store = key("The store.", default=_STORE)
+    registries: Registries = key("OCI registries.", default=Registries())
+    index: _Index = key("Python packages.", default=_Index())
+    store: _Store = key("The store.", default=_Store())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
