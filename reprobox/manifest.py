@@ -30,6 +30,7 @@ from reprobox.tables import (
     Rule,
     at_least_one,
     at_most_one,
+    by_line,
     did_you_mean,
     exactly_one,
     key,
@@ -90,7 +91,7 @@ RESERVED_LAYERS = ("base", "skeleton", "code")
 
 
 def _absolute(text: str) -> Finding | None:
-    plain = "/" + posixpath.normpath(text).lstrip("/")
+    plain = posixpath.normpath(f"/{text.lstrip('/')}")
     if not text.startswith("/"):
         return Finding(f"expected an absolute path, found {quote(text)}", f"write {quote(plain)}" if text else "")
     return None if text == plain else Finding(f"{quote(text)} is not a plain path", f"write {quote(plain)}")
@@ -152,7 +153,7 @@ host_path = Check(find=_host, schema={"pattern": "^[^~]"})
 mount_point = Check(find=_mount_point, schema={"pattern": "^/(?!(?:proc|dev|sys)(?:/|$))."})
 
 nonempty = pattern(r"[\s\S]*\S[\s\S]*", "some text", "write it, or leave the key out")
-word = pattern(r"[^\s-]\S*", "a word without spaces that does not begin with -")
+word = pattern(r"[^\s-]\S*", "one word", "write it without spaces; it cannot begin with -")
 url = pattern(r"[a-z][a-z0-9+.-]*://\S+", "a URL", "begin it with https://")
 sha256_hex = pattern(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits", "write what sha256sum prints")
 env_name = pattern(
@@ -169,9 +170,7 @@ _name = partial(pattern, hint="use lower-case letters, digits, ., _ and -, and b
 _slug = _name(r"[a-z0-9][a-z0-9._-]*", "a short name")
 _version = pattern(r"(?:[<>=~!]?=|[<>])? ?[0-9]+(?:\.[0-9]+)*", "a version", 'for example "12.4" or ">=12.4"')
 _size = pattern(r"[0-9]+(?:\.[0-9]+)? ?(?:[kKMGTP]i?)?B", "a size", 'for example "16 GiB"')
-_program = pattern(
-    r"[a-z][a-z0-9-]*(?: ?(?:[<>=~!]=|[<>]) ?[0-9]+(?:\.[0-9]+)*)?", "a name", 'for example "openmpi>=4"'
-)
+_mpi = pattern(r"[a-z][a-z0-9-]*(?: ?(?:[<>=~!]=|[<>]) ?[0-9]+(?:\.[0-9]+)*)?", "an MPI", 'for example "openmpi>=4"')
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _STEM = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -180,6 +179,7 @@ image_reference = pattern(
     "an image reference",
     'for example "python:3.11-slim" or "registry.example/group/name:tag"; no "docker://", and names are in lower case',
 )
+_email = pattern(r"[^@\s]+@[^@\s]+", "an e-mail address", "write name@host, or leave the key out")
 _bootstrap = pattern(r"debian:[a-z][a-z0-9-]*", "a distribution to bootstrap", 'for example "debian:bookworm"')
 _doi = pattern(r"10\.[0-9]{4,9}/\S+", "a DOI", 'begin with "10.", without https://doi.org/')
 _orcid_id = both(
@@ -198,7 +198,7 @@ class Author:
     name: str = key("Full name.", check=nonempty, hint='add name = "…"')
     orcid: str | None = key("ORCID iD, four groups of four digits.", default=None, check=_orcid_id)
     affiliation: str | None = key("University, institute or company.", default=None, check=nonempty)
-    email: str | None = key("E-mail address.", default=None, check=pattern(r"[^@\s]+@[^@\s]+", "an e-mail address"))
+    email: str | None = key("E-mail address.", default=None, check=_email)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -323,7 +323,7 @@ class Requires:
     memory: str | None = key("Main memory.", default=None, check=_size)
     disk: str | None = key("Free disk space.", default=None, check=_size)
     gpu_memory: str | None = key("Memory of the GPU.", default=None, check=_size)
-    mpi: str | None = key("MPI of the host.", default=None, check=_program)
+    mpi: str | None = key("MPI of the host.", default=None, check=_mpi)
     kernel: str | None = key("Linux version.", default=None, check=_version)
     glibc: str | None = key("C library version of the host.", default=None, check=_version)
 
@@ -487,14 +487,10 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
     _check_references(reader, data)
     _check_code_is_no_mount(reader, data)
     if reader.problems:
-        raise ManifestError(_by_line(reader.problems))
+        raise ManifestError(by_line(reader.problems))
     for name in list(manifest.targets)[1:]:
         reader.not_yet(("targets", name), "more than one target", LATER)
-    return replace(manifest, unavailable=_by_line(reader.unavailable))
-
-
-def _by_line(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    return tuple(sorted(problems, key=lambda problem: problem.line))
+    return replace(manifest, unavailable=by_line(reader.unavailable))
 
 
 def _read_layer(

@@ -18,8 +18,10 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from reprobox.digest import Json
-from reprobox.errors import Problem
-from reprobox.toml_lines import Path, Positions, show
+from reprobox.errors import ManifestError, Problem
+from reprobox.toml_lines import Path, Positions, bare_or_quoted, shortened, show
+
+MAX_PROBLEMS = 1000
 
 BAD: Any = object()
 """Stands for a value that could not be read; the problem is recorded already."""
@@ -195,12 +197,14 @@ def declared(cls: type) -> Mapping[str, Declared]:
 
 
 class Shape(Protocol):
-    """A type of TOML value: how it is called, read and described."""
+    """A type of TOML value: how it is called, written, read and described."""
 
     @property
     def noun(self) -> str: ...
     @property
     def plural(self) -> str: ...
+    @property
+    def form(self) -> str: ...
     def read(self, reader: Reader, value: object, path: Path, about: Key, /) -> Any: ...
     def schema(self, about: Key, special: Special, /) -> dict[str, Json]: ...
 
@@ -215,6 +219,7 @@ class _Scalar:
     noun: str
     plural: str
     json: str
+    form: str
 
     def read(self, reader: Reader, value: object, path: Path, about: Key, /) -> Any:
         if type(value) is not self.python:
@@ -229,6 +234,7 @@ class _Scalar:
 class _Choice:
     values: tuple[str, ...]
     plural: ClassVar[str] = "choices"
+    form: ClassVar[str] = "write one of them, in quotes"
 
     @property
     def noun(self) -> str:
@@ -257,11 +263,17 @@ class _ListOf:
     def plural(self) -> str:
         return f"lists of {self.item.plural}"
 
+    @property
+    def form(self) -> str:
+        if isinstance(self.item, _TableOf):
+            return "write it as [[ … ]] tables, or as a list: [{ … }, { … }]"
+        return 'write it as a list: ["…", "…"]'
+
     def read(self, reader: Reader, value: object, path: Path, about: Key, /) -> Any:
         if not isinstance(value, list):
             return reader.mismatch(self, value, path)
         if about.nonempty and not value:
-            return reader.problem(path, "the list is empty", f"add to it: {about.doc[:1].lower()}{about.doc[1:]}")
+            return reader.problem(path, "the list is empty", about.hint or "add an item, or leave the key out")
         items = tuple(self.item.read(reader, item, (*path, index), about) for index, item in enumerate(value))
         return BAD if BAD in items else items
 
@@ -282,6 +294,10 @@ class _MapOf:
     def plural(self) -> str:
         return f"tables of {self.item.plural}"
 
+    @property
+    def form(self) -> str:
+        return _TableOf.form
+
     def read(self, reader: Reader, value: object, path: Path, about: Key, /) -> Any:
         if not isinstance(value, dict):
             return reader.mismatch(self, value, path)
@@ -301,6 +317,7 @@ class _TableOf:
     cls: type
     noun: ClassVar[str] = "a table"
     plural: ClassVar[str] = "tables"
+    form: ClassVar[str] = "write it as a [table], or inline as { name = value }"
 
     def read(self, reader: Reader, value: object, path: Path, _about: Key, /) -> Any:
         if not isinstance(value, dict):
@@ -313,9 +330,9 @@ class _TableOf:
 
 
 _SCALARS = {
-    str: _Scalar(str, "a string", "strings", "string"),
-    int: _Scalar(int, "an integer", "integers", "integer"),
-    bool: _Scalar(bool, "true or false", "booleans", "boolean"),
+    str: _Scalar(str, "a string", "strings", "string", "write text in quotes"),
+    int: _Scalar(int, "an integer", "integers", "integer", "write a whole number, without quotes"),
+    bool: _Scalar(bool, "true or false", "booleans", "boolean", "write true or false, without quotes"),
 }
 
 
@@ -359,6 +376,9 @@ class Reader:
 
     def problem(self, path: Path, message: str, hint: str = "") -> Any:
         """Record a problem at ``path``; returns :data:`BAD`, to be returned in place of the value."""
+        if len(self.problems) == MAX_PROBLEMS:
+            more = self.at((), f"more than {MAX_PROBLEMS} problems", "mend these first")
+            raise ManifestError([*by_line(self.problems), more])
         self.problems.append(self.at(path, message, hint))
         return BAD
 
@@ -368,9 +388,7 @@ class Reader:
 
     def not_yet(self, path: Path, what: str, since: str) -> None:
         """Record that ``what`` is understood but has no behaviour in this version."""
-        self.unavailable.append(
-            self.at(path, f"{what} is not available yet; it comes in {since}", "leave it out for now")
-        )
+        self.unavailable.append(self.at(path, *not_yet(what, since)))
 
     def table(
         self, cls: type, value: Mapping[str, object], path: Path, *, beside: Collection[str] = (), **more: Any
@@ -419,17 +437,18 @@ class Reader:
         return finding is None
 
 
+def by_line(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """``problems`` in the order of their lines."""
+    return tuple(sorted(problems, key=lambda problem: problem.line))
+
+
 def _mend(shape: Shape, value: object) -> str:
     if isinstance(shape, _Scalar) and shape.python is str and isinstance(value, int | float):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         return f"put it in quotes: {quote(text)}"
     if isinstance(shape, _ListOf) and isinstance(value, str) and isinstance(shape.item, _Scalar):
         return f"write {json.dumps(_words(value), ensure_ascii=False)}"
-    if isinstance(shape, _ListOf) and isinstance(value, dict):
-        return "put the table in a list: [{ … }], or double the brackets of its header: [[ … ]]"
-    if isinstance(shape, _Scalar) and shape.python is bool and value in ("true", "false"):
-        return f"write {value} without quotes"
-    return ""
+    return shape.form
 
 
 def _words(text: str) -> list[str]:
@@ -457,7 +476,7 @@ def found(value: object) -> str:
 
 def quote(text: str) -> str:
     """``text`` in double quotes on one line, shortened where it is long."""
-    return json.dumps(text if len(text) <= 80 else f"{text[:77]}…", ensure_ascii=False)
+    return json.dumps(shortened(text), ensure_ascii=False)
 
 
 def listed(names: Sequence[str], conjunction: str = "or") -> str:
@@ -472,7 +491,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     if few and (near := get_close_matches(name.lower(), candidates, n=1)):
         return f"did you mean {quote(near[0])}?"
     if 0 < len(candidates) <= 12:
-        return f"known here: {', '.join(sorted(candidates))}"
+        return f"known here: {', '.join(map(bare_or_quoted, sorted(candidates)))}"
     return otherwise
 
 

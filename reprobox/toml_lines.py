@@ -9,6 +9,7 @@ no longer understands.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -77,14 +78,18 @@ def scan(text: str) -> Positions:
 
 def show(path: Path) -> str:
     """``path`` as a person would write it: ``layers[1].packages[0]``, ``mounts."/dataset".mode``."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            name = part if _PLAIN.fullmatch(part) else '"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"'
-            text += f".{name}" if text else name
-    return text
+    parts = (f"[{part}]" if isinstance(part, int) else f".{bare_or_quoted(part)}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def bare_or_quoted(name: str) -> str:
+    """``name`` as a TOML key on one line, shortened where it is long."""
+    return shortened(name) if _PLAIN.fullmatch(name) else json.dumps(shortened(name), ensure_ascii=False)
+
+
+def shortened(text: str) -> str:
+    """``text``, or its beginning where it is too long for a message."""
+    return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 class _NotUnderstoodError(Exception):
@@ -259,7 +264,7 @@ _SENTENCES = {
     "Expected \"'": ("the string is not closed", _END),
     "Illegal character": ("there is a control character here", _DROP),
     "Found invalid character": ("there is a control character here", _DROP),
-    "Unescaped '\\\\'": ("this backslash begins no TOML escape", _ESCAPE),
+    "Unescaped": ("this backslash begins no TOML escape", _ESCAPE),
     "Invalid hex value": ("this backslash begins no TOML escape", _ESCAPE),
     "Escaped character": ("this is not a Unicode character", "check the digits after \\u"),
     "Unclosed array": ("the list is not closed", "put commas between its items and ] at its end"),
@@ -283,5 +288,5 @@ def explain(error: ValueError, text: str, positions: Positions, file: str) -> Pr
         path, first, line = positions.repeated
         return Problem(file=file, line=line, key=show(path), message=f"this is on line {first} already", hint=hint)
     if 0 < positions.unclosed < line:
-        hint = f"{hint}; perhaps the bracket on line {positions.unclosed} is not closed"
+        hint = f"{hint}; the bracket on line {positions.unclosed} is still open"
     return Problem(file=file, line=line, key="", message=message, hint=hint)
