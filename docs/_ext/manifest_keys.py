@@ -1,6 +1,6 @@
-"""The directive ``manifest-keys``: a table of the keys that a manifest table knows, made from the same declarations that read it.
+"""The directive ``manifest-keys``: the keys that a manifest table knows, from the same declarations that read it.
 
-The argument is the name of a class of ``reprobox.manifest`` (``Project``), or ``kind:NAME`` for the keys of a layer kind.
+The argument is the name of a class of ``reprobox.manifest`` (``Project``), or ``kind:NAME`` for a layer kind.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""What import-linter cannot see: what is loaded when a program really starts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def loaded_by(statement: str, *options: str) -> set[str]:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{statement}\nprint(chr(10), *sys.modules)"
+    done = subprocess.run([sys.executable, *options, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def foreign(modules: set[str]) -> set[str]:
+    own = {"reprobox", "__main__"}
+    return {name for name in modules if name.partition(".")[0] not in sys.stdlib_module_names | own}
+
+
+def test_the_launcher_runs_in_a_bare_interpreter():
+    assert not foreign(loaded_by("import reprobox.sandbox.launcher", "-IS"))
+
+
+def test_a_current_run_loads_nothing_slow():
+    loaded = loaded_by("import reprobox.cli.fast, reprobox.sandbox.launcher", "-S", "-I")
+    assert not foreign(loaded)
+    assert not loaded & {"argparse", "asyncio", "ctypes.util", "http.client", "importlib.metadata", "inspect", "ssl", "tomllib"}
+
+
+@pytest.mark.parametrize("verb", ["--help", "--version"])
+def test_asking_for_help_loads_nothing_heavy(verb):
+    loaded = loaded_by(f"import contextlib, reprobox.cli\nwith contextlib.suppress(SystemExit): reprobox.cli.main([{verb!r}])")
+    assert not loaded & {"networkx", "rich", "urllib3", "pysequoia", "tomlkit"}
+
+
+def test_only_the_command_line_prints_or_exits():
+    for path in (ROOT / "reprobox").rglob("*.py"):
+        if "cli" not in path.parts and path.name != "launcher.py":
+            assert not re.findall(r"(?<![\w.])print\(|sys\.exit\(", path.read_text()), path
+
+
+def test_every_dependency_is_explained():
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {item.partition(">")[0] for item in metadata["dependencies"]}
+    lines = (ROOT / "docs/explanation/dependencies.md").read_text().splitlines()
+    assert {line.split("|")[1].strip() for line in lines if line.startswith("| ")} - {"library", "---"} == names
+
+
+def test_no_lint_exception_stands_without_a_reason():
+    for line in (ROOT / "pyproject.toml").read_text().partition("\nignore = [")[2].partition("\n]")[0].splitlines():
+        assert not line.strip() or "#" in line
