@@ -32,17 +32,17 @@ class Specification:
     @hookspec
     def reprobox_backends(self) -> Iterable[Backend]:
         """Objects that satisfy :class:`reprobox.backend.Backend`."""
-        ...
+        return ()
 
     @hookspec
     def reprobox_layer_kinds(self) -> Iterable[Kind]:
         """Objects that satisfy :class:`reprobox.layers.kind.Kind`; base kinds too."""
-        ...
+        return ()
 
     @hookspec
     def reprobox_providers(self, world: Any) -> Iterable[Provider]:
         """Objects that satisfy :class:`reprobox.providers.Provider`, asked in the order of registration."""
-        ...
+        return ()
 
 
 class BuiltIn:

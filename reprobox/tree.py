@@ -295,12 +295,12 @@ def _find(changes: Changes, parents: Tree) -> _Findings:
     root = os.fsencode(changes.root)
     found = _Findings()
     for path, status in _walk(root):
-        if not _outside(path, stat.S_ISDIR(status.st_mode), changes, found):
+        if not _outside(path, folder=stat.S_ISDIR(status.st_mode), changes=changes, found=found):
             _look(root, path, status, changes, parents, found)
     return found
 
 
-def _outside(path: bytes, folder: bool, changes: Changes, found: _Findings) -> bool:
+def _outside(path: bytes, *, folder: bool, changes: Changes, found: _Findings) -> bool:
     """Whether a path is not the step's to change: run-time folders, scrubbed caches, secrets, the builder's own."""
     text = os.fsdecode(path)
     if hidden(path) or path in changes.ignored or (_is_scrubbed(text) and not folder):
@@ -373,7 +373,7 @@ def _find_deletions(changes: Changes, parents: Tree, found: _Findings) -> None:
     for path in scope:
         if path not in found.present and not _keeps(parents.entries[path], changes):
             found.deleted.add(path)
-    found.deleted = {path for path in found.deleted if not _covered(path, found, parents)}
+    found.deleted = {path for path in found.deleted if not _covered(path, found)}
 
 
 def _keeps(entry: Entry, changes: Changes) -> bool:
@@ -383,7 +383,7 @@ def _keeps(entry: Entry, changes: Changes) -> bool:
     return entry.kind != "d" and bool(_is_scrubbed(text))
 
 
-def _covered(path: bytes, found: _Findings, parents: Tree) -> bool:
+def _covered(path: bytes, found: _Findings) -> bool:
     """Whether a deletion is already said by one above it, or by a folder that became something else."""
     parent = path.rpartition(b"/")[0]
     while parent:
@@ -442,7 +442,7 @@ def file_time(mtime: float, changes: Changes) -> int:
 
 
 def whiteout(target: bytes) -> None:
-    """A deletion as overlayfs reads it. Where the device cannot be made the index alone says it, and overlay is not used."""
+    """A deletion as overlayfs reads it. Where the device cannot be made, overlay is not used, and the index says it."""
     with contextlib.suppress(PermissionError):
         os.mknod(target, stat.S_IFCHR, os.makedev(0, 0))
 
@@ -466,7 +466,7 @@ def _set_time(path: bytes, seconds: int) -> None:
 
 
 def merge_into(target: Path, layers: Sequence[tuple[Path, Path]]) -> None:
-    """Copy stacked layers, each ``(tree, index)``, lowest first, into the folder ``target``: for machines without overlay.
+    """Copy stacked layers, each ``(tree, index)``, lowest first, into the folder ``target``.
 
     Names that are hard links of one another in a layer become separate files, so that writing one leaves the others.
     """

@@ -124,6 +124,7 @@ class Kind(Protocol):
 
     name: str
     recipe: int
+    pinned: bool  # what it resolves to moves with the world, so a lock keeps it; False: made of the manifest and local files
     options: type[Any]  # the frozen dataclass of its manifest keys
 
     def needs(self, layer: Layer, above: Sequence[Layer]) -> Iterable[str]:

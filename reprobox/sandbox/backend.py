@@ -163,10 +163,24 @@ class Sandbox:
         return Realization(location=str(trees[-1].parent), trees=trees)
 
     def run(self, request: RunRequest) -> int:
-        from reprobox.sandbox.launcher import become
+        """Never returns: this process becomes the command."""
+        from reprobox.sandbox.launcher import become, run_record, stage_folder
 
-        with self._stage() as stage:
-            become(run_record(request, stage, overlay=self.overlay()))
+        stage = stage_folder(str(self._scratch or tempfile.gettempdir()))
+        trees = [str(tree) for tree in request.realization.trees]
+        become(
+            run_record(
+                trees,
+                copied=len(trees) == 1,
+                stage=stage,
+                argv=list(request.argv),
+                environment=dict(request.environment),
+                binds=[_bind(bind) for bind in request.binds],
+                workdir=request.workdir,
+                network=request.network,
+                isolate=request.isolate,
+            )
+        )
 
     @contextmanager
     def _stage(self) -> Iterator[Path]:
@@ -176,10 +190,6 @@ class Sandbox:
             yield folder
         finally:
             remove(folder)
-
-
-def run_record(request: RunRequest, stage: Path, *, overlay: bool) -> dict[str, Any]:
-    raise NotImplementedError
 
 
 def _judge(results: Mapping[str, str]) -> Availability:

@@ -239,6 +239,58 @@ def _pack(request: Mapping[str, Any], started: float) -> dict[str, Any]:
 # -- becoming a command ------------------------------------------------------------------------------------------------
 
 
+def stage_folder(scratch: str) -> str:
+    """An empty folder in ``scratch`` to mount a run's root over, in the run's own namespace; never anything else."""
+    path = os.path.join(scratch, f"stage-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    return path
+
+
+def run_record(trees: Sequence[str], *, copied: bool, **wanted: Any) -> dict[str, Any]:
+    """The record that :func:`become` takes, from the trees of a realization (``copied``: it is one merged folder)."""
+    from reprobox.launch import HOME
+
+    record = {
+        "files": _own_files(trees, wanted["network"]),
+        "tmpfs": {path: "1777" for path in ("/tmp", "/var/tmp") if _has_folder(trees, path)},  # noqa: S108
+        "private": [HOME, f"{HOME}/.cache"],
+        **wanted,
+    }
+    return record | ({"root": trees[0]} if copied else {"trees": list(trees)})
+
+
+def _has_folder(trees: Sequence[str], path: str) -> bool:
+    return any(os.path.isdir(tree + path) for tree in trees)
+
+
+def _own_files(trees: Sequence[str], network: bool) -> dict[str, str]:
+    """passwd and group with an entry for the caller, and the host's name service where the host's network is used."""
+    from reprobox.launch import HOME, user_name
+
+    uid, gid, name = os.getuid(), os.getgid(), user_name()
+    files = {
+        "/etc/passwd": _with_entry(_text(trees, "/etc/passwd"), uid, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh"),
+        "/etc/group": _with_entry(_text(trees, "/etc/group"), gid, f"{name}:x:{gid}:"),
+    }
+    for path in ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname") if network else ():
+        with contextlib.suppress(OSError):
+            files[path] = Path(path).read_text(errors="replace")
+    return files
+
+
+def _text(trees: Sequence[str], path: str) -> str:
+    for tree in reversed(trees):
+        with contextlib.suppress(OSError), open(os.open(tree + path, os.O_RDONLY | os.O_NOFOLLOW)) as file:
+            return file.read()
+    return ""
+
+
+def _with_entry(text: str, number: int, line: str) -> str:
+    kept = [old for old in text.splitlines() if old.split(":")[2:3] != [str(number)]]
+    return "\n".join([*kept, line, ""])
+
+
 def become(record: Mapping[str, Any]) -> NoReturn:
     """Turn this process into ``record["argv"]`` inside the environment. Raises :class:`OSError` if that cannot be.
 
@@ -263,9 +315,23 @@ def become(record: Mapping[str, Any]) -> NoReturn:
     _mount_run_root(record)
     kernel.no_new_privileges()
     os.umask(umask)
-    os.chdir(record["workdir"])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.execvpe(record["argv"][0], record["argv"], record["environment"])
+    _execute(record)
+
+
+def _execute(record: Mapping[str, Any]) -> NoReturn:
+    """exec, or end as a shell would: 127 for a command that is not there, 126 for one that cannot run."""
+    command, status = record["argv"][0], 126
+    try:
+        os.chdir(record["workdir"])
+        os.execvpe(command, record["argv"], record["environment"])
+    except FileNotFoundError as error:
+        status = 127
+        missing = "it is not in the environment" if error.filename != record["workdir"] else "its folder does not exist"
+        os.write(2, f"reprobox: cannot run {command}: {missing}\n".encode())
+    except OSError as error:
+        os.write(2, f"reprobox: cannot run {command}: {error.strerror}\n".encode())
+    os._exit(status)
 
 
 def _become_first_process() -> None:

@@ -1,0 +1,24 @@
+"""The command line: one module per verb; the only code that prints or exits."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``reprobox``; returns the exit status. A current ``run`` takes the fast path and never returns."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] in (["run"], ["shell"]):
+        from reprobox.cli import fast
+        from reprobox.errors import ReproboxError
+
+        try:
+            fast.run(given)
+        except ReproboxError:
+            pass  # the full command line finds it too, and says it
+        except OSError as error:
+            print(f"error: cannot enter the sandbox: {error}\n  hint: see `reprobox doctor`", file=sys.stderr)
+            return 4
+    from reprobox.cli.app import dispatch
+
+    return dispatch(given)

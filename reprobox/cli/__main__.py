@@ -1,0 +1,7 @@
+"""``python -m reprobox.cli``"""
+
+import sys
+
+from reprobox.cli import main
+
+sys.exit(main())

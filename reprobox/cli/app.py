@@ -1,0 +1,130 @@
+"""The full command line: parses, dispatches, and turns errors into text and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from reprobox import __version__
+from reprobox.cli.report import reporter
+from reprobox.errors import ManifestError, ReproboxError
+
+#: Verbs in the order of the help, each a module of this package with SUMMARY, DETAILS, ``configure`` and ``execute``.
+VERBS = ("lock", "realize", "run", "shell", "graph", "export", "cache", "doctor", "plugins")
+_INTERRUPTED = 130
+_DESCRIPTION = """\
+Make computational research recreatable: research.toml says what an environment needs, research.lock names every byte of
+it, and every machine makes the same environment from the two."""
+_FIRST_STEPS = """\
+first steps:
+  reprobox lock               pin every byte that research.toml needs
+  reprobox realize            make the environment exist
+  reprobox run                run the manifest's command in it
+  reprobox run -- python3     run another command in it
+
+exit status: 0 done, 1 it failed, 2 wrong use or wrong manifest, 3 the lock is missing or stale, 4 the backend is not
+available here, 5 bytes did not match, 6 offline and an input is missing, 130 interrupted; `run` passes the command's on."""
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command line; returns the exit status."""
+    options = parser().parse_args(arguments)
+    options.reporter = reporter(quiet=options.quiet)
+    try:
+        status: int = _verb(options.verb).execute(options)
+        sys.stdout.flush()
+    except ReproboxError as error:
+        _tell(error, options)
+        return error.status
+    except KeyboardInterrupt:
+        _close(options)
+        print("interrupted; what was fetched and built is kept", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _close(options)
+            raise
+        place = f" at {error.filename}" if error.filename else ""
+        hint = "free some space, or move the store with REPROBOX_STORE; nothing that was complete is lost"
+        _tell(ReproboxError(f"the disk is full{place}", hint=hint), options)
+        return 1
+    _close(options)
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="reprobox",
+        description=_DESCRIPTION,
+        epilog=_FIRST_STEPS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="version", version=f"reprobox {__version__}")
+    verbs = root.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    for name in VERBS:
+        module = _verb(name)
+        verb = verbs.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
+            epilog=module.DETAILS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        verb.add_argument("-C", "--project", metavar="DIR", default=".", help="work in DIR instead of this folder")
+        verb.add_argument("--json", action="store_true", help="print the result as JSON")
+        verb.add_argument("-q", "--quiet", action="store_true", help="no progress")
+        module.configure(verb)
+    return root
+
+
+def _verb(name: str) -> Any:
+    return import_module(f"reprobox.cli.{name}")
+
+
+def _close(options: argparse.Namespace) -> None:
+    close = getattr(options.reporter, "close", None)
+    if close is not None:
+        close()
+
+
+def _tell(error: ReproboxError, options: argparse.Namespace) -> None:
+    _close(options)
+    if options.json:
+        print(json.dumps({"error": _document(error)}))
+    for line in _sentences(error):
+        print(line, file=sys.stderr)
+
+
+def _sentences(error: ReproboxError) -> list[str]:
+    if isinstance(error, ManifestError):
+        count = len(error.problems)
+        return [f"error: {problem}" for problem in error.problems] + ([f"{count} errors"] if count > 1 else [])
+    return [f"error: {error}"]
+
+
+def _document(error: ReproboxError) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "status": error.status,
+        "message": error.message,
+        "where": error.where,
+        "hint": error.hint,
+    }
+    if isinstance(error, ManifestError):
+        document["problems"] = [
+            {"file": item.file, "line": item.line, "key": item.key, "message": item.message, "hint": item.hint}
+            for item in error.problems
+        ]
+    return document
+
+

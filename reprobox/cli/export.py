@@ -1,0 +1,86 @@
+"""``reprobox export``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from reprobox.cli.report import human
+from reprobox.cli.session import add_builder_option, add_network_options, open_session
+from reprobox.engine import Environment
+from reprobox.errors import UsageError
+from reprobox.image import write_docker_archive, write_layout
+from reprobox.realize import realize_target
+from reprobox.resolve import ensure_fresh
+from reprobox.tree import merge_into, remove
+
+SUMMARY = "hand the environment to other tools"
+DETAILS = """\
+The same lock gives the same bytes, on every machine.
+
+examples:
+  reprobox export --format docker-archive -o env.tar && docker load -i env.tar
+  reprobox export --format oci -o layout && skopeo copy oci:layout docker://registry.example/env
+  reprobox export --format rootfs -o rootfs"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("oci", "docker-archive", "rootfs"), required=True, help="what to write")
+    parser.add_argument("-o", "--output", metavar="PATH", type=Path, required=True, help="the new file or folder")
+    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+    parser.add_argument("--tag", metavar="NAME:TAG", help="the image's name; the project's name and version if left out")
+    parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
+    add_builder_option(parser)
+    add_network_options(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    if options.output.exists():
+        raise UsageError("it exists already", where=str(options.output), hint="give -o a new name")
+    if not options.output.absolute().parent.is_dir():
+        raise UsageError("its folder does not exist", where=str(options.output), hint="make the folder first")
+    session, project = open_session(options)
+    manifest = project.manifest(session.plugins.kinds)
+    lock = project.lock(session.store)
+    ensure_fresh(session, manifest, lock, str(project.lock_path))
+    name = next(iter(manifest.select(options.target).targets))
+    wants_image = options.format != "rootfs"
+    realized = realize_target(
+        session, project, manifest, lock, name, image_wanted=wants_image, with_code=options.with_code
+    )
+    tag = options.tag or f"{manifest.project.name}:{manifest.project.version or 'latest'}"
+    staged = options.output.with_name(f".{options.output.name}.new")
+    remove(staged)
+    try:
+        _write(options.format, staged, realized.environment, tag)
+        staged.rename(options.output)
+    finally:
+        remove(staged)
+    environment = realized.environment
+    document = {
+        "format": options.format,
+        "output": str(options.output),
+        "tag": tag if wants_image else None,
+        "image_digest": f"sha256:{environment.image_digest}",
+        "tree_digest": f"sha256:{environment.tree_digest}",
+    }
+    if options.json:
+        print(json.dumps(document))
+    else:
+        size = options.output.stat().st_size if options.output.is_file() else 0
+        print(f"wrote {options.output} ({options.format}{f', {human(size)}' if size else ''})")
+        print(f"tree digest   {document['tree_digest']}\nimage digest  {document['image_digest']}")
+    return 0
+
+
+def _write(kind: str, path: Path, environment: Environment, tag: str) -> None:
+    if kind == "docker-archive":
+        with path.open("wb") as file:
+            write_docker_archive(environment.image, tag, file)
+        return
+    path.mkdir(mode=0o755)
+    if kind == "oci":
+        write_layout(environment.image, path, name=tag.rpartition(":")[2])
+    else:
+        merge_into(path, [(layer.tree, layer.index) for layer in environment.layers])

@@ -1,0 +1,98 @@
+"""``run`` and ``shell`` on a current realization: from the launch record straight into the sandbox.
+
+No argparse, no pluggy, no TOML. Whatever is not plain (options that it does not know, no record, a stale one) is left to
+the full command line, which explains; so this module reports nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from reprobox import launch
+
+
+_VALUES = {"-C": "project", "--project": "project", "--target": "target", "--backend": "backend"}
+
+
+def run(arguments: list[str]) -> None:
+    """Become the command, or return if this takes the full command line."""
+    wanted = _read(arguments[1:])
+    if wanted is None or wanted["backend"] not in ("", "sandbox"):
+        return
+    project = _project(wanted["project"] or ".")
+    if project is None:
+        return
+    store = launch.store_root()
+    record = launch.read(launch.record_path(store, project, wanted["target"], "sandbox"))
+    if record is None or not launch.is_current(record, project, os.path.join(project, "research.toml")):
+        return
+    command = record["shell"] if arguments[0] == "shell" else wanted["command"] or record["command"]
+    if command:
+        start(record, command, wanted["mounts"], store)
+
+
+def start(
+    record: Mapping[str, Any],
+    command: list[str],
+    mounts: Mapping[str, str],
+    store: str,
+    *,
+    network: bool = True,
+    isolate: bool = False,
+) -> None:
+    """Become ``command`` in the sandbox realization that ``record`` describes. Raises ReproboxError before that."""
+    binds = launch.binds(record, mounts)
+    from reprobox.sandbox.launcher import become, run_record, stage_folder
+
+    become(
+        run_record(
+            record["trees"],
+            copied=record["copied"],
+            stage=stage_folder(os.path.join(store, "tmp")),
+            argv=command,
+            environment=launch.environment(record["environment"], os.environ),
+            binds=binds,
+            workdir=record["workdir"],
+            network=network,
+            isolate=isolate,
+        )
+    )
+
+
+def _read(arguments: list[str]) -> dict[str, Any] | None:
+    """Options and command, or None if there is anything that only the full command line knows."""
+    wanted: dict[str, Any] = {"project": "", "target": "", "backend": "", "mounts": {}, "command": []}
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        if not word.startswith("-") or word == "--":
+            wanted["command"] = arguments[position + (word == "--") :]
+            break
+        name, equals, value = word.partition("=")
+        if name != "--mount" and name not in _VALUES:
+            return None
+        if not equals:
+            position += 1
+            value = arguments[position] if position < len(arguments) else ""
+        if name == "--mount":
+            target, equals, source = value.partition("=")
+            if not equals or not source:
+                return None
+            wanted["mounts"][target] = source
+        else:
+            wanted[_VALUES[name]] = value
+        position += 1
+    return wanted
+
+
+def _project(start: str) -> str | None:
+    folder = os.path.abspath(start)
+    while True:
+        if os.path.isfile(os.path.join(folder, "research.toml")):
+            return folder
+        above = os.path.dirname(folder)
+        if above == folder:
+            return None
+        folder = above

@@ -1,0 +1,102 @@
+"""``reprobox graph``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reprobox import graph
+from reprobox.cli.report import human
+from reprobox.cli.session import open_session
+from reprobox.engine import Session
+from reprobox.errors import LockError
+from reprobox.lock import Lock
+from reprobox.manifest import Manifest
+from reprobox.project import Project
+
+SUMMARY = "show the layers, what they stand on, and which are in the store"
+DETAILS = """\
+examples:
+  reprobox graph
+  reprobox graph --format json"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("tree", "json"), default="tree", help="how to show it")
+    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+
+
+def execute(options: argparse.Namespace) -> int:
+    session, project = open_session(options)
+    manifest = project.manifest(session.plugins.kinds).select(options.target)
+    layers = graph.build(manifest, session.plugins.kinds)
+    rows = _rows(session, layers, _locked(session, project, manifest))
+    if options.json or options.format == "json":
+        print(json.dumps({"target": next(iter(manifest.targets)), "layers": rows}))
+    else:
+        print("\n".join(_tree(rows)))
+    return 0
+
+
+def _locked(session: Session, project: Project, manifest: Manifest) -> Lock | None:
+    try:
+        lock = project.lock_or_none(session.store)
+    except LockError as error:
+        session.reporter.say(f"the lock is not used: {error.message}")
+        return None
+    return lock if lock is not None and next(iter(manifest.targets)) in lock.targets else None
+
+
+def _rows(session: Session, layers: graph.LayerGraph, lock: Lock | None) -> list[dict[str, Any]]:
+    target = next(iter(lock.targets.values())) if lock else None
+    locked = {layer.name: layer for layer in target.layers} if target else {}
+    rows = []
+    for number, names in enumerate(layers.generations()):
+        for name in names:
+            node = layers.node(name)
+            pinned = locked.get(name)
+            stored = session.store.layer(pinned.id) if pinned else None
+            rows.append(
+                {
+                    "name": name,
+                    "kind": node.kind,
+                    "parents": list(node.parents),
+                    "generation": number,
+                    "id": f"sha256:{pinned.id}" if pinned else None,
+                    "inputs": len(pinned.inputs) if pinned else None,
+                    "input_size": sum(item.size for item in pinned.inputs) if pinned else None,
+                    "cached": stored is not None,
+                    "size": stored.record["size"] if stored else None,
+                    "diff_id": f"sha256:{stored.record['diff_id']}" if stored else None,
+                }
+            )
+    order = {node.name: position for position, node in enumerate(layers.nodes)}
+    return sorted(rows, key=lambda row: order[row["name"]])
+
+
+def _tree(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each layer under the last of the layers that it stands on; the others are named behind it."""
+    children: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        children.setdefault(row["parents"][-1] if row["parents"] else "", []).append(row)
+    lines: list[str] = []
+    stack = [(row, "", True, True) for row in reversed(children.get("", []))]
+    while stack:
+        row, prefix, last, root = stack.pop()
+        lines.append(prefix + ("" if root else "└── " if last else "├── ") + _label(row))
+        below = children.get(row["name"], [])
+        inner = prefix if root else prefix + ("    " if last else "│   ")
+        stack.extend((child, inner, child is below[-1], False) for child in reversed(below))
+    return lines
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    parts = [f"{row['name']} ({row['kind']})"]
+    if row["inputs"]:
+        parts.append(f"{row['inputs']} inputs, {human(row['input_size'])}")
+    parts.append(f"in the store, {human(row['size'])}" if row["cached"] else "to be built" if row["id"] else "not locked")
+    if len(row["parents"]) > 1:
+        parts.append(f"also on {', '.join(row['parents'][:-1])}")
+    return " · ".join(parts)

@@ -1,0 +1,73 @@
+"""``reprobox lock``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from reprobox.cli.report import human
+from reprobox.cli.session import add_builder_option, add_network_options, open_session
+from reprobox.errors import LockError
+from reprobox.lock import Lock
+from reprobox.realize import realize_target
+from reprobox.resolve import ensure_fresh, resolve
+
+SUMMARY = "pin every byte that the manifest needs, in research.lock"
+DETAILS = """\
+A plain `lock` keeps every pin that still satisfies the manifest, so that it can be run at any time.
+
+examples:
+  reprobox lock                 make or mend research.lock
+  reprobox lock --check         say what changed, and exit 3 if anything did
+  reprobox lock --upgrade       take the newest versions of everything
+  reprobox lock --seal          build it, and record the digests that every later build must reproduce"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", help="only say whether the lock is of this manifest")
+    parser.add_argument("--upgrade", action="store_true", help="move all pins to the newest that satisfy the manifest")
+    parser.add_argument("--seal", action="store_true", help="build, and record the output digests in the lock")
+    add_network_options(parser)
+    add_builder_option(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    session, project = open_session(options)
+    manifest = project.manifest(session.plugins.kinds)
+    if options.check:
+        ensure_fresh(session, manifest, project.lock(session.store), str(project.lock_path))
+        _tell(options, project.lock(session.store), changed=False)
+        return 0
+    try:
+        previous = project.lock_or_none(session.store)
+    except LockError as error:
+        session.reporter.say(f"the old lock is not used: {error.message}")
+        previous = None
+    lock = resolve(session, manifest, previous, upgrade=options.upgrade)
+    changed = project.write_lock(lock)
+    if options.seal:
+        for name in lock.targets:
+            lock = realize_target(session, project, manifest, lock, name, seal=True).lock
+        changed = project.write_lock(lock) or changed
+    _tell(options, lock, changed=changed)
+    return 0
+
+
+def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
+    inputs = {item.sha256: item for target in lock.targets.values() for layer in target.layers for item in layer.inputs}
+    layers = sum(len(target.layers) for target in lock.targets.values())
+    size = sum(item.size for item in inputs.values())
+    if options.json:
+        document = {
+            "lock": f"sha256:{lock.digest()}",
+            "changed": changed,
+            "layers": layers,
+            "inputs": len(inputs),
+            "size": size,
+            "epoch": lock.epoch,
+            "sealed": all(target.seal is not None for target in lock.targets.values()),
+        }
+        print(json.dumps(document))
+        return
+    state = "wrote research.lock" if changed else "research.lock is up to date"
+    print(f"{state}: {layers} layers, {len(inputs)} inputs, {human(size)}")

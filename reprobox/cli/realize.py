@@ -1,0 +1,89 @@
+"""``reprobox realize``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reprobox import launch
+from reprobox.cli.report import human
+from reprobox.cli.session import DEFAULT_BACKEND, add_builder_option, add_network_options, open_session
+from reprobox.errors import UsageError
+from reprobox.realize import realize_target
+from reprobox.resolve import ensure_fresh
+
+SUMMARY = "make the environment exist"
+DETAILS = """\
+Builds what the store lacks, from the lock alone, and never locks by itself.
+
+examples:
+  reprobox realize                      the project in this folder
+  reprobox realize ../paper             another project
+  reprobox realize --offline            from the store alone
+  reprobox realize --output rootfs      write the whole file system to a new folder"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project's folder or its manifest")
+    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+    parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what holds the environment")
+    parser.add_argument("--output", metavar="PATH", type=Path, help="also write the whole file system to this new folder")
+    parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
+    add_builder_option(parser)
+    add_network_options(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    known = None if options.output or options.with_code else _already(options)
+    _show(options, known if known is not None else _realize(options))
+    return 0
+
+
+def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
+    if options.output is not None and options.output.exists():
+        raise UsageError("it exists already", where=str(options.output), hint="give --output a new folder")
+    session, project = open_session(options, Path(options.source) if options.source else None)
+    manifest = project.manifest(session.plugins.kinds)
+    lock = project.lock(session.store)
+    ensure_fresh(session, manifest, lock, str(project.lock_path))
+    name = next(iter(manifest.select(options.target).targets))
+    return realize_target(
+        session,
+        project,
+        manifest,
+        lock,
+        name,
+        backend=options.backend,
+        output=options.output,
+        with_code=options.with_code,
+    ).result
+
+
+def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
+    """What an earlier run found, if manifest, lock and layers are as they were: nothing to do, and quickly."""
+    folder = os.path.abspath(options.source or options.project)
+    manifest = os.path.join(folder, "research.toml")
+    path = launch.record_path(launch.store_root(), folder, options.target or "", options.backend)
+    record = launch.read(path)
+    if record is None or not launch.is_current(record, folder, manifest):
+        return None
+    result: dict[str, Any] = record["result"]
+    return {**result, "layers": [{**layer, "cached": True, "seconds": 0} for layer in result["layers"]]}
+
+
+def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    if options.json:
+        print(json.dumps(result))
+        return
+    for layer in result["layers"]:
+        done = "in the store" if layer["cached"] else f"built in {layer['seconds']:.1f} s"
+        print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}")
+        for dropped in () if layer["cached"] else layer["dropped"]:
+            print(f"{'':16} left out: {dropped}")
+    print(f"tree digest   {result['tree_digest']}")
+    print(f"image digest  {result['image_digest']}")
+    print(f"location      {result['location']}")

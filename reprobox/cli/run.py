@@ -1,0 +1,104 @@
+"""``reprobox run``"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from reprobox import launch
+from reprobox.backend import Bind, Realization, RunRequest
+from reprobox.cli.session import DEFAULT_BACKEND, add_builder_option, add_network_options, open_session
+from reprobox.engine import staged
+from reprobox.errors import LockError, ReproboxError, UsageError
+from reprobox.layers.code import code_hash
+from reprobox.realize import realize_target
+from reprobox.resolve import ensure_fresh
+
+SUMMARY = "run a command in the environment"
+DETAILS = """\
+The command sees the environment's read-only file system, the declared mounts and the code; a private HOME and /tmp; and
+the environment variables that the manifest declares, with those of schedulers, MPI and GPUs. Its exit status is passed on.
+
+examples:
+  reprobox run                                    the manifest's [run] command
+  reprobox run -- python3 -c 'import numpy'       another command
+  reprobox run --mount /dataset=/scratch/data     with the data elsewhere
+  reprobox run --locked                           only if the code is exactly what was locked"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_run_options(parser)
+    parser.add_argument("--locked", action="store_true", help="insist that the code is what the lock pins")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="instead of the manifest's")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """What ``run`` and ``shell`` share."""
+    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+    parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what runs the environment")
+    parser.add_argument(
+        "--mount", metavar="/INSIDE=PATH", action="append", default=[], help="give a mount another source"
+    )
+    parser.add_argument("--network", choices=("host", "none"), default="host", help="the network that it sees")
+    parser.add_argument("--isolate", action="store_true", help="own process ids and ipc, instead of the host's")
+    add_builder_option(parser)
+    add_network_options(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    return start(options, command)
+
+
+def start(options: argparse.Namespace, command: Sequence[str], *, shell: bool = False) -> int:
+    """Realize what is missing, and run; ``shell`` starts the environment's shell instead of a command."""
+    session, project = open_session(options)
+    manifest = project.manifest(session.plugins.kinds)
+    lock = project.lock(session.store)
+    ensure_fresh(session, manifest, lock, str(project.lock_path))
+    if getattr(options, "locked", False) and code_hash(session.project, manifest) != lock.code:
+        raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
+    mounts = _mounts(options.mount)
+    name = next(iter(manifest.select(options.target).targets))
+    realize_target(session, project, manifest, lock, name, backend=options.backend)
+    record = launch.read(launch.record_path(str(session.store.root), str(project.root), name, options.backend))
+    if record is None:
+        raise ReproboxError("the realization went away while it was needed", hint="run it again")
+    argv = record["shell"] if shell else list(command) or record["command"]
+    if not argv:
+        hint = "give one: `reprobox run -- COMMAND`, or add [run] command to the manifest"
+        raise UsageError("there is no command to run", where="run.command", hint=hint)
+    binds = [
+        Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"])
+        for bind in launch.binds(record, mounts)
+    ]
+    close = getattr(options.reporter, "close", None)
+    if close is not None:
+        close()
+    return staged(session.plugins.backend(options.backend), session.store).run(
+        RunRequest(
+            realization=Realization(
+                location=record["result"]["location"], trees=tuple(Path(tree) for tree in record["trees"])
+            ),
+            argv=tuple(argv),
+            environment=launch.environment(record["environment"], os.environ),
+            binds=tuple(binds),
+            workdir=record["workdir"],
+            network=options.network == "host",
+            isolate=options.isolate,
+        )
+    )
+
+
+
+
+def _mounts(given: Sequence[str]) -> dict[str, str]:
+    mounts = {}
+    for text in given:
+        target, equals, source = text.partition("=")
+        if not equals or not source or not target.startswith("/"):
+            raise UsageError(f"--mount takes /INSIDE=PATH, not {text!r}", hint="such as --mount /dataset=/scratch/data")
+        mounts[target] = source
+    return mounts

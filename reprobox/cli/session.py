@@ -1,0 +1,50 @@
+"""From parsed options to a session: store, configuration, plugins, providers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from reprobox import config
+from reprobox.download import Downloader
+from reprobox.engine import Session, staged
+from reprobox.plugins import Plugins
+from reprobox.project import Project
+from reprobox.providers import Documents, HintProvider
+from reprobox.store import Store
+
+DEFAULT_BACKEND = "sandbox"
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """``--offline`` and ``--jobs``, for verbs that may fetch."""
+    parser.add_argument("--offline", action="store_true", help="use nothing but the store; exit 6 if it lacks an input")
+    parser.add_argument("--jobs", type=int, metavar="N", help="downloads at a time")
+
+
+def add_builder_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
+
+
+def open_session(options: argparse.Namespace, source: Path | None = None) -> tuple[Session, Project]:
+    """The session and the project of one command."""
+    project = Project.find(source or Path(options.project))
+    settings = config.load()
+    store = Store(settings.store)
+    downloader = Downloader(offline=getattr(options, "offline", False))
+    plugins = Plugins()
+    session = Session(
+        store=store,
+        config=settings,
+        plugins=plugins,
+        builder=staged(plugins.backend(getattr(options, "builder", DEFAULT_BACKEND)), store),
+        reporter=options.reporter,
+        project=project.root,
+        downloader=downloader,
+        documents=Documents(store, downloader),
+        hints=HintProvider(store),
+        offline=downloader.offline,
+        jobs=getattr(options, "jobs", None) or settings.jobs,
+    )
+    session.sources.extend(plugins.providers(session))
+    return session, project

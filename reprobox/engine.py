@@ -1,0 +1,421 @@
+"""Runs a plan: fetch, build, publish; and joins the layers of a lock into the environment that a backend realizes.
+
+``Session`` is one command's hold on the world: its store, plugins, providers and reporter. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from reprobox import image, providers
+from reprobox.backend import Backend, BuildRequest, ImageLayer
+from reprobox.config import Config
+from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
+from reprobox.errors import BackendError, BuildError, LockError, ReproboxError
+from reprobox.layers.kind import Commands, Files, Kind, StepRequest, Verbatim
+from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
+from reprobox.plan import Plan, Step, plan
+from reprobox.plugins import Plugins
+from reprobox.store import Store, StoredLayer
+from reprobox.tree import Changes, Tree, normalise, scan
+
+#: What every step's environment holds; a layer's own ``env`` is added, and the base image's below it.
+BUILD_ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "FORCE_SOURCE_DATE": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+}
+
+
+class Reporter(Protocol):
+    """Shows people what happens. Calls may come from several threads."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    def fetching(self) -> providers.Progress:
+        """A display for one fetch."""
+
+    def building(self, name: str, number: int, total: int) -> None:
+        """Step ``number`` of ``total`` starts."""
+
+    def built(self, name: str, seconds: float, size: int) -> None:
+        """It is done; ``size`` is the layer's in bytes."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """What one command works with."""
+
+    store: Store
+    config: Config
+    plugins: Plugins
+    builder: Backend
+    reporter: Reporter
+    project: Path
+    downloader: providers.Downloader
+    documents: providers.Documents
+    hints: providers.HintProvider
+    offline: bool = False
+    jobs: int = 8
+    sources: list[providers.Provider] = field(default_factory=list)
+    target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
+
+    def kind(self, name: str) -> Kind:
+        try:
+            return self.plugins.kinds[name]
+        except KeyError:
+            raise LockError(
+                f"the lock has a layer of kind {name!r}, which nothing here provides",
+                hint="install the plugin that offers it; `reprobox plugins` shows what is installed",
+            ) from None
+
+    def fetch(self, inputs: Sequence[Input]) -> None:
+        """Bring inputs into the store, showing progress."""
+        missing = [item for item in inputs if not self.store.has_blob(item.sha256)]
+        if missing:
+            providers.fetch(
+                missing,
+                [self.hints, *self.sources],
+                self.store,
+                progress=self.reporter.fetching(),
+                downloader=self.downloader,
+                jobs=self.jobs,
+                offline=self.offline,
+            )
+
+
+def staged(backend: Backend, store: Store) -> Backend:
+    """The backend, staging on the store's file system where it can choose."""
+    at: Any = getattr(backend, "at", None)
+    return at(store.root / "tmp") if at is not None else backend
+
+
+def available(backend: Backend, store: Store) -> Backend:
+    """The backend, if it works here. Raises :class:`BackendError` with the fix."""
+    found = staged(backend, store).probe()
+    if not found.ok:
+        raise BackendError(f"{backend.name} does not work here: {found.reason}", hint=found.hint)
+    return staged(backend, store)
+
+
+# -- building ----------------------------------------------------------------------------------------------------------
+
+
+def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: bool = False) -> Plan:
+    """Have every layer of ``target`` in the store; returns the plan that was carried out.
+
+    Inputs are fetched layer by layer in one background thread, so that the first step starts while later inputs are
+    still on their way; steps that do not stand on one another run side by side.
+    """
+    session.target = target
+    todo = plan(
+        target,
+        has_layer=lambda key: session.store.layer(key) is not None,
+        has_blob=session.store.has_blob,
+        image=image_wanted,
+    )
+    if todo.steps or todo.missing:
+        session.store.sweep()
+        with _Arrivals(session, todo) as arrivals:
+            _run_steps(session, target, epoch, todo, arrivals)
+    return todo
+
+
+class _Arrivals:
+    """The fetching thread. ``wait`` returns when a layer's inputs are in the store, or raises what went wrong."""
+
+    def __init__(self, session: Session, todo: Plan) -> None:
+        self._session = session
+        self._batches = [(step.layer.id, step.layer.inputs) for step in todo.steps]
+        self._batches.append(("", todo.missing))
+        self._done = {name: threading.Event() for name, _ in self._batches}
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="reprobox-arrivals", daemon=True)
+
+    def __enter__(self) -> _Arrivals:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.wait("")
+
+    def _work(self) -> None:
+        try:
+            for name, inputs in self._batches:
+                self._session.fetch(inputs)
+                self._done[name].set()
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._error = error
+            for event in self._done.values():
+                event.set()
+
+    def wait(self, name: str) -> None:
+        self._done[name].wait()
+        if self._error is not None:
+            raise self._error
+
+
+def _run_steps(session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals) -> None:
+    waiting = {step.layer.name: step for step in todo.steps}
+    finished: set[str] = set()
+    running: dict[Future[StoredLayer], str] = {}
+    number = itertools.count(1)
+    pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="reprobox-build")
+    try:
+        while waiting or running:
+            for step in [step for step in waiting.values() if finished.issuperset(step.waits_for)]:
+                del waiting[step.layer.name]
+                task = _Task(session, target.platform, epoch, step, next(number), len(todo.steps))
+                running[pool.submit(task.run, arrivals)] = step.layer.name
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                finished.add(running.pop(future))
+                future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    session: Session
+    platform: str
+    epoch: int
+    step: Step
+    number: int
+    total: int
+
+    def run(self, arrivals: _Arrivals) -> StoredLayer:
+        arrivals.wait(self.step.layer.id)
+        return build_layer(
+            self.session, self.step.layer, self.step.below, self.platform, self.epoch, place=(self.number, self.total)
+        )
+
+
+def build_layer(
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    platform: str,
+    epoch: int,
+    *,
+    place: tuple[int, int] = (1, 1),
+) -> StoredLayer:
+    """Build one layer whose inputs are in the store, and publish it; another process may have done so meanwhile."""
+    with session.store.working_on(f"layer-{layer.id}"):
+        stored = session.store.layer(layer.id)
+        if stored is not None:
+            return stored
+        session.reporter.building(layer.name, *place)
+        started = time.monotonic()
+        with session.store.scratch() as stage:
+            record = _build_in(stage, session, layer, below, platform, epoch)
+            record |= {"name": layer.name, "kind": layer.kind, "seconds": round(time.monotonic() - started, 3)}
+            record["inputs"] = layer.identity(epoch, [item.id for item in below]).document()
+            stored = session.store.publish_layer(layer.id, stage / "layer", record)
+        session.reporter.built(layer.name, time.monotonic() - started, record["size"])
+        return stored
+
+
+def _build_in(
+    stage: Path, session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
+) -> dict[str, Any]:
+    output = stage / "layer"
+    output.mkdir(mode=0o755)
+    files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
+    step = session.kind(layer.kind).step(
+        StepRequest(layer=layer, files=files, platform=platform, epoch=epoch, project=session.project)
+    )
+    if isinstance(step, Verbatim):
+        return _unpack_verbatim(step, output)
+    parents = [_stored(session.store, item) for item in below]
+    merged = Tree.load(*(parent.index for parent in parents))
+    if isinstance(step, Files):
+        return _write_files(step, stage, output, merged, epoch)
+    return _run_commands(step, stage, session, layer, parents, merged, epoch)
+
+
+def _stored(store: Store, layer: LockedLayer) -> StoredLayer:
+    stored = store.layer(layer.id)
+    if stored is None:
+        raise ReproboxError(f"layer {layer.name!r} went away from the store while it was needed", hint="run it again")
+    return stored
+
+
+def _unpack_verbatim(step: Verbatim, output: Path) -> dict[str, Any]:
+    tree = output / "tree"
+    tree.mkdir(mode=0o755)
+    step.unpack(tree)
+    (output / "index").write_bytes(write_index(scan(tree)))
+    config = json.loads(step.config.read_bytes())
+    diff_ids = [value.removeprefix("sha256:") for value in config["rootfs"]["diff_ids"]]
+    blobs = [
+        {"digest": path.name, "media_type": image.oci_media_type(kind), "size": path.stat().st_size, "diff_id": diff_id}
+        for (path, kind), diff_id in zip(step.layers, diff_ids, strict=True)
+    ]
+    chain = canonical(list(diff_ids))
+    return {
+        "diff_id": sha256(chain),
+        "size": sum(path.stat().st_size for path, _ in step.layers),
+        "verbatim": blobs,
+        "config": config.get("config") or {},
+        "dropped": [],
+    }
+
+
+def _write_files(step: Files, stage: Path, output: Path, merged: Tree, epoch: int) -> dict[str, Any]:
+    root = stage / "files"
+    root.mkdir(mode=0o755)
+    started = time.time()
+    step.write(root, merged)
+    dropped = normalise(Changes(root=root, epoch=epoch, started=started), merged, output)
+    diff_id, size = image.layer_digest(output / "tree", output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
+
+
+def _run_commands(
+    step: Commands,
+    stage: Path,
+    session: Session,
+    layer: LockedLayer,
+    parents: Sequence[StoredLayer],
+    merged: Tree,
+    epoch: int,
+) -> dict[str, Any]:
+    seed = None
+    if step.seed is not None:
+        seed = stage / "seed"
+        seed.mkdir(mode=0o755)
+        step.seed(seed)
+    index = stage / "parents.index"
+    index.write_bytes(write_index(merged.sorted()))
+    inherited = _inherited(parents)
+    environment = {**inherited, **BUILD_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(epoch)}
+    environment["PATH"] = inherited.get("PATH", BUILD_ENVIRONMENT["PATH"])
+    try:
+        result = session.builder.build(
+            BuildRequest(
+                parents=tuple(parent.tree for parent in parents),
+                parent_index=index,
+                output=stage / "layer",
+                commands=step.commands,
+                environment={**environment, **step.environment, **layer.environment},
+                binds=step.binds,
+                epoch=epoch,
+                log=session.store.log(f"{layer.id}.log"),
+                seed=seed,
+                workdir=step.workdir,
+            )
+        )
+    except BuildError as error:
+        raise BuildError(error.message, where=f"layer {layer.name!r}", hint=error.hint) from None
+    return {"diff_id": result.diff_id, "size": result.size, "dropped": list(result.dropped)}
+
+
+def _inherited(parents: Sequence[StoredLayer]) -> dict[str, str]:
+    """The environment that a base image declares."""
+    return image_environment(parents[0].record) if parents else {}
+
+
+def image_environment(record: Mapping[str, Any]) -> dict[str, str]:
+    """``Env`` of a stored base's image config, as a mapping."""
+    pairs = (item.partition("=") for item in record.get("config", {}).get("Env") or ())
+    return {name: value for name, _, value in pairs}
+
+
+# -- the environment as a whole ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """A target whose layers are all in the store: the image it is, and both digests (sha256 hex)."""
+
+    target: LockedTarget
+    layers: tuple[ImageLayer, ...]
+    records: tuple[Mapping[str, Any], ...]
+    image: image.Image
+    tree_digest: str
+
+    @property
+    def image_digest(self) -> str:
+        return self.image.digest()
+
+    def diff_ids(self) -> dict[str, str]:
+        """``sha256:`` diff ids by layer name."""
+        return {
+            layer.name: f"sha256:{record['diff_id']}" for layer, record in zip(self.layers, self.records, strict=True)
+        }
+
+
+def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[[Any], image.Settings]) -> Environment:
+    """Join the stored layers of ``target``. ``settings`` makes the image's settings from the base image's config.
+
+    Raises :class:`BuildError` when two layers that do not stand on one another touch one path.
+    """
+    stored = [_stored(store, layer) for layer in target.layers]
+    indexes = [read_index(layer.index.read_bytes()) for layer in stored]
+    _check_overlaps(target, indexes)
+    merged = Tree.merged(indexes)
+    return Environment(
+        target=target,
+        layers=tuple(
+            ImageLayer(id=layer.id, name=locked.name, tree=layer.tree, index=layer.index)
+            for locked, layer in zip(target.layers, stored, strict=True)
+        ),
+        records=tuple(layer.record for layer in stored),
+        image=image.Image(
+            settings=settings(stored[0].record.get("config", {})),
+            layers=tuple(itertools.chain.from_iterable(_image_layers(store, layer) for layer in stored)),
+            epoch=epoch,
+        ),
+        tree_digest=tree_digest(merged.entries.values()),
+    )
+
+
+def _check_overlaps(target: LockedTarget, indexes: Sequence[Sequence[Entry]]) -> None:
+    """Layers that may be built side by side must not touch one path: the result would depend on how they are stacked."""
+    owner: dict[bytes, str] = {}
+    below: dict[str, frozenset[str]] = {}
+    for layer, index in list(zip(target.layers, indexes, strict=True))[1:]:
+        below[layer.name] = frozenset(item.name for item in ancestors(target.layers, layer.name))
+        for entry in index:
+            if entry.kind == "d":
+                continue
+            other = owner.get(entry.path)
+            if other is not None and other not in below[layer.name]:
+                path = entry.path.decode(errors="replace")
+                raise BuildError(
+                    f"layers {other!r} and {layer.name!r} both write /{path}, and neither stands on the other",
+                    hint=f'say which comes first: add `after = ["{other}"]` to layer {layer.name!r}',
+                )
+            owner[entry.path] = layer.name
+
+
+def _image_layers(store: Store, layer: StoredLayer) -> Iterator[image.Layer]:
+    verbatim = layer.record.get("verbatim")
+    if verbatim is None:
+        descriptor = image.Descriptor(
+            media_type=image.LAYER_TYPE, digest=layer.record["diff_id"], size=layer.record["size"]
+        )
+        yield image.Layer(
+            descriptor=descriptor, diff_id=layer.record["diff_id"], tree=layer.tree, index=layer.index
+        )
+        return
+    for blob in verbatim:
+        descriptor = image.Descriptor(media_type=blob["media_type"], digest=blob["digest"], size=blob["size"])
+        yield image.Layer(descriptor=descriptor, diff_id=blob["diff_id"], blob=store.blob(blob["digest"]))

@@ -1,0 +1,91 @@
+"""A project folder: its manifest, its lock, and how both are read without parsing anything twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from reprobox.digest import sha256
+from reprobox.errors import LockError, UsageError
+from reprobox.lock import FILE_NAME, Lock, decode, parse, write
+from reprobox.manifest import Kind, Manifest, load
+from reprobox.store import Store
+
+MANIFEST_NAME = "research.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder with a ``research.toml``."""
+
+    root: Path
+    manifest_path: Path
+
+    @classmethod
+    def find(cls, source: Path) -> Project:
+        """The project that ``source`` (a folder or a manifest) belongs to; folders above are searched too."""
+        source = source.absolute()
+        if source.is_file():
+            return cls(source.parent, source)
+        if not source.is_dir():
+            raise UsageError("there is no such folder or manifest", where=str(source), hint="give a project's folder")
+        for folder in (source, *source.parents):
+            if (folder / MANIFEST_NAME).is_file():
+                return cls(folder, folder / MANIFEST_NAME)
+        raise UsageError(
+            f"there is no {MANIFEST_NAME} here or in a folder above",
+            where=str(source),
+            hint=f"go to the project's folder, give it with -C, or write a {MANIFEST_NAME}: see the tutorial",
+        )
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / FILE_NAME
+
+    def manifest(self, kinds: Mapping[str, Kind]) -> Manifest:
+        """The manifest. Raises :class:`reprobox.errors.ManifestError`."""
+        return load(self.manifest_path, kinds)
+
+    def lock(self, store: Store) -> Lock:
+        """The lock; what TOML it is, is remembered in the store by its content.
+
+        Raises :class:`LockError` where there is none, or none that can be read.
+        """
+        lock = self.lock_or_none(store)
+        if lock is None:
+            raise LockError("there is no lock", where=str(self.lock_path), hint="make one with `reprobox lock`")
+        return lock
+
+    def lock_or_none(self, store: Store) -> Lock | None:
+        try:
+            data = self.lock_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        remembered = store.memo("locks", sha256(data))
+        try:
+            return decode(json.loads(remembered.read_bytes()), file=str(self.lock_path))
+        except (FileNotFoundError, ValueError):
+            pass
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise LockError("it is not UTF-8 text", where=str(self.lock_path), hint="restore it, or lock again") from None
+        document = parse(text, file=str(self.lock_path))
+        lock = decode(document, file=str(self.lock_path))
+        store.remember("locks", sha256(data), json.dumps(document).encode())
+        return lock
+
+    def write_lock(self, lock: Lock) -> bool:
+        """Write the lock if it says something else than the one that is there; returns whether it did."""
+        data = write(lock).encode()
+        try:
+            if self.lock_path.read_bytes() == data:
+                return False
+        except FileNotFoundError:
+            pass
+        staged = self.lock_path.with_name(f".{FILE_NAME}.new")
+        staged.write_bytes(data)
+        staged.replace(self.lock_path)
+        return True

@@ -1,0 +1,192 @@
+"""From a fresh lock to an environment that a backend holds, and the launch record by which ``run`` finds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reprobox import launch
+from reprobox.backend import Realization, RealizeRequest
+from reprobox.engine import Environment, Session, assemble, available, build, image_environment
+from reprobox.image import Settings
+from reprobox.lock import Lock, LockedTarget, Seal
+from reprobox.manifest import Manifest
+from reprobox.project import Project
+from reprobox.resolve import with_code_layer
+from reprobox.seal import check_seal, remember_build
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Realized:
+    """An environment that exists: the lock (sealed if that was asked), the environment, and where the backend has it."""
+
+    lock: Lock
+    environment: Environment
+    realization: Realization
+    result: Mapping[str, Any]
+
+
+def realize_target(
+    session: Session,
+    project: Project,
+    manifest: Manifest,
+    lock: Lock,
+    name: str,
+    *,
+    backend: str = "sandbox",
+    seal: bool = False,
+    output: Path | None = None,
+    image_wanted: bool = False,
+    with_code: bool = False,
+) -> Realized:
+    """Build what is missing of target ``name``, check it against the seal, and realize it."""
+    selected = manifest.select(name)
+    runner = available(session.plugins.backend(backend), session.store)
+    target = lock.targets[name]
+    if with_code:
+        target = with_code_layer(session, selected, target, lock.epoch)
+    done = build(session, target, lock.epoch, image_wanted=image_wanted)
+    environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
+    remember_build(session, environment)
+    if seal:
+        lock = sealed(lock, name, environment)
+    elif target.seal is not None and not with_code:
+        check_seal(session, target, lock.epoch, environment)
+    realization = runner.realize(
+        RealizeRequest(
+            name=f"{selected.project.name}-{name}",
+            layers=environment.layers,
+            image_digest=environment.image_digest,
+            tree_digest=environment.tree_digest,
+            output=output,
+        )
+    )
+    result = describe(environment, realization, name, backend, session.builder.name, done.cached)
+    if output is None and not with_code:
+        _write_record(session, project, selected, name, backend, environment, realization, result)
+    return Realized(lock=lock, environment=environment, realization=realization, result=result)
+
+
+def sealed(lock: Lock, name: str, environment: Environment) -> Lock:
+    """The lock with the output digests of one target."""
+    seal = Seal(
+        image_digest=f"sha256:{environment.image_digest}",
+        tree_digest=f"sha256:{environment.tree_digest}",
+        layers=environment.diff_ids(),
+    )
+    return replace(lock, targets={**lock.targets, name: replace(lock.targets[name], seal=seal)})
+
+
+def settings_of(manifest: Manifest, target: LockedTarget) -> Callable[[Any], Settings]:
+    """The image's settings, made from the base image's config: what the manifest declares wins."""
+    architecture = target.platform.partition("/")[2]
+    project = manifest.project
+    labels = {
+        "org.opencontainers.image.title": project.name,
+        "org.opencontainers.image.version": project.version,
+        "org.opencontainers.image.description": project.description,
+        "org.opencontainers.image.licenses": project.license,
+        "org.opencontainers.image.authors": ", ".join(author.name for author in project.authors),
+    }
+
+    def settings(base: Mapping[str, Any]) -> Settings:
+        command = tuple(manifest.run.command)
+        return Settings(
+            architecture=architecture,
+            environment={**image_environment({"config": base}), **manifest.env},
+            user=base.get("User") or "",
+            entrypoint=() if command else tuple(base.get("Entrypoint") or ()),
+            command=command or tuple(base.get("Cmd") or ()),
+            workdir=manifest.workdir,
+            volumes=tuple(base.get("Volumes") or ()),
+            labels={**(base.get("Labels") or {}), **{name: value for name, value in labels.items() if value}},
+        )
+
+    return settings
+
+
+def describe(
+    environment: Environment,
+    realization: Realization,
+    target: str,
+    backend: str,
+    builder: str,
+    cached: frozenset[str],
+) -> dict[str, Any]:
+    """The object that ``realize --json`` prints."""
+    layers = [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "id": f"sha256:{layer.id}",
+            "diff_id": f"sha256:{record['diff_id']}",
+            "cached": layer.id in cached,
+            "size": record["size"],
+            "seconds": 0 if layer.id in cached else record["seconds"],
+            "dropped": record["dropped"],
+        }
+        for layer, record in zip(environment.target.layers, environment.records, strict=True)
+    ]
+    return {
+        "target": target,
+        "backend": backend,
+        "builder": builder,
+        "tree_digest": f"sha256:{environment.tree_digest}",
+        "image_digest": f"sha256:{environment.image_digest}",
+        "location": realization.location,
+        "layers": layers,
+    }
+
+
+def _write_record(
+    session: Session,
+    project: Project,
+    manifest: Manifest,
+    name: str,
+    backend: str,
+    environment: Environment,
+    realization: Realization,
+    result: Mapping[str, Any],
+) -> None:
+    config = environment.image.settings
+    watched = [
+        str(session.project / path)
+        for layer in manifest.layers
+        for path in getattr(session.kind(layer.kind), "sources", _no_sources)(layer)
+    ]
+    record = {
+        "format": launch.FORMAT,
+        "fingerprint": launch.fingerprint(str(project.root), str(project.manifest_path)),
+        "watched_paths": watched,
+        "watched": launch.signature(watched),
+        "trees": [str(tree) for tree in realization.trees],
+        "copied": len(realization.trees) == 1,
+        "environment": dict(config.environment),
+        "workdir": config.workdir or "/",
+        "command": [*config.entrypoint, *config.command],
+        "shell": _shell(environment),
+        "mounts": {
+            path: {"mode": mount.mode, "source": str(session.project / mount.source) if mount.source else None}
+            for path, mount in manifest.mounts.items()
+        },
+        "code": {"source": str(session.project / manifest.code.path), "target": manifest.code.target},
+        "result": dict(result),
+    }
+    data = json.dumps(record).encode()
+    for target in (name, "") if len(manifest.targets) == 1 else (name,):
+        path = Path(launch.record_path(str(session.store.root), str(project.root), target, backend))
+        session.store.replace(path, data)
+
+
+def _no_sources(_: Any) -> tuple[str, ...]:
+    return ()
+
+
+def _shell(environment: Environment) -> list[str]:
+    for path in ("bin/bash", "usr/bin/bash"):
+        if any((layer.tree / path).exists() for layer in environment.layers):
+            return ["/bin/bash"]
+    return ["/bin/sh"]

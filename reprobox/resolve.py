@@ -1,0 +1,276 @@
+"""Manifest to lock: every layer is asked, in stacking order, for the bytes it needs. The only arrow with network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from reprobox import graph
+from reprobox.backend import Bind, ToolRequest, ToolResult
+from reprobox.digest import Json
+from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment
+from reprobox.errors import LockError, ManifestError, ReproboxError
+from reprobox.layers.code import code_hash
+from reprobox.layers.kind import Resolution, ResolveRequest
+from reprobox.lock import (
+    Input,
+    Lock,
+    LockedLayer,
+    LockedTarget,
+    ancestors,
+    changed_keys,
+    request_digest,
+    with_ids,
+)
+from reprobox.manifest import Manifest
+from reprobox.store import StoredLayer
+from reprobox.tree import Tree, opened
+
+#: More layers than this in one image are refused: Docker stops at 125.
+MOST_LAYERS = 120
+#: The epoch of an environment whose base knows no date: the first moment that a zip file can say.
+NO_DATE = 315_532_800
+
+
+@dataclass(kw_only=True)
+class _World:
+    """What kinds may do while they resolve: see :class:`reprobox.layers.kind.World`."""
+
+    session: Session
+    platform: str
+    base: LockedLayer | None = None
+    epoch: int = NO_DATE
+    _tree: Tree | None = None
+
+    @property
+    def store(self) -> object:
+        return self.session.store
+
+    @property
+    def project(self) -> object:
+        return self.session.project
+
+    @property
+    def offline(self) -> bool:
+        return self.session.offline
+
+    @property
+    def archives(self) -> Mapping[str, Sequence[str]]:
+        return self.session.config.archives
+
+    @property
+    def index(self) -> Mapping[str, str]:
+        return self.session.config.index
+
+    def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
+        return self.session.documents.get(url, fresh=fresh, limit=limit)
+
+    def fetch(self, inputs: Sequence[Input]) -> None:
+        self.session.fetch(inputs)
+
+    def remember(self, item: Input, urls: Sequence[str]) -> None:
+        self.session.hints.remember(item, urls)
+
+    def say(self, text: str) -> None:
+        self.session.reporter.say(text)
+
+    def read(self, path: str) -> bytes | None:
+        base = self._built_base()
+        if self._tree is None:
+            self._tree = Tree.load(base.index)
+        place = self._tree.resolve(os.fsencode(path), final=True)
+        entry = self._tree.get(place)
+        if entry is None or entry.kind != "f":
+            return None
+        with opened(os.fsencode(base.tree) + b"/" + place) as file:
+            return file.read()
+
+    def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
+        base = self._built_base()
+        environment = {**image_environment(base.record), **BUILD_ENVIRONMENT}
+        return self.session.builder.tool(
+            ToolRequest(parents=(base.tree,), argv=tuple(argv), environment=environment, binds=tuple(binds), stdin=stdin)
+        )
+
+    def _built_base(self) -> StoredLayer:
+        if self.base is None:
+            raise ReproboxError("the base cannot be looked into while it is being resolved")
+        build(self.session, LockedTarget(name="", platform=self.platform, layers=(self.base,)), self.epoch)
+        stored = self.session.store.layer(self.base.id)
+        assert stored is not None
+        return stored
+
+
+def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgrade: bool = False) -> Lock:
+    """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, unless ``upgrade``."""
+    refuse_unavailable(manifest)
+    targets: dict[str, LockedTarget] = {}
+    epoch = previous.epoch if previous else NO_DATE
+    for name in manifest.targets:
+        old = previous.targets.get(name) if previous else None
+        targets[name], epoch = _resolve_target(session, manifest.select(name), name, old, epoch, upgrade=upgrade)
+    lock = Lock(
+        epoch=epoch,
+        manifest=manifest.digest(),
+        keys=dict(manifest.keys()),
+        targets=targets,
+        code=code_hash(session.project, manifest),
+    )
+    return _with_seals(lock, previous)
+
+
+def refuse_unavailable(manifest: Manifest) -> None:
+    """Keys whose behaviour comes later are never ignored: using them is an error that says so."""
+    if manifest.unavailable:
+        raise ManifestError(manifest.unavailable)
+
+
+def _resolve_target(
+    session: Session, manifest: Manifest, name: str, old: LockedTarget | None, epoch: int, *, upgrade: bool
+) -> tuple[LockedTarget, int]:
+    platform = manifest.targets[name].platform
+    world = _World(session=session, platform=platform)
+    layers: list[LockedLayer] = []
+    before = {layer.name: layer for layer in old.layers} if old and old.platform == platform else {}
+    available(session.builder, session.store)
+    for node in graph.build(manifest, session.plugins.kinds).nodes:
+        layer, dates = _resolve_layer(session, manifest, node, layers, before.get(node.name), world, upgrade=upgrade)
+        if node.name == graph.BASE:
+            kept = before.get(node.name)
+            if kept is None or upgrade or _content(kept) != _content(layer):
+                epoch = max(dates, default=NO_DATE)
+            world.epoch = epoch
+            layer = with_ids([layer], epoch)[0]
+            world.base = layer
+        layers.append(layer)
+    target = LockedTarget(name=name, platform=platform, layers=with_ids(layers, epoch))
+    _check_count(target)
+    return target, epoch
+
+
+def _resolve_layer(
+    session: Session,
+    manifest: Manifest,
+    node: graph.Node,
+    done: Sequence[LockedLayer],
+    old: LockedLayer | None,
+    world: _World,
+    *,
+    upgrade: bool,
+) -> tuple[LockedLayer, tuple[int, ...]]:
+    kind = session.kind(node.kind)
+    layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
+    below = ancestors([*done, layer], node.name)
+    asked = request_digest({"layer": _asked(manifest, node), "below": [_content(item) for item in below]})
+    if old is not None and kind.pinned and not upgrade and (old.request, old.kind, old.recipe) == (
+        asked,
+        node.kind,
+        kind.recipe,
+    ):
+        return replace(old, parents=node.parents, environment=dict(node.layer.env)), ()
+    if kind.pinned:
+        session.reporter.say(f"resolving {node.name}")
+    found: Resolution = kind.resolve(
+        ResolveRequest(
+            manifest=manifest,
+            layer=node.layer,
+            key="base" if node.name == graph.BASE else f"layers[{node.layer.index}]",
+            platform=world.platform,
+            below=below,
+            previous=old,
+            upgrade=upgrade,
+            world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
+        )
+    )
+    locked = replace(
+        layer,
+        request=asked,
+        inputs=found.inputs,
+        options=found.options,
+        facts=found.facts,
+        environment=dict(node.layer.env),
+    )
+    return locked, found.dates
+
+
+def _asked(manifest: Manifest, node: graph.Node) -> Json:
+    if node.name == graph.BASE:
+        return manifest.document()["base"]
+    return node.layer.document() if node.layer.options is not None else {}
+
+
+def _content(layer: LockedLayer) -> list[Json]:
+    files: list[Json] = [[item.type, item.name, item.sha256] for item in layer.inputs]
+    return [layer.kind, layer.recipe, files, dict(layer.options)]
+
+
+def _check_count(target: LockedTarget) -> None:
+    base_layers = sum(1 for item in target.base.inputs if ".layer." in item.facts.get("media_type", ""))
+    count = max(base_layers, 1) + len(target.layers) - 1
+    if count <= MOST_LAYERS:
+        return
+    kinds: dict[str, list[str]] = {}
+    for layer in target.layers[1:]:
+        kinds.setdefault(layer.kind, []).append(layer.name)
+    kind, names = max(kinds.items(), key=lambda item: len(item[1]))
+    raise LockError(
+        f"the image would have {count} layers, and container engines stop at 125",
+        hint=f"join layers of kind {kind!r}, such as {', '.join(names[:5])}",
+    )
+
+
+def _with_seals(lock: Lock, previous: Lock | None) -> Lock:
+    """A seal stays true while nothing that the image is made of changed."""
+    if previous is None or previous.epoch != lock.epoch or previous.manifest != lock.manifest:
+        return lock
+    targets = {}
+    for name, target in lock.targets.items():
+        old = previous.targets.get(name)
+        same = old is not None and [layer.id for layer in old.layers] == [layer.id for layer in target.layers]
+        targets[name] = replace(target, seal=old.seal) if old is not None and same else target
+    return replace(lock, targets=targets)
+
+
+def with_code_layer(session: Session, manifest: Manifest, target: LockedTarget, epoch: int) -> LockedTarget:
+    """The target with the project's code as its last layer: ``--with-code``."""
+    world = _World(session=session, platform=target.platform)
+    node = graph.build(manifest, session.plugins.kinds, with_code=True).node(graph.CODE)
+    layer, _ = _resolve_layer(session, manifest, node, target.layers, None, world, upgrade=False)
+    return replace(target, layers=with_ids([*target.layers, layer], epoch))
+
+
+# -- freshness ---------------------------------------------------------------------------------------------------------
+
+
+def stale_keys(session: Session, manifest: Manifest, lock: Lock) -> tuple[str, ...]:
+    """Manifest keys, and local files that layers are made of, that changed since the lock was made."""
+    changes = list(changed_keys(lock, manifest.keys()))
+    if not changes:
+        changes += [f"{name} (its files changed)" for name in _changed_local_layers(session, manifest, lock)]
+    return tuple(changes)
+
+
+def _changed_local_layers(session: Session, manifest: Manifest, lock: Lock) -> Collection[str]:
+    changed: list[str] = []
+    for name, target in lock.targets.items():
+        world = _World(session=session, platform=target.platform)
+        selected = manifest.select(name)
+        locked = {layer.name: layer for layer in target.layers}
+        for node in graph.build(selected, session.plugins.kinds).nodes:
+            if session.kind(node.kind).pinned or node.name not in locked:
+                continue
+            layer, _ = _resolve_layer(session, selected, node, target.layers, None, world, upgrade=False)
+            if _content(layer) != _content(locked[node.name]) and f"layers.{node.name}" not in changed:
+                changed.append(f"layers.{node.name}")
+    return changed
+
+
+def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str) -> None:
+    """Raise :class:`LockError`, naming every key that changed, unless the lock is of this manifest."""
+    changes = stale_keys(session, manifest, lock)
+    if changes:
+        listed = "".join(f"\n  {change}" for change in changes)
+        raise LockError(f"the lock is stale; changed since it was made:{listed}", where=where, hint="run `reprobox lock`")
+
+
