@@ -28,8 +28,11 @@ def test_the_base_image_is_in_the_registry(base_image):
 @pytest.mark.slow
 def test_docker_runs_the_base_image(docker, base_image, tmp_path):
     docker("pull", base_image)
-    assert docker("run", "--rm", base_image, "cat", "/etc/debian_version").startswith("12.")
-    assert docker.export(base_image, tmp_path / "root.tar").stat().st_size > 50_000_000
+    try:
+        assert docker("run", "--rm", base_image, "cat", "/etc/debian_version").startswith("12.")
+        assert docker.export(base_image, tmp_path / "root.tar").stat().st_size > 50_000_000
+    finally:
+        docker("image", "rm", "--force", base_image)
 
 
 @pytest.mark.ordinary
