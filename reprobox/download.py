@@ -237,6 +237,8 @@ class Downloader:
     @contextlib.contextmanager
     def _answer(self, place: Location, headers: Mapping[str, str], data: bytes | None) -> Iterator[BaseHTTPResponse]:
         """The server's answer with its body unread; urllib3's errors become ours, while the body is read too."""
+        import ssl
+
         from urllib3 import exceptions
 
         try:
@@ -253,7 +255,9 @@ class Downloader:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 message = f"its certificate is not trusted: {_reason(error)}"
                 raise FetchError(message, where=place.shown, hint=_TRUST) from None
-            raise _InterruptedError(f"TLS failed: {_reason(error)}") from None
+            if isinstance(error.args[0], ssl.SSLEOFError | ssl.SSLZeroReturnError):
+                raise _InterruptedError(f"TLS was cut off: {_reason(error)}") from None
+            raise FetchError(f"it does not speak TLS as it should: {_reason(error)}", where=place.shown) from None
         except (exceptions.NewConnectionError, exceptions.ConnectTimeoutError, exceptions.ProxyError) as error:
             raise _InterruptedError(f"it cannot be reached: {_reason(error)}", reached=False) from None
         except exceptions.HTTPError as error:

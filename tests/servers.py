@@ -36,10 +36,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             world.seen.append(Request(self.command, self.path, dict(self.headers.items()), body))
             waiting = world.faults.get(self.path)
             fault = waiting.pop(0) if waiting else world.always.get(self.path)
-        if answer := world.answers.get(self.path.partition("?")[0]):
-            self.send(*answer(world.seen[-1]))
-        elif fault:
+            request = world.seen[-1]
+        if fault:
             fault(self)
+        elif answer := world.answers.get(self.path.partition("?")[0], world.otherwise):
+            self.send(*answer(request))
         else:
             self.plain()
 
@@ -191,12 +192,16 @@ class Request:
 
 @dataclass
 class Server:
-    """``files`` by path; ``faults`` are used up one a request, ``always`` is not; ``answers`` compute theirs."""
+    """``files`` by path; ``faults`` are used up one a request, ``always`` is not; ``answers`` compute theirs.
+
+    ``otherwise`` answers for every other path, as a server does that stands in front of another.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     always: dict[str, Fault] = field(default_factory=dict)
     answers: dict[str, Callable[[Request], tuple[int, Mapping[str, str], bytes]]] = field(default_factory=dict)
+    otherwise: Callable[[Request], tuple[int, Mapping[str, str], bytes]] | None = None
     seen: list[Request] = field(default_factory=list)
     context: ssl.SSLContext | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
