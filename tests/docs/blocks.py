@@ -1,6 +1,6 @@
 """The code blocks of README, docs and examples. The words after the language say what a test does with a block:
 
-- ``toml``: a manifest, or a part of one; ``toml lock``: a whole lock
+- ``toml``: a manifest, or a part of one; ``toml lock``: a whole lock; ``toml config``: a user's settings
 - ``console``: commands after ``$``; reprobox's are parsed, all are checked as shell; ``console run``: they are run, in order
 - ``python``, ``sh``, ``json``: must be sound
 - ``file=NAME``: the block is the content of that file, which later ``run`` blocks of the page find

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import lock, manifest
+from reprobox import config, lock, manifest
 from reprobox.plugins import Plugins
 from tests.docs.blocks import PAGES, ROOT, all_blocks, blocks
 
@@ -29,7 +29,12 @@ def test_every_block_has_a_language_that_a_test_knows():
 
 
 @pytest.mark.parametrize("block", all_blocks("toml"), ids=str)
-def test_toml_is_a_manifest_or_a_lock(block, kinds):
+def test_toml_is_a_manifest_a_lock_or_settings(block, kinds, tmp_path):
+    if "config" in block.words:
+        file = tmp_path / "config.toml"
+        file.write_text(block.text)
+        assert config.load({"REPROBOX_CONFIG": str(file)}).path == file
+        return
     if "lock" in block.words:
         assert lock.write(lock.read(block.text)).splitlines()[1:] == block.text.splitlines()
         return
@@ -70,7 +75,7 @@ def reprobox_commands():
 
 @pytest.mark.parametrize("argv", list(reprobox_commands()))
 def test_commands_are_reproboxs(argv):
-    from reprobox.cli import parser
+    from reprobox.cli.app import parser
 
     parser().parse_args(argv)
 
