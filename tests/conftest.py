@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.engines import availability, base
 from tests.engines.ordinary import OrdinaryUser, ordinary_user
 from tests.engines.registry import Registry, serve
 
 pytest_plugins = ["pytester"]
+
+# No clock decides whether a law holds: a busy machine is slow. CI tries the same examples each time, laptops look for new ones.
+settings.register_profile(
+    "reprobox",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("reprobox")
 
 _numbers = itertools.count()
 
