@@ -1,0 +1,70 @@
+"""``code``: the project's code. Mounted when it runs; this layer bakes it in, for ``--with-code``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from reprobox.errors import LockError
+from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.skeleton import NoKeys
+from reprobox.manifest import Layer, Manifest
+from reprobox.tree import Tree
+from reprobox.worktree import Source, collect, ignore_rules, place, tree_hash
+
+
+class CodeKind:
+    """The kind: the last layer, only where the code is baked in. It has no keys of its own."""
+
+    name = "code"
+    recipe = 1
+    pinned = False
+    options = NoKeys
+
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
+        """The graph places it."""
+        return ()
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        """The code by its tree hash."""
+        manifest = request.manifest
+        return Resolution(
+            options={"target": manifest.code.target, "tree": code_hash(request.world.project, manifest)},
+            facts={
+                "path": manifest.code.path,
+                "exclude": list(manifest.code.exclude),
+                "mounts": sorted({mount.source for mount in manifest.mounts.values() if mount.source}),
+            },
+        )
+
+    def step(self, request: StepRequest) -> Files:
+        """Copy the code, if it is still what was locked."""
+        facts, options = request.layer.facts, request.layer.options
+        sources = _collect(request.project, str(facts["path"]), _strings(facts["exclude"]), _strings(facts["mounts"]))
+        if tree_hash(sources) != options["tree"]:
+            raise LockError("the code changed while it was used", where=str(request.project), hint="run it again")
+        return Files(write=partial(_write, sources, os.fsencode(str(options["target"]).strip("/"))))
+
+
+def code_hash(project: Path, manifest: Manifest) -> str:
+    """The git tree id of the code as it is now: without version control, locks, mount sources and what is ignored."""
+    mounts = [mount.source for mount in manifest.mounts.values() if mount.source]
+    return tree_hash(_collect(project, manifest.code.path, manifest.code.exclude, mounts))
+
+
+def _collect(project: Path, path: str, exclude: Sequence[str], mounts: Sequence[str]) -> list[Source]:
+    root = Path(os.path.normpath(project / path))
+    skip = {os.fsencode(os.path.normpath(project / mount)) for mount in mounts}
+    return collect(root, skip=skip, ignored=ignore_rules(root, exclude))
+
+
+def _strings(value: object) -> list[str]:
+    assert isinstance(value, Sequence)
+    return [str(item) for item in value]
+
+
+def _write(sources: Sequence[Source], target: bytes, root: Path, parents: Tree) -> None:
+    for source in sources:
+        place(source, target + b"/" + source.path, root, parents)
