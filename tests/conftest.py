@@ -68,6 +68,12 @@ def store(_stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def session_folder(_stores: Path) -> Path:
+    """A folder for what slow tests share: projects, their stores, what they export."""
+    return _stores
+
+
 @pytest.fixture
 def shared_store(store: Path, _stores: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The session's store: for tests that want an environment, and do not care who built it."""

@@ -1,0 +1,212 @@
+"""The quickstart from lock to plot, and its digests by every way that there is to make it or to look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.engines.project import ROOT, Project, digests, script_digest
+
+pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def quickstart(session_folder) -> Project:
+    """The example, locked and realized once for this module, in a folder of its own."""
+    ignore = shutil.ignore_patterns("research.lock", "*.png", "*.npz")
+    path = Path(shutil.copytree(ROOT / "examples/quickstart", session_folder / "quickstart", ignore=ignore))
+    project = Project(path=path, store=session_folder / "quickstart-store")
+    project("lock")
+    return project
+
+
+@pytest.fixture(scope="module")
+def told(quickstart):
+    return quickstart.realize()
+
+
+def test_it_learns_and_leaves_a_plot(quickstart, told):
+    printed = quickstart("run")
+    assert "1 xor 1 -> 0.0" in printed
+    plot = quickstart.path / "out/loss.png"
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_uid == os.getuid()
+
+
+def test_the_lock_names_every_file_and_no_host(quickstart):
+    text = (quickstart.path / "research.lock").read_text()
+    lock = tomllib.loads(text)
+    (target,) = lock["targets"].values()
+    assert {layer["kind"] for layer in target["layers"]} >= {"bootstrap", "apt", "pip"}
+    assert all(len(item["sha256"]) == 64 for layer in target["layers"] for item in layer.get("inputs", ()))
+    assert "://" not in text
+
+
+def test_locking_again_changes_nothing(quickstart):
+    before = (quickstart.path / "research.lock").read_bytes()
+    quickstart("lock")
+    assert (quickstart.path / "research.lock").read_bytes() == before
+    quickstart("lock", "--check")
+
+
+def test_realizing_again_does_nothing(quickstart, told):
+    again = quickstart.realize()
+    assert digests(again) == digests(told)
+    assert all(layer["cached"] for layer in again["layers"])
+
+
+def test_another_store_and_folder_under_a_hostile_umask(quickstart, told, session_folder):
+    parent = session_folder / "setgid"
+    parent.mkdir()
+    parent.chmod(0o2777)
+    other = quickstart.with_inputs_only(parent / "store").copied(parent / "project")
+    assert digests(other.realize("--offline")) == digests(told)
+    hostile = quickstart.with_inputs_only(parent / "another")
+    done = hostile.call("realize", "--json", "--offline", umask=0o077)
+    assert digests(json.loads(done.stdout)) == digests(told)
+
+
+def test_a_store_without_overlay_gives_the_same(quickstart, told, session_folder):
+    copied = replace(
+        quickstart.with_inputs_only(session_folder / "copied"), environment={"REPROBOX_SANDBOX_OVERLAY": "no"}
+    )
+    assert digests(copied.realize("--offline")) == digests(told)
+
+
+@pytest.mark.ordinary
+def test_an_ordinary_user_gets_the_same(quickstart, told, user):
+    project = user.copy(quickstart.path, "project")
+    store = user.home / "store"
+    store.mkdir(mode=0o700)
+    user.copy(quickstart.store / "blobs", "store/blobs")
+    done = user.run([user.command, "realize", "-C", project, "--json", "--offline"], env={"REPROBOX_STORE": str(store)})
+    assert done.returncode == 0, done.stderr
+    assert digests(json.loads(done.stdout)) == digests(told)
+    done = user.run([user.command, "run", "-C", project], env={"REPROBOX_STORE": str(store)})
+    assert done.returncode == 0, done.stderr
+    assert (project / "out/loss.png").stat().st_uid == user.uid
+
+
+@pytest.mark.tool("faketime")
+def test_ten_years_later_gives_the_same(quickstart, told, session_folder):
+    later = quickstart.with_inputs_only(session_folder / "later")
+    assert digests(replace(later, wrapper=("faketime", "-f", "+10y")).realize("--offline")) == digests(told)
+
+
+@pytest.mark.tool("strace")
+def test_realizing_from_the_store_opens_no_connection(quickstart, told, session_folder):
+    trace = session_folder / "trace"
+    traced = ("strace", "--follow-forks", "--trace=connect,sendto", "--output", str(trace))
+    other = replace(quickstart.with_inputs_only(session_folder / "traced"), wrapper=traced)
+    assert digests(other.realize()) == digests(told)
+    assert "AF_INET" not in trace.read_text()
+
+
+def test_realizing_works_where_there_is_no_network(quickstart, told, session_folder):
+    alone = ("unshare", "--net") if os.geteuid() == 0 else ("unshare", "--map-current-user", "--net")
+    other = replace(quickstart.with_inputs_only(session_folder / "alone"), wrapper=alone)
+    assert digests(other.realize()) == digests(told)
+
+
+def test_offline_without_an_input_says_which(quickstart, session_folder):
+    other = quickstart.with_inputs_only(session_folder / "incomplete")
+    blob = max(other.store.glob("blobs/*/*"), key=lambda path: path.stat().st_size)
+    blob.unlink()
+    done = other.call("realize", "--offline")
+    assert done.returncode == 6
+    assert "missing" in done.stderr or "not in the store" in done.stderr
+
+
+# -- what others make of it --------------------------------------------------------------------------------------------
+
+
+def test_the_script_finds_the_same_tree_digest(quickstart, told, session_folder):
+    tree = session_folder / "rootfs"
+    quickstart("export", "--format", "rootfs", "-o", tree)
+    assert script_digest(tree) == told["tree_digest"]
+
+
+@pytest.mark.docker
+def test_docker_loads_runs_and_shows_the_same(quickstart, told, docker, session_folder):
+    archive, container = session_folder / "image.tar", session_folder / "container"
+    quickstart("export", "--format", "docker-archive", "-o", archive, "--tag", "reprobox-test/xor:1")
+    docker("load", "--input", archive)
+    try:
+        assert docker("run", "--rm", "reprobox-test/xor:1", "python3", "-c", "import numpy; print(6 * 7)") == "42\n"
+        exported = docker.export("reprobox-test/xor:1", session_folder / "container.tar")
+    finally:
+        docker("image", "rm", "--force", "reprobox-test/xor:1")
+    container.mkdir()
+    subprocess.run(
+        ["tar", "--extract", "--same-permissions", "--no-same-owner", "-f", exported, "-C", container], check=True
+    )
+    assert script_digest(container) == told["tree_digest"]
+
+
+@pytest.mark.tool("skopeo")
+@pytest.mark.tool("umoci")
+def test_skopeo_and_umoci_accept_the_layout(quickstart, told, session_folder):
+    layout, bundle = session_folder / "layout", session_folder / "bundle"
+    quickstart("export", "--format", "oci", "-o", layout)
+    argv = ["skopeo", "inspect", "--format", "{{.Digest}}", f"oci:{layout}"]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip() == told["image_digest"]
+    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
+    name = entry["annotations"]["org.opencontainers.image.ref.name"]
+    rootless = [] if os.geteuid() == 0 else ["--rootless"]
+    subprocess.run(
+        ["umoci", "unpack", *rootless, "--image", f"{layout}:{name}", bundle], check=True, capture_output=True
+    )
+    assert script_digest(bundle / "rootfs") == told["tree_digest"]
+
+
+def test_exports_are_the_same_bytes_each_time(quickstart, told, session_folder):
+    first, second = session_folder / "first.tar", session_folder / "second.tar"
+    for path in (first, second):
+        quickstart("export", "--format", "docker-archive", "-o", path)
+    assert first.read_bytes() == second.read_bytes()
+    with tarfile.open(first) as archive:
+        assert not [entry.name for entry in archive if entry.name.startswith("./")]
+
+
+# -- sealing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_seal_is_kept_and_a_broken_one_stops(quickstart, told, session_folder):
+    sealed = quickstart.copied(session_folder / "sealed")
+    sealed("lock", "--seal")
+    assert digests(sealed.realize()) == digests(told)
+    lock = sealed.path / "research.lock"
+    text = lock.read_text()
+    tables = tomllib.loads(text)
+    (target,) = tables["targets"].values()
+    digest = target["seal"]["layers"]["system"]
+    lock.write_text(text.replace(digest, "sha256:" + "0" * 64))
+    done = sealed.call("realize")
+    assert done.returncode == 5
+    assert "system" in done.stderr
+
+
+# -- the same with an image base ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.registry
+def test_the_same_manifest_on_an_image_from_a_registry(quickstart, base_image, session_folder):
+    project = quickstart.copied(session_folder / "on-an-image")
+    manifest = project.path / "research.toml"
+    manifest.write_text(manifest.read_text().replace('bootstrap = "debian:bookworm"', f'image = "{base_image}"'))
+    (project.path / "research.lock").unlink()
+    project("lock")
+    told = project.realize()
+    project("run")
+    assert (project.path / "out/loss.png").exists()
+    tree = session_folder / "image-rootfs"
+    project("export", "--format", "rootfs", "-o", tree)
+    assert script_digest(tree) == told["tree_digest"]
