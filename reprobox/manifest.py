@@ -93,7 +93,9 @@ RESERVED_LAYERS = ("base", "skeleton", "code")
 def _absolute(text: str) -> Finding | None:
     plain = posixpath.normpath(f"/{text.lstrip('/')}")
     if not text.startswith("/"):
-        return Finding(f"expected an absolute path, found {quote(text)}", f"write {quote(plain)}" if text else "")
+        return Finding(
+            f"expected an absolute path, found {quote(text)}", f"write {quote(plain)}" if text else "begin it with /"
+        )
     return None if text == plain else Finding(f"{quote(text)} is not a plain path", f"write {quote(plain)}")
 
 
@@ -481,7 +483,7 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
     text = _text(source, file)
     positions = _positions(text, file)
     data = _toml(text, positions, file)
-    reader = Reader(file, positions, {Layer: partial(_read_layer, kinds=kinds)})
+    reader = Reader(file, positions, {Layer: partial(_read_layer, kinds=_layer_kinds(kinds))})
     manifest: Manifest = reader.table(Manifest, data, (), file=file, positions=positions)
     _check_layer_names(reader, data)
     _check_references(reader, data)
@@ -491,6 +493,11 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
     for name in list(manifest.targets)[1:]:
         reader.not_yet(("targets", name), "more than one target", LATER)
     return replace(manifest, unavailable=by_line(reader.unavailable))
+
+
+def _layer_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+    """``kinds`` without the bases and the layers that reprobox adds by itself, which register as kinds too."""
+    return {name: kinds[name] for name in sorted(kinds) if name not in (*Base.KINDS, *RESERVED_LAYERS)}
 
 
 def _read_layer(
@@ -542,7 +549,8 @@ def _check_references(reader: Reader, data: Mapping[str, Any]) -> None:
     }
     for path, where, name in reader.references:
         if name not in known[where]:
-            reader.problem(path, f"there is no {where[:-1]} {quote(name)}", did_you_mean(name, known[where]))
+            hint = did_you_mean(name, known[where], otherwise=f"there are no {where} here: leave it out")
+            reader.problem(path, f"there is no {where[:-1]} {quote(name)}", hint)
 
 
 def _check_code_is_no_mount(reader: Reader, data: Mapping[str, Any]) -> None:
@@ -593,7 +601,7 @@ def _fault(file: str, line: int, message: str, hint: str = "") -> ManifestError:
 
 def schema(kinds: Mapping[str, Kind]) -> dict[str, Json]:
     """JSON Schema (draft 2020-12) of a manifest whose layers are of ``kinds``."""
-    of_kinds: dict[str, Json] = {"oneOf": [_layer_schema(kinds[name]) for name in sorted(kinds)]}
+    of_kinds: dict[str, Json] = {"oneOf": [_layer_schema(kind) for kind in _layer_kinds(kinds).values()]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,

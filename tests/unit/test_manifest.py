@@ -20,6 +20,7 @@ import pytest
 from reprobox import manifest
 from reprobox.errors import ManifestError, UsageError
 from reprobox.manifest import Manifest, parse
+from reprobox.tables import declared
 from tests.unit.manifest_kinds import EXAMPLE, KINDS, CopyFile, SmallKind
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "manifest_errors"
@@ -107,6 +108,15 @@ def test_load_names_the_file_in_problems(tmp_path: Path):
     assert {problem.file for problem in caught.value.problems} == {str(path)}
     path.write_text(SMALL)
     assert manifest.load(path, KINDS).base.image == "debian:12"
+
+
+@pytest.mark.parametrize("kind", ["image", "bootstrap", "oci", "rootfs", "skeleton", "code"])
+def test_bases_and_own_layers_are_no_layer_kinds(kind: str):
+    """They are registered as kinds, and still cannot be written as a layer."""
+    kinds = KINDS | {kind: SmallKind(kind, manifest.Base)}
+    with pytest.raises(ManifestError, match=f'layers.0..kind: unknown kind "{kind}"'):
+        parse(SMALL + f"[[layers]]\nname = 'a'\nkind = '{kind}'\nimage = 'x'\n", kinds=kinds)
+    assert kind not in [layer["title"] for layer in manifest.schema(kinds)["properties"]["layers"]["items"]["oneOf"]]  # type: ignore[index, call-overload]
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
@@ -369,6 +379,32 @@ def test_the_schema_tells_editors_what_keys_mean():
     described = json.dumps(schema)
     assert "Install what they recommend too." in described
     assert "Give it the network. Not available yet; it comes in a later release." in described
+
+
+def built_in() -> dict[str, manifest.Kind]:
+    from reprobox.plugins import Plugins
+
+    return dict(Plugins(discover=False).kinds)
+
+
+def test_the_checked_in_schema_is_current():
+    same_as_file(SCHEMA, json.dumps(manifest.schema(built_in()), indent=2, ensure_ascii=False) + "\n")
+
+
+def test_the_example_and_the_examples_fit_the_checked_in_schema_and_the_built_in_kinds():
+    checked_in = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+    examples = [path.read_text(encoding="utf-8") for path in SCHEMA.parents[1].glob("examples/*/research.toml")]
+    assert examples
+    for text in [EXAMPLE, *examples]:
+        checked_in.validate(tomllib.loads(text))
+        parse(text, kinds=built_in())
+
+
+def test_no_kind_takes_a_key_that_all_layers_have():
+    common = declared(manifest.Layer)
+    for name, kind in built_in().items():
+        if name not in (*manifest.Base.KINDS, *manifest.RESERVED_LAYERS):
+            assert common.keys().isdisjoint(declared(kind.options)), name
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------
