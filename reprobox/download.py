@@ -401,8 +401,7 @@ def cannot_write(path: str | Path, error: OSError) -> ReproboxError:
         return ReproboxError(
             "no space is left on the disk" if error.errno == errno.ENOSPC else "the disk quota is used up",
             where=str(path),
-            hint="make room there (`reprobox cache gc` frees what nothing uses), or set REPROBOX_STORE to a folder on "
-            "another disk; what was downloaded so far is kept, and the next try continues it",
+            hint="make room there, or set REPROBOX_STORE to a folder on another disk; nothing that is complete is lost",
         )
     return ReproboxError(f"it cannot be written: {error.strerror}", where=str(path))
 

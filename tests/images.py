@@ -42,8 +42,8 @@ def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
     return entry(name, kind=tarfile.SYMTYPE, mode=0o777, linkname=target)
 
 
-def hard(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
-    return entry(name, kind=tarfile.LNKTYPE, linkname=target)
+def hard(name: str, target: str, mode: int = 0o644) -> tuple[tarfile.TarInfo, bytes]:
+    return entry(name, kind=tarfile.LNKTYPE, linkname=target, mode=mode)
 
 
 def tar(*entries: tuple[tarfile.TarInfo, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:  # noqa: A002
