@@ -5,6 +5,8 @@ DebianRepository/Format. A warm lock asks the servers only whether the Release f
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import lzma
 import posixpath
 import time
@@ -25,6 +27,7 @@ from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxEr
 from reprobox.lock import Input
 
 if TYPE_CHECKING:
+    from reprobox.debian.system import System
     from reprobox.layers.kind import World
 
 _PACKED: Mapping[str, Callable[[bytes], bytes]] = {
@@ -252,14 +255,19 @@ def lock_packages(world: World, packages: Sequence[Package], indices: Sequence[I
 def with_sha1(world: World, inputs: Sequence[Input]) -> tuple[Input, ...]:
     """Fetch ``inputs`` and add the fact ``sha1`` to each."""
     world.fetch(inputs)
-    return tuple(replace(item, facts={**item.facts, "sha1": _sha1(world.store.blob(item.sha256))}) for item in inputs)
+    return tuple(replace(item, facts={**item.facts, "sha1": _sha1(world, item)}) for item in inputs)
 
 
-def _sha1(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+def _sha1(world: World, item: Input) -> str:
+    """Computed once for each file, which may be large."""
+    memo = world.store.memo("sha1", item.sha256)
+    try:
+        return memo.read_text()
+    except FileNotFoundError:
+        with world.store.blob(item.sha256).open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
+        world.store.remember("sha1", item.sha256, digest.encode())
+        return digest
 
 
 def facts(indices: Sequence[Index], origins: Sequence[Origin]) -> dict[str, Json]:
@@ -271,6 +279,54 @@ def facts(indices: Sequence[Index], origins: Sequence[Origin]) -> dict[str, Json
         "indices": [index.fact() for index in indices],
         "keys": keyring.armored({index.release.signer for index in indices}),
     }
+
+
+# -- a base's own sources ----------------------------------------------------------------------------------------------
+
+
+def open_sources(world: World, base: System, host: System) -> tuple[Origin, ...]:
+    """Every suite that the base's apt is set up to use, from a configured mirror, from its own place, or from the host's.
+
+    Raises :class:`ResolveError` where the base names no source.
+    """
+    if not base.sources:
+        raise ResolveError(
+            "the base names no package sources",
+            hint="use a base image with an /etc/apt/sources.list, or a bootstrap base",
+        )
+    trusted = Keyring({**host.trusted.certs, **base.trusted.certs}, [*base.trusted.places, *host.trusted.places])
+    with ThreadPoolExecutor(len(base.sources)) as pool:
+        return tuple(pool.map(lambda source: _open_anywhere(world, source, trusted, base.read, host), base.sources))
+
+
+def _open_anywhere(world: World, source: Source, trusted: Keyring, read: Read, host: System) -> Origin:
+    keys = trust.keys_for(source.signed_by, trusted, read)
+    plain = replace(source, signed_by=())
+    problems: list[ReproboxError] = []
+    for name, uris in world.archives.items():
+        for uri in uris:
+            with contextlib.suppress(FetchError, IntegrityError, OfflineError):
+                origin = open_source(world, replace(plain, uri=uri), keys)
+                if origin.release.archive == name:
+                    return origin
+    elsewhere = [
+        replace(plain, uri=place.uri)
+        for known in host.sources
+        for place in known.places()
+        if place.suite == source.suite
+    ]
+    for place in dict.fromkeys((*plain.places(), *elsewhere)):
+        try:
+            return open_source(world, place, keys)
+        except (FetchError, OfflineError) as error:
+            problems.append(error)
+    told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
+    kind = OfflineError if all(isinstance(error, OfflineError) for error in problems) else FetchError
+    raise kind(
+        f"suite {source.suite!r} of the base's package sources could not be had{told}",
+        where=source.where,
+        hint='a mirror that has it can be named in reprobox\'s configuration: [archives] debian = ["…"]',
+    )
 
 
 # -- a distribution's suites -------------------------------------------------------------------------------------------
@@ -320,8 +376,9 @@ def _candidates(world: World, wish: _Wish, known: Sequence[Source]) -> list[_Can
     configured = [uri.rstrip("/") for uri in world.archives.get(wish.archive, ())]
     beside = [uri.rstrip("/") for uri in world.archives.get("debian", ())] if wish.archive != "debian" else []
     found = [_Candidate(source=Source(uri=uri, suite=wish.suite), guessed=False) for uri in configured]
-    found += [_Candidate(source=_main_only(item), guessed=False) for item in known if item.suite == wish.suite]
-    for item in known:
+    places = [place for source in known for place in source.places()]
+    found += [_Candidate(source=_main_only(item), guessed=False) for item in places if item.suite == wish.suite]
+    for item in places:
         if item.suite != wish.suite and _is_security(item.suite) == (wish.archive == "debian-security"):
             found.append(_Candidate(source=_main_only(replace(item, suite=wish.suite)), guessed=True))
         elif wish.archive == "debian-security" and not _is_security(item.suite):
@@ -348,13 +405,11 @@ def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted:
     for candidate in candidates:
         try:
             origin = open_source(world, candidate.source, trusted)
-        except (FetchError, OfflineError) as error:
+        except (FetchError, OfflineError, IntegrityError) as error:
+            if isinstance(error, IntegrityError) and not candidate.guessed:
+                raise  # a source that somebody set up lies: going round it in silence would hide that
             problems += [] if candidate.guessed and not wish.needed else [error]
             continue
-        except IntegrityError:
-            if candidate.guessed:
-                continue
-            raise
         if origin.release.fields.get("Origin") == "Debian":
             return origin
     if wish.needed and not candidates:
@@ -365,9 +420,10 @@ def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted:
         )
     if not problems and not wish.needed:
         return None
+    if len(problems) == 1 and not isinstance(problems[0], FetchError):
+        raise problems[0]
     told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
-    kind = OfflineError if problems and all(isinstance(item, OfflineError) for item in problems) else FetchError
-    raise kind(
+    raise FetchError(
         f"suite {wish.suite!r} could not be had from any known source{told}",
         hint="check the name of the suite and the network; a mirror that has it can be named in reprobox's configuration:"
         f' [archives] {wish.archive} = ["…"]',

@@ -74,8 +74,10 @@ def _candidates(universe: Universe, wanted: Relation) -> Iterator[Package]:
 
 def _check_conflicts(chosen: dict[str, Package]) -> None:
     for package in chosen.values():
-        for (wanted, *_) in package.relations("Conflicts", "Breaks"):
+        for wanted, *_ in package.relations("Conflicts", "Breaks"):
             for other in chosen.values():
                 named = other.name == wanted.name and wanted.accepts(other.version)
                 if other is not package and (named or _provides(other, wanted)):
-                    raise ResolveError(f"{package.name} {package.version} and {other.name} {other.version} exclude each other")
+                    raise ResolveError(
+                        f"{package.name} {package.version} and {other.name} {other.version} exclude each other"
+                    )

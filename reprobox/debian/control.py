@@ -153,7 +153,7 @@ class Universe:
         for raw, offers in self._stanzas.items():
             if any(b"\nProvides:" in stanza for _, stanza in offers):
                 package = self.newest(raw.decode())
-                for (relation, *_) in package.relations("Provides") if package else ():
+                for relation, *_ in package.relations("Provides") if package else ():
                     provided.setdefault(relation.name, []).append(raw.decode())
         return provided
 
@@ -161,9 +161,11 @@ class Universe:
         """Packages other than the namesake that provide ``wanted``, sorted by name; a versioned wish needs a versioned offer."""
         for name in sorted(self._provided.get(wanted.name, ())):
             package = self.newest(name)
-            for (offer, *_) in package.relations("Provides") if package else ():
-                if package and offer.name == wanted.name and (
-                    not wanted.operator or (offer.version and wanted.accepts(offer.version))
+            for offer, *_ in package.relations("Provides") if package else ():
+                if (
+                    package
+                    and offer.name == wanted.name
+                    and (not wanted.operator or (offer.version and wanted.accepts(offer.version)))
                 ):
                     yield package
                     break

@@ -77,7 +77,9 @@ def _decompress(suffix: bytes, data: bytes) -> bytes:
             return stream.read()
     if suffix == b"":
         return data
-    raise IntegrityError(f"a Debian package packed with {suffix.decode(errors='replace')!r}, which reprobox cannot unpack")
+    raise IntegrityError(
+        f"a Debian package packed with {suffix.decode(errors='replace')!r}, which reprobox cannot unpack"
+    )
 
 
 def tar_members(tar: bytes) -> Iterator[Member]:

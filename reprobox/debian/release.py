@@ -55,8 +55,7 @@ class Release:
     @property
     def archive(self) -> str:
         """The archive's own name, as snapshot services use it: ``debian``, ``debian-security``, ``ubuntu``."""
-        label = self.fields.get("Label") or self.fields.get("Origin") or "unnamed"
-        return re.sub(r"[^a-z0-9.+-]+", "-", label.lower()).strip("-")
+        return archive_name(self.fields)
 
     @property
     def by_hash(self) -> bool:
@@ -66,6 +65,12 @@ class Release:
         """Whether ``suite`` is a name of what this file describes; ``buster/updates`` is one of codename ``buster``."""
         names = {self.fields.get("Suite", ""), self.fields.get("Codename", "")}
         return suite in names or suite.removesuffix("/updates") in names
+
+
+def archive_name(values: Mapping[str, str]) -> str:
+    """The name of the archive whose Release file has these fields, from its label: ``debian-security``."""
+    label = values.get("Label") or values.get("Origin") or "unnamed"
+    return re.sub(r"[^a-z0-9.+-]+", "-", label.lower()).strip("-")
 
 
 @dataclass(slots=True)
@@ -217,7 +222,7 @@ def _unverified(reason: str, issuers: Sequence[str], keyring: Keyring, where: st
     return IntegrityError(
         f"it is signed by keys that are not known here: {wanted}; looked in {places}",
         where=where,
-        hint='install the distribution\'s archive keys (package debian-archive-keyring), or give them in the manifest:'
+        hint="install the distribution's archive keys (package debian-archive-keyring), or give them in the manifest:"
         ' [base] key = "keys/archive.asc"',
     )
 

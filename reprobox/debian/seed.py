@@ -9,8 +9,10 @@ dpkg unpacks them again, and real dpkg configures everything. A test holds the r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -51,34 +53,53 @@ class _Opened(NamedTuple):
     tar: bytes
 
 
+class _InfoFile(NamedTuple):
+    name: str
+    data: bytes
+    mode: int
+    mtime: int
+
+
 def _open(path: Path) -> _Opened:
     data = path.read_bytes()
     return _Opened(path, {m.path.decode(): m for m in deb.tar_members(deb.control_tar(data))}, deb.data_tar(data))
 
 
-def plant(root: Path, debs: Sequence[Path], by_dpkg: Collection[Path], links: Sequence[str], *, workers: int = 2) -> None:
-    """Unpack ``debs`` into the empty folder ``root``; register all but those ``by_dpkg`` as unpacked.
-
-    ``links`` are made first (``bin`` -> ``usr/bin``). Decompression runs ahead in threads: it lets go of the interpreter's lock.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planting:
+    """What to plant: ``debs`` in order, those of them that dpkg will unpack itself, top-level links to make first
+    (``bin`` -> ``usr/bin``), and the time in unix seconds that new files get.
     """
-    for name in links:
+
+    debs: Sequence[Path]
+    by_dpkg: Collection[Path]
+    links: Sequence[str]
+    epoch: int
+
+
+def plant(root: Path, planting: Planting, *, workers: int = 2) -> None:
+    """Unpack everything into the empty folder ``root``, and register as unpacked what dpkg is not going to unpack.
+
+    Decompression runs ahead in threads: it lets go of the interpreter's lock.
+    """
+    for name in planting.links:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True, mode=0o755)
         (root / name).symlink_to(f"usr/{name}")
     unpacker = deb.Unpacker(root)
     status: list[bytes] = []
-    info: list[tuple[str, bytes, int]] = []
+    info: list[_InfoFile] = []
     with ThreadPoolExecutor(workers) as pool:
-        waiting = iter(debs)
+        waiting = iter(planting.debs)
         running = [pool.submit(_open, path) for path in islice(waiting, workers + 1)]
         while running:
             opened = running.pop(0).result()
-            plain = opened.path not in by_dpkg
+            plain = opened.path not in planting.by_dpkg
             _unpack(unpacker, opened, plain=plain)
             if plain:
                 status.append(_stanza(opened))
-                info += _info(opened)
+                info += _info(opened, planting.epoch)
             running += [pool.submit(_open, path) for path in islice(waiting, 1)]
-    _write_database(root, status, info)
+    _write_database(root, status, info, planting.epoch)
 
 
 def _conffiles(opened: _Opened) -> list[str]:
@@ -106,28 +127,30 @@ def _stanza(opened: _Opened) -> bytes:
     return write(entry)
 
 
-def _info(opened: _Opened) -> list[tuple[str, bytes, int]]:
-    """Names, contents and modes of the package's files in ``info/``."""
+def _info(opened: _Opened, epoch: int) -> Iterator[_InfoFile]:
+    """The package's files in ``info/``."""
     values = fields(bytes(opened.control["control"].data))
     prefix = values["Package"]
     if values.get("Multi-Arch") == "same":
         prefix += f":{values['Architecture']}"
     listed = b"/.\n" + b"".join(b"/" + member.path + b"\n" for member in deb.tar_members(opened.tar))
-    kept = [(f"{prefix}.list", listed, 0o644)]
+    yield _InfoFile(f"{prefix}.list", listed, 0o644, epoch)
     for name, member in opened.control.items():
         if name != "control" and member.kind in (b"0", b"\0"):
-            kept.append((f"{prefix}.{name}", bytes(member.data), member.mode))
-    return kept
+            yield _InfoFile(f"{prefix}.{name}", bytes(member.data), member.mode, member.mtime)
 
 
-def _write_database(root: Path, status: Sequence[bytes], info: Sequence[tuple[str, bytes, int]]) -> None:
+def _write_database(root: Path, status: Sequence[bytes], info: Sequence[_InfoFile], epoch: int) -> None:
     database = root / _DATABASE
     for folder in ("info", "updates", "triggers"):
         (database / folder).mkdir(parents=True, exist_ok=True, mode=0o755)
-    (database / "info" / "format").write_bytes(b"1\n")
-    (database / "available").write_bytes(b"")
-    (database / "status").write_bytes(b"".join(status))
-    for name, data, mode in info:
-        path = database / "info" / name
-        path.write_bytes(data)
-        path.chmod(mode)
+    for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
+        _write_file(database / name, data, 0o644, epoch)
+    for file in info:
+        _write_file(database / "info" / file.name, file.data, file.mode, file.mtime)
+
+
+def _write_file(path: Path, data: bytes, mode: int, mtime: int) -> None:
+    path.write_bytes(data)
+    path.chmod(mode)
+    os.utime(path, (mtime, mtime))

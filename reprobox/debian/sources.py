@@ -8,14 +8,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprobox.debian.control import fields, stanzas
 
 Read = Callable[[str], "bytes | None"]
 
-_SCHEMES = ("http://", "https://", "file:", "copy:", "mirror+file:")
+_SCHEMES = ("http://", "https://", "file:", "copy:")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,7 @@ class Source:
 
     ``uri`` has no slash at its end. ``signed_by`` are key files, fingerprints or one armored key block, empty where the
     system's trusted keys decide. ``where`` is the file that said so, for messages. ``expires`` is false where the
-    administrator has said that this place keeps old Release files.
+    administrator has said that this place keeps old Release files. ``others`` are further places with the same files.
     """
 
     uri: str
@@ -34,6 +34,12 @@ class Source:
     signed_by: tuple[str, ...] = ()
     expires: bool = True
     where: str = ""
+    others: tuple[str, ...] = ()
+
+    def places(self) -> Iterator[Source]:
+        """The source at each of its places, best first."""
+        for uri in (self.uri, *self.others):
+            yield replace(self, uri=uri, others=())
 
     @property
     def dists(self) -> str:
@@ -84,7 +90,7 @@ def _source(uri: str, suite: str, components: Sequence[str], options: Mapping[st
     architectures = options.get("architectures", options.get("arch", "")).split()
     return Source(
         uri=uri.rstrip("/"),
-        suite=suite.rstrip("/") if suite != "/" else suite,
+        suite=suite,
         components=tuple(components),
         architectures=tuple(architectures),
         signed_by=_signed_by(options.get("signed-by", "")),
@@ -100,31 +106,21 @@ def _signed_by(value: str) -> tuple[str, ...]:
 
 
 def _expanded(source: Source, read: Read) -> Iterator[Source]:
-    """One source for each place that ``source`` stands for; none where the transport is not ours."""
-    if not source.uri.startswith(_SCHEMES) or source.suite.endswith("/") or "/" in source.suite.removesuffix("/updates"):
+    """The source with its transport resolved; nothing where the transport is not ours, or the repository is flat."""
+    if "/" in source.suite.removesuffix("/updates"):
         return
-    scheme, _, rest = source.uri.partition(":")
-    if scheme == "mirror+file":
-        for line in (read("/" + rest.lstrip("/")) or b"").decode("utf-8", "replace").splitlines():
-            uri = line.split("\t")[0].split("#")[0].strip()
-            if uri:
-                yield from _expanded(_at(source, uri.rstrip("/")), read)
-    elif scheme in ("file", "copy"):
-        yield _at(source, "file:///" + rest.lstrip("/"))
-    else:
-        yield source
+    uris = [source.uri]
+    if source.uri.startswith("mirror+file:"):
+        listed = (read("/" + source.uri.partition(":")[2].lstrip("/")) or b"").decode("utf-8", "replace")
+        uris = [line.split("\t")[0].partition("#")[0].strip().rstrip("/") for line in listed.splitlines()]
+    places = [_plain(uri) for uri in uris if uri.startswith(_SCHEMES)]
+    if places:
+        yield replace(source, uri=places[0], others=tuple(places[1:]))
 
 
-def _at(source: Source, uri: str) -> Source:
-    return Source(
-        uri=uri,
-        suite=source.suite,
-        components=source.components,
-        architectures=source.architectures,
-        signed_by=source.signed_by,
-        expires=source.expires,
-        where=source.where,
-    )
+def _plain(uri: str) -> str:
+    scheme, _, path = uri.partition(":")
+    return "file:///" + path.lstrip("/") if scheme in ("file", "copy") else uri
 
 
 def read_host(path: str) -> bytes | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, deb, seed
@@ -55,11 +54,14 @@ class Bootstrap:
         """Unpack everything, let dpkg unpack what has scripts, and let it configure all."""
         options = request.layer.options
         by_dpkg = [name for name in _strings(options["unpack"]) if name in request.files]
-        debs = list(request.files.values())
+        planting = seed.Planting(
+            debs=list(request.files.values()),
+            by_dpkg=frozenset(request.files[name] for name in by_dpkg),
+            links=_strings(options["links"]),
+            epoch=request.epoch,
+        )
         return Commands(
-            seed=partial(
-                _plant, debs=debs, by_dpkg=[request.files[name] for name in by_dpkg], links=_strings(options["links"])
-            ),
+            seed=partial(seed.plant, planting=planting),
             binds=tuple(Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg),
             commands=(
                 (*_DPKG, "--force-depends", "--unpack", *(f"{INPUTS}/{name}" for name in by_dpkg)),
@@ -67,10 +69,6 @@ class Bootstrap:
             ),
             environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},
         )
-
-
-def _plant(root: Path, *, debs: Sequence[Path], by_dpkg: Sequence[Path], links: Sequence[str]) -> None:
-    seed.plant(root, debs, frozenset(by_dpkg), links)
 
 
 def _strings(value: Json) -> list[str]:

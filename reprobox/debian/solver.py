@@ -1,0 +1,323 @@
+"""Real apt as the solver: run in the base's root, without network, over indices that were verified here. apt.conf(5)
+
+apt sees placeholder hosts (``r0.invalid``, one for each suite), so that each file it chooses tells which suite it is of. What it works
+out over the indices alone is kept in the store: reading 60,000 stanzas takes it two seconds, reading its own cache none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import urllib.parse
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reprobox.backend import Bind, ToolResult
+from reprobox.debian import deb
+from reprobox.debian.archive import Index
+from reprobox.debian.control import Universe, fields, stanzas, write
+from reprobox.digest import canonical, sha256
+from reprobox.lock import Input
+
+if TYPE_CHECKING:
+    from reprobox.layers.kind import World
+    from reprobox.store import Store
+
+_ROOM = "/run/reprobox/apt"
+_REQUEST = "/run/reprobox/request"
+_PINS = "/etc/apt/preferences.d/zz-reprobox"
+
+_CONFIGURATION = f"""\
+Dir::Etc::Parts "/dev/null";
+Dir::Etc::SourceList "{_ROOM}/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Dir::State::Lists "{_ROOM}/lists";
+Dir::State::Status "{_REQUEST}/status";
+Dir::Cache "{_ROOM}/cache";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "{_ROOM}/cache/srcpkgcache.bin";
+Acquire::ForceHash "SHA256";
+Acquire::Languages "none";
+APT::Sandbox::User "root";
+APT::Install-Suggests "false";
+APT::Get::Assume-Yes "true";
+APT::Get::Allow-Downgrades "true";
+APT::Get::Show-Versions "true";
+quiet "1";
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What apt is asked: install ``packages`` (as its command line has them) on a system with this dpkg status.
+
+    ``kept`` are locked packages that are preferred over newer ones; ``forgotten`` those of them that no index offers any more,
+    with their .debs in the store. ``architectures`` has the native one first.
+    """
+
+    packages: tuple[str, ...]
+    status: bytes
+    architectures: tuple[str, ...]
+    recommends: bool
+    indices: tuple[Index, ...]
+    kept: tuple[Input, ...] = ()
+    forgotten: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One .deb that apt would install. ``index`` is where it comes from, None if only the old lock has it."""
+
+    package: str
+    version: str
+    architecture: str
+    path: str
+    sha256: str
+    size: int
+    index: Index | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What apt would do: install ``choices``, remove and downgrade these packages; ``selected`` stand for virtual names."""
+
+    choices: tuple[Choice, ...]
+    removed: tuple[str, ...]
+    downgraded: tuple[str, ...]
+    selected: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """What apt said when it could not: its errors (``E:`` lines without the mark), and its explanation."""
+
+    errors: tuple[str, ...]
+    explanation: str
+
+
+def ask(world: World, question: Question) -> Answer | Refusal:
+    """Let the base's apt solve ``question``."""
+    old = _OldPackages.of(world.store, question.forgotten)
+    with world.store.scratch() as scratch, _room(world.store, question, old, scratch) as room:
+        request = scratch / "request"
+        request.mkdir(mode=0o755)
+        (request / "status").write_bytes(question.status)
+        (request / "pins").write_text(_preferences(question.kept))
+        result = _run(world, question, room, request)
+    if result.status != 0:
+        return _refusal(result)
+    return _answer(result, question, old)
+
+
+def _run(world: World, question: Question, room: Path, request: Path) -> ToolResult:
+    return world.tool(
+        (
+            *("env", f"APT_CONFIG={_ROOM}/apt.conf", "apt-get", "install", "--print-uris"),
+            *("-o", f"APT::Install-Recommends={str(question.recommends).lower()}"),
+            *question.packages,
+        ),
+        binds=(
+            Bind(source=room, target=_ROOM, writable=True),
+            Bind(source=request, target=_REQUEST),
+            Bind(source=request / "pins", target=_PINS),
+        ),
+    )
+
+
+# -- what apt reads ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _room(store: Store, question: Question, old: _OldPackages, scratch: Path) -> Iterator[Path]:
+    """A folder with indices as apt wants them; it is kept, with the cache that apt makes, unless old packages are added."""
+    key = sha256(canonical([[index.label, index.sha256, index.release.sha256] for index in question.indices]))
+    key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
+    kept = store.memo("apt", key)
+    if kept.is_dir() and not old.inputs:
+        yield kept
+        return
+    room = scratch / "room"
+    _furnish(room, question, old)
+    yield room
+    if not old.inputs and (room / "cache" / "srcpkgcache.bin").exists():
+        with contextlib.suppress(OSError):  # another process was first
+            room.rename(kept)
+
+
+def _furnish(room: Path, question: Question, old: _OldPackages) -> None:
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (room / folder).mkdir(parents=True, mode=0o755)
+    native, *foreign = question.architectures
+    listed = "".join(f'APT::Architectures:: "{name}";\n' for name in (native, *foreign))
+    (room / "apt.conf").write_text(f'{_CONFIGURATION}APT::Architecture "{native}";\n{listed}')
+    suites: dict[tuple[int, str], list[str]] = {}
+    for number, index in _numbered(question.indices):
+        prefix = f"r{number}.invalid_dists_{index.suite.replace('/', '_')}_"
+        (room / "lists" / f"{prefix}InRelease").write_bytes(index.release.text)
+        os.link(index.path, room / "lists" / f"{prefix}{index.component}_binary-{index.architecture}_Packages")
+        suites.setdefault((number, index.suite), []).append(index.component)
+    lines = [
+        f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}"
+        for (number, suite), names in suites.items()
+    ]
+    if old.inputs:
+        (room / "lists" / "old.invalid_dists_old_Release").write_bytes(
+            b"Suite: old\nCodename: old\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
+        )
+        (room / "lists" / f"old.invalid_dists_old_main_binary-{native}_Packages").write_bytes(old.packages)
+        lines.append("http://old.invalid old main")
+    (room / "sources.list").write_text("".join(f"deb [trusted=yes] {line}\n" for line in lines))
+
+
+def _numbered(indices: Iterable[Index]) -> Iterator[tuple[int, Index]]:
+    """Indices with a number for each (archive, suite) among them."""
+    numbers: dict[tuple[str, str], int] = {}
+    for index in indices:
+        yield numbers.setdefault((index.uri, index.suite), len(numbers)), index
+
+
+def _preferences(kept: Iterable[Input]) -> str:
+    """apt_preferences(5): locked versions win over newer ones, but never downgrade what is installed."""
+    return "".join(
+        f"Package: {item.facts['package']}\nPin: version {item.facts['version']}\nPin-Priority: 990\n\n"
+        for item in kept
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OldPackages:
+    """Packages that are locked and no longer offered, as an index of their own: live indices forget old versions."""
+
+    inputs: Mapping[str, Input]
+    packages: bytes
+
+    @classmethod
+    def of(cls, store: Store, inputs: Iterable[Input]) -> _OldPackages:
+        kept = {item.sha256: item for item in inputs}
+        pieces = []
+        for item in kept.values():
+            control = fields(deb.control_files(store.blob(item.sha256).read_bytes())["control"])
+            place = {"Filename": item.sha256, "Size": str(item.size), "SHA256": item.sha256}
+            pieces.append(write({**control, **place}))
+        return cls(inputs=kept, packages=b"".join(pieces))
+
+
+def no_longer_offered(inputs: Iterable[Input], indices: Iterable[Index]) -> tuple[Input, ...]:
+    """Those of ``inputs`` that none of the indices has."""
+    offered: set[bytes] = set()
+    for index in indices:
+        offered.update(re.findall(rb"^SHA256: ([0-9a-f]{64})$", index.path.read_bytes(), re.M))
+    return tuple(item for item in inputs if item.sha256.encode() not in offered)
+
+
+def extended_status(status: bytes, removed: Collection[str], debs: Iterable[Path]) -> bytes:
+    """A dpkg status as it will be when lower layers have removed packages and installed ``debs``."""
+    added = {}
+    for path in debs:
+        values = fields(deb.control_files(path.read_bytes())["control"])
+        name = values.pop("Package")
+        added[name, values["Architecture"]] = write({"Package": name, "Status": "install ok installed", **values})
+    kept = []
+    for stanza in stanzas(status):
+        values = fields(stanza)
+        name, architecture = values.get("Package", ""), values.get("Architecture", "")
+        # A package that was "all" may become one of the native architecture, and the other way round.
+        replaced = any(other == name and "all" in (kind, architecture) for other, kind in added)
+        if (name, architecture) not in added and not replaced and not {name, f"{name}:{architecture}"} & set(removed):
+            kept.append(stanza.strip(b"\n") + b"\n\n")
+    return b"".join((*kept, *added.values()))
+
+
+def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
+    """All package names of the indices; remembered for each index."""
+    names: set[str] = set()
+    for index in indices:
+        memo = store.memo("names", index.sha256)
+        try:
+            text = memo.read_text("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            found = set(re.findall(rb"^Package: (\S+)$", index.path.read_bytes(), re.M))
+            data = b"\n".join(sorted(found))
+            store.remember("names", index.sha256, data)
+            text = data.decode("utf-8", "surrogateescape")
+        names.update(text.split("\n"))
+    return names
+
+
+# -- what apt says -----------------------------------------------------------------------------------------------------
+
+_URI = re.compile(
+    r"^'http://(?P<host>[^/']+)/(?P<path>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$", re.M
+)
+_LISTED = re.compile(r"^ +(\S+) \((.*)\)$")
+_SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.M)
+
+
+def _answer(result: ToolResult, question: Question, old: _OldPackages) -> Answer:
+    text = result.stdout.decode("utf-8", "surrogateescape")
+    by_host = {f"r{number}.invalid": index for number, index in _numbered(question.indices)}
+    return Answer(
+        choices=tuple(_choice(match, by_host, old) for match in _URI.finditer(text)),
+        removed=tuple(_section(text, "REMOVED")),
+        downgraded=tuple(_section(text, "DOWNGRADED")),
+        selected={virtual: package for package, virtual in _SELECTING.findall(text)},
+    )
+
+
+def _choice(match: re.Match[str], by_host: Mapping[str, Index], old: _OldPackages) -> Choice:
+    package, version, architecture = urllib.parse.unquote(match["name"]).removesuffix(".deb").rsplit("_", 2)
+    known = old.inputs.get(match["sha256"])
+    path = known.facts["path"] if known else urllib.parse.unquote(match["path"])
+    return Choice(
+        package=package,
+        version=version,
+        architecture=architecture,
+        path=path,
+        sha256=match["sha256"],
+        size=int(match["size"]),
+        index=None if known else by_host[match["host"]],
+    )
+
+
+def _section(text: str, title: str) -> Iterator[str]:
+    """Package names of ``The following packages will be REMOVED:`` and its like."""
+    inside = False
+    for line in text.splitlines():
+        if line.startswith("The following packages will be "):
+            inside = title in line
+        elif inside and (match := _LISTED.match(line)):
+            yield match[1].rstrip("*")
+        elif not line.startswith(" "):
+            inside = False
+
+
+def _refusal(result: ToolResult) -> Refusal:
+    said = result.stderr.decode("utf-8", "replace").splitlines()
+    errors = tuple(line.removeprefix("E: ") for line in said if line.startswith("E: "))
+    noise = re.compile(r"Reading package lists|Building dependency tree|Reading state information|[0-9]+ upgraded,")
+    lines = [line for line in result.stdout.decode("utf-8", "replace").splitlines() if line and not noise.match(line)]
+    start = next((number for number, line in enumerate(lines) if "unmet dependencies" in line), 0)
+    if not errors:
+        errors = (f"apt ended with status {result.status}", *said[-5:])
+    return Refusal(errors=errors, explanation="\n".join(lines[start:]))
+
+
+def missing_versions(refusal: Refusal) -> list[str]:
+    """Packages of which apt found no such version as was asked for."""
+    found = (re.match(r"Version '.*' for '([^':]+)(?::[^']*)?' was not found", line) for line in refusal.errors)
+    return [match[1] for match in found if match]
+
+
+def offered_versions(name: str, indices: Iterable[Index]) -> list[str]:
+    """Versions of ``name`` in the indices, newest first."""
+    universe = Universe({index.label: index.path.read_bytes() for index in indices})
+    return list(dict.fromkeys(package.version for package in universe.versions(name)))
+
+
+def is_provided(name: str, indices: Iterable[Index]) -> bool:
+    """Whether some package provides the virtual package ``name``."""
+    pattern = re.compile(rb"^Provides:(?:.*[ ,])?" + re.escape(name.encode()) + rb"(?:[ ,(].*)?$", re.M)
+    return any(pattern.search(index.path.read_bytes()) for index in indices)

@@ -1,0 +1,281 @@
+# ruff: noqa: RUF009 - key() is a field specifier
+"""``apt``: packages of the base's distribution.
+
+Resolved by real apt, run in the base's root over indices whose signatures were checked here; built by real apt from the locked
+.debs alone, without an index and without network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from reprobox.backend import Bind
+from reprobox.debian import archive, solver, system
+from reprobox.debian.archive import Index, Origin
+from reprobox.debian.release import Keyring
+from reprobox.digest import Json
+from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ResolveError
+from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.lock import Input
+from reprobox.manifest import Layer, apt_package, key, url, word
+
+_CONFIGURATION = Path(solver.__file__).with_name("step-apt.conf")
+_CONFIGURED_AT = "/run/reprobox/apt.conf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AptSource:
+    """A package archive besides the base's own."""
+
+    uris: tuple[str, ...] = key("Base addresses of the archive.", check=url, nonempty=True)
+    suites: tuple[str, ...] = key("Suites to use.", check=word, nonempty=True)
+    components: tuple[str, ...] = key("Components to use.", default=("main",), check=word)
+    key: str = key("File with the keys that sign it.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AptOptions:
+    """The keys of an ``apt`` layer."""
+
+    packages: tuple[str, ...] = key(
+        "Packages to install: name, name=version or name:architecture; a version may end in *.",
+        check=apt_package,
+        nonempty=True,
+        hint='add packages = ["…"]',
+    )
+    recommends: bool = key("Install recommended packages too.", default=False)
+    sources: tuple[AptSource, ...] = key("Archives besides the base's own.", default=(), available=False)
+
+
+class Apt:
+    """The kind."""
+
+    name = "apt"
+    recipe = 1
+    options = AptOptions
+    pinned = True
+
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
+        """Every apt layer above: there is one dpkg database."""
+        return tuple(other.name for other in above if other.kind == self.name)
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        """Pin every package that must be installed, as apt decides it."""
+        asked: AptOptions = request.layer.options
+        base = system.installed(request.world)
+        architectures = _architectures(request, asked, base.foreign)
+        origins, indices = _open(request, architectures)
+        _check_names(request, asked, base.status, indices)
+        question = solver.Question(
+            packages=asked.packages,
+            status=_status(request, base.status),
+            architectures=architectures,
+            recommends=asked.recommends,
+            indices=indices,
+        )
+        answer = _solve(request, question)
+        inputs = archive.with_sha1(request.world, [_input(request, choice) for choice in answer.choices])
+        return Resolution(
+            inputs=inputs,
+            options={
+                "architectures": [name for name in architectures[1:] if name not in base.foreign],
+                "manual": sorted({answer.selected.get(name, name) for name in _names(asked)}),
+                "removed": sorted(answer.removed),
+            },
+            facts=_facts(request, indices, origins, answer),
+        )
+
+    def step(self, request: StepRequest) -> Commands:
+        """Install exactly the locked .debs, and mark what was asked for as such."""
+        options = request.layer.options
+        manual, removed = _strings(options["manual"]), _strings(options["removed"])
+        automatic = [name for name in map(_installed_name, request.layer.inputs) if not _asked_for(name, manual)]
+        files = [f"{INPUTS}/{name}" for name in request.files]
+        install = ("apt-get", *(() if removed else ("--no-remove",)), "install")
+        commands = [("dpkg", "--add-architecture", name) for name in _strings(options["architectures"])]
+        if files or removed:
+            commands.append((*install, *files, *(f"{name}-" for name in removed)))
+        if automatic:
+            commands.append(("apt-mark", "auto", *automatic))
+        commands.append(("apt-mark", "manual", *manual))
+        return Commands(
+            commands=tuple(commands),
+            binds=(
+                Bind(source=_CONFIGURATION, target=_CONFIGURED_AT),
+                *(Bind(source=path, target=f"{INPUTS}/{name}") for name, path in request.files.items()),
+            ),
+            environment={"APT_CONFIG": _CONFIGURED_AT, "DEBCONF_NONINTERACTIVE_SEEN": "true"},
+        )
+
+
+def _strings(value: Json) -> list[str]:
+    assert isinstance(value, Sequence)
+    return [str(item) for item in value]
+
+
+def _names(asked: AptOptions) -> list[str]:
+    """The packages asked for, without versions."""
+    return [item.partition("=")[0] for item in asked.packages]
+
+
+def _installed_name(item: Input) -> str:
+    architecture = item.facts["architecture"]
+    return item.facts["package"] if architecture == "all" else f"{item.facts['package']}:{architecture}"
+
+
+def _asked_for(name: str, manual: Collection[str]) -> bool:
+    return name in manual or name.partition(":")[0] in manual
+
+
+# -- where packages come from ------------------------------------------------------------------------------------------
+
+
+def _architectures(request: ResolveRequest, asked: AptOptions, foreign: Iterable[str]) -> tuple[str, ...]:
+    """The native architecture, those that the base takes too, and those that packages are asked for."""
+    native = archive.debian_architecture(request.platform)
+    wanted = [name.partition(":")[2] for name in _names(asked)]
+    named = [name for name in wanted if name not in ("", "all", "any", "native", native)]
+    return tuple(dict.fromkeys((native, *foreign, *named)))
+
+
+def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[Origin, ...], tuple[Index, ...]]:
+    """The base's own suites, checked anew."""
+    world, base = request.world, request.below[0]
+    host = system.host_system()
+    trusted = Keyring(dict(host.trusted.certs), list(host.trusted.places))
+    known = base.facts.get("keys")
+    if isinstance(known, str) and known:
+        trusted.add(known.encode(), "the lock")
+    if base.kind == "bootstrap":
+        suite = request.manifest.base.reference.partition(":")[2]
+        origins = archive.open_debian(world, suite, host.sources, trusted)
+    else:
+        own = system.base_system(world, base.id)
+        origins = archive.open_sources(world, own, host)
+    return origins, tuple(index for name in architectures for index in archive.open_indices(world, origins, name))
+
+
+# -- asking apt --------------------------------------------------------------------------------------------------------
+
+
+def _status(request: ResolveRequest, status: bytes) -> bytes:
+    """The base's dpkg status with what lower apt layers do to it."""
+    for layer in request.below:
+        if layer.kind == Apt.name:
+            request.world.fetch(layer.inputs)
+            debs = [request.world.store.blob(item.sha256) for item in layer.inputs]
+            status = solver.extended_status(status, _strings(layer.options["removed"]), debs)
+    return status
+
+
+def _solve(request: ResolveRequest, question: solver.Question) -> solver.Answer:
+    """Ask with the old pins where there are any; if they stand in the way, without."""
+    previous = request.previous
+    if previous is not None and previous.inputs and not request.upgrade:
+        forgotten = _brought(request, solver.no_longer_offered(previous.inputs, question.indices))
+        answer = solver.ask(request.world, replace(question, kept=previous.inputs, forgotten=forgotten))
+        if isinstance(answer, solver.Answer):
+            return answer
+        request.world.say(f"{request.layer.name}: its locked versions do not allow what is asked now: locking it anew")
+    answer = solver.ask(request.world, question)
+    if isinstance(answer, solver.Refusal):
+        raise _refused(request, question, answer)
+    return answer
+
+
+def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """Those of ``inputs`` that can still be had; it is no error if some cannot, they are chosen anew."""
+    try:
+        request.world.fetch(inputs)
+    except (FetchError, OfflineError, IntegrityError):
+        gone = [item.name for item in inputs if not request.world.store.has_blob(item.sha256)]
+        request.world.say(f"{request.layer.name}: no longer to be had, so chosen anew: {', '.join(gone)}")
+    return tuple(item for item in inputs if request.world.store.has_blob(item.sha256))
+
+
+def _input(request: ResolveRequest, choice: solver.Choice) -> Input:
+    if choice.index is None:  # only the old lock has it
+        assert request.previous is not None
+        return next(item for item in request.previous.inputs if item.sha256 == choice.sha256)
+    version = choice.version.partition(":")[2] or choice.version
+    item = Input(
+        type="deb",
+        name=f"{choice.package}_{version}_{choice.architecture}.deb",
+        sha256=choice.sha256,
+        size=choice.size,
+        facts={
+            "package": choice.package,
+            "version": choice.version,
+            "architecture": choice.architecture,
+            "path": choice.path,
+            "archive": choice.index.release.archive,
+            "suite": choice.index.suite,
+        },
+    )
+    request.world.remember(item, [f"{choice.index.uri}/{choice.path}"])
+    return item
+
+
+def _facts(
+    request: ResolveRequest, indices: Sequence[Index], origins: Sequence[Origin], answer: solver.Answer
+) -> dict[str, Json]:
+    told = archive.facts(indices, origins)
+    if told["keys"] == request.below[0].facts.get("keys"):
+        del told["keys"]
+    return {**told, **({"downgraded": sorted(answer.downgraded)} if answer.downgraded else {})}
+
+
+# -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+def _check_names(request: ResolveRequest, asked: AptOptions, status: bytes, indices: Sequence[Index]) -> None:
+    """Refuse names that nothing offers: apt would take some of them as patterns, or as wishes to remove."""
+    known = solver.package_names(request.world.store, indices)
+    problems = []
+    for number, item in enumerate(asked.packages):
+        name = item.partition("=")[0].partition(":")[0]
+        if name in known or f"\nPackage: {name}\n".encode() in b"\n" + status or solver.is_provided(name, indices):
+            continue
+        near = _near(name, known)
+        hint = f"did you mean {near}?" if near else "check the name; the archive's suites are those of the base"
+        message = f"no package is called {name!r} in {_suites(indices)}"
+        problems.append(request.manifest.problem(("layers", request.layer.index, "packages", number), message, hint))
+    if problems:
+        raise UnknownPackagesError(problems)
+
+
+class UnknownPackagesError(ResolveError):
+    """Packages that nothing offers, each with its place in the manifest and near names."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    """Names like ``name``, as a choice in words. Names far off in length or beginning are not even compared."""
+    similar = [other for other in known if abs(len(other) - len(name)) <= 3 and set(other[:2]) & set(name[:2])]
+    found = get_close_matches(name, similar, n=3, cutoff=0.75)
+    return " or ".join(repr(other) for other in found)
+
+
+def _suites(indices: Sequence[Index]) -> str:
+    return ", ".join(dict.fromkeys(index.suite for index in indices))
+
+
+def _refused(request: ResolveRequest, question: solver.Question, refusal: solver.Refusal) -> ResolveError:
+    lines = [*refusal.errors]
+    for name in solver.missing_versions(refusal):
+        offered = ", ".join(solver.offered_versions(name, question.indices)) or "none"
+        lines.append(f"versions of {name!r} that are offered: {offered}")
+    if refusal.explanation:
+        lines.append(refusal.explanation)
+    place = request.manifest.problem(("layers", request.layer.index, "packages"), "")
+    return ResolveError(
+        "apt cannot install these packages together:\n"
+        + "\n".join(f"    {line}" for line in "\n".join(lines).split("\n")),
+        where=f"{place.file}:{place.line}: {place.key}",
+        hint="change the packages or versions named; `reprobox lock --upgrade` lets all versions move",
+    )
