@@ -1,0 +1,240 @@
+"""The Python index, asked through uv: which versions fit together, and where a wheel can be had.
+
+uv reads its own configuration and ``UV_*`` variables; ``index_settings`` puts what else the host says into its words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reprobox.errors import FetchError, OfflineError, ReproboxError, ResolveError
+from reprobox.index_settings import host_settings, with_login
+from reprobox.lock import Input
+from reprobox.providers import Location
+from reprobox.store import Store
+
+LABEL = "the Python index"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheel:
+    """A wheel as the index lists it; ``sha256`` is empty and ``size`` (bytes) 0 where the index does not say them."""
+
+    name: str
+    url: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Package:
+    """A version that was chosen, and its wheels for what was asked. ``name`` is normalised as PEP 503 says."""
+
+    name: str
+    version: str
+    wheels: tuple[Wheel, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What to resolve, for a Python version of two or three numbers.
+
+    ``platform`` is in uv's words, ``""`` asks for the wheels of all platforms. ``constraints`` must hold.
+    ``preferences`` are versions by name, kept where they can be. Without ``dependencies`` only the packages themselves.
+    """
+
+    requirements: Sequence[str]
+    python: str
+    platform: str = ""
+    constraints: Sequence[str] = ()
+    preferences: Mapping[str, str] = field(default_factory=dict)
+    dependencies: bool = True
+
+
+class NoSolutionError(ResolveError):
+    """Nothing fits; the message is uv's own reason, in full."""
+
+
+def uv_version() -> str:
+    """The version of the uv that resolves here, and that is locked to install."""
+    from importlib.metadata import version
+
+    return version("uv")
+
+
+class Uv:
+    """uv as reprobox calls it: in an empty folder, where no project's settings count, with its cache in the store.
+
+    ``index`` is the user's configuration; see :func:`reprobox.index_settings.host_settings`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        index: Mapping[str, str],
+        *,
+        offline: bool = False,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        settings = host_settings(index, environment)
+        self.unused = settings.unused
+        self.environment = {
+            "UV_CACHE_DIR": str(store.memo("uv", "cache")),
+            **environment,
+            **settings.variables,
+            **_QUIET,
+        }
+        self._offline = offline
+
+    def resolve(self, question: Question) -> tuple[Package, ...]:
+        """Packages that satisfy the question, by name.
+
+        Raises :class:`NoSolutionError`; :class:`FetchError` when the index gives no answer; :class:`OfflineError`.
+        """
+        with tempfile.TemporaryDirectory(prefix="reprobox-uv-") as name:
+            folder = Path(name)
+            if question.preferences:
+                (folder / "pylock.toml").write_text(_pylock(question.preferences), encoding="utf-8")
+            (folder / "constraints.txt").write_text("\n".join([*question.constraints, ""]), encoding="utf-8")
+            self._run(self._arguments(question), folder, "\n".join([*question.requirements, ""]))
+            answer = tomllib.loads((folder / "pylock.toml").read_text(encoding="utf-8"))
+            return tuple(_packages(answer, folder))
+
+    def _arguments(self, question: Question) -> tuple[str, ...]:
+        return (
+            *("pip", "compile", "-", "--quiet", "--no-header", "--format", "pylock.toml"),
+            *("--output-file", "pylock.toml", "--constraints", "constraints.txt"),
+            *("--python", sys.executable, "--python-version", question.python, "--only-binary", ":all:"),
+            *(("--python-platform", question.platform) if question.platform else ("--universal",)),
+            *(() if question.dependencies else ("--no-deps",)),
+            *(("--offline",) if self._offline else ()),
+        )
+
+    def _run(self, arguments: Sequence[str], folder: Path, stdin: str) -> None:
+        from uv import find_uv_bin
+
+        result = subprocess.run(
+            [find_uv_bin(), *arguments],
+            cwd=folder,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if result.returncode:
+            raise self._failure(_reason(result.stderr))
+
+    def _failure(self, reason: str) -> ReproboxError:
+        if self._offline:
+            return OfflineError(
+                f"the network may not be used, and {LABEL} said too little before; uv says:\n{indented(reason)}",
+                hint="run it once without --offline",
+            )
+        if "No solution found" in reason:
+            return NoSolutionError(reason)
+        return FetchError(
+            f"{LABEL} could not be asked; uv says:\n{indented(reason)}",
+            hint="check the network, and the index that is set in reprobox's settings ([index] url), uv's, or pip's",
+        )
+
+
+#: Variables that keep uv to the point: no colours or bars in its messages, no downloads of its own accord.
+_QUIET = {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
+
+
+def indented(text: str) -> str:
+    """``text`` as a block of its own inside a message."""
+    return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
+
+
+def _reason(stderr: str) -> str:
+    """What uv says, as it stands, without ``error:`` and without passwords."""
+    text = re.sub(r"://[^/@\s]+@", "://", stderr.strip())
+    return text.removeprefix("error: ") or "it failed without a word"
+
+
+def _pylock(versions: Mapping[str, str]) -> str:
+    """An earlier answer as uv would have written it, of which it keeps what it can (PEP 751)."""
+    tables = (f'[[packages]]\nname = "{name}"\nversion = "{version}"\n' for name, version in versions.items())
+    return "\n".join(['lock-version = "1.0"\ncreated-by = "reprobox"\n', *tables])
+
+
+def _packages(document: Mapping[str, Any], folder: Path) -> Iterator[Package]:
+    for table in document.get("packages", ()):
+        wheels = tuple(_wheel(item, folder) for item in table.get("wheels", ()))
+        yield Package(name=table["name"], version=table["version"], wheels=wheels)
+
+
+def _wheel(table: Mapping[str, Any], folder: Path) -> Wheel:
+    url = table.get("url") or (folder / table["path"]).resolve().as_uri()
+    name = table.get("name") or urllib.parse.unquote(url.partition("#")[0].rpartition("/")[2])
+    return Wheel(name=name, url=url, sha256=table.get("hashes", {}).get("sha256", ""), size=table.get("size", 0))
+
+
+# -- where what is locked can be had -----------------------------------------------------------------------------------
+
+
+class IndexProvider:
+    """Finds locked wheels, and the locked uv, where the index has them today; works on a machine that never locked."""
+
+    name = LABEL
+
+    def __init__(self, store: Store, index: Mapping[str, str], *, offline: bool = False) -> None:
+        self._store = store
+        self._index = index
+        self._offline = offline
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """One question to uv for the inputs of one Python version; more only where a package is wanted in two versions,
+        or the index has forgotten some."""
+        wanted = [item for item in inputs if item.type in ("wheel", "uv")]
+        if not wanted or self._offline:
+            return {}
+        uv = Uv(self._store, self._index)
+        found: dict[str, list[Location]] = {}
+        for python, pins in _questions(wanted):
+            for wheel in _listed(uv, python, pins):
+                place = Location(url=with_login(wheel.url, uv.environment), label=LABEL)
+                found.setdefault(wheel.sha256, []).append(place)
+        return {item.sha256: found[item.sha256] for item in wanted if item.sha256 in found}
+
+
+def _questions(wanted: Sequence[Input]) -> Iterator[tuple[str, list[str]]]:
+    """Pins that one call can hold: one Python, and no package twice."""
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    versions: dict[tuple[str, str], list[str]] = {}
+    for item in wanted:
+        known = versions.setdefault((item.facts.get("python", own), item.facts.get("package", item.type)), [])
+        if item.facts["version"] not in known:
+            known.append(item.facts["version"])
+    groups: dict[tuple[str, int], list[str]] = {}
+    for (python, package), several in versions.items():
+        for turn, version in enumerate(several):
+            groups.setdefault((python, turn), []).append(f"{package}=={version}")
+    for (python, _), pins in groups.items():
+        yield python, pins
+
+
+def _listed(uv: Uv, python: str, pins: Sequence[str]) -> list[Wheel]:
+    """Every wheel of these pins; those that the index has no more are found by halving, and left out."""
+    try:
+        packages = uv.resolve(Question(requirements=pins, python=python, dependencies=False))
+    except NoSolutionError:
+        if len(pins) == 1:
+            return []
+        middle = len(pins) // 2
+        return [*_listed(uv, python, pins[:middle]), *_listed(uv, python, pins[middle:])]
+    return [wheel for package in packages for wheel in package.wheels]
