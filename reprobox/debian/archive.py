@@ -228,7 +228,7 @@ def universe(indices: Iterable[Index]) -> Universe:
 
 
 def lock_packages(world: World, packages: Sequence[Package], indices: Sequence[Index]) -> tuple[Input, ...]:
-    """The .debs as locked inputs, all of them fetched: indices do not say the sha1 by which snapshot services find files."""
+    """The .debs as locked inputs, all fetched: indices lack the sha1 by which snapshot services find files."""
     by_label = {index.label: index for index in indices}
     inputs = []
     for package in packages:
@@ -285,7 +285,7 @@ def facts(indices: Sequence[Index], origins: Sequence[Origin]) -> dict[str, Json
 
 
 def open_sources(world: World, base: System, host: System) -> tuple[Origin, ...]:
-    """Every suite that the base's apt is set up to use, from a configured mirror, from its own place, or from the host's.
+    """Every suite that the base's apt uses, from a configured mirror, from its own place, or from the host's.
 
     Raises :class:`ResolveError` where the base names no source.
     """
@@ -353,8 +353,8 @@ def _wishes(suite: str) -> Iterator[_Wish]:
 def open_debian(world: World, suite: str, known: Sequence[Source], trusted: Keyring) -> tuple[Origin, ...]:
     """The suite, its updates and its security updates, from whatever sources this machine knows.
 
-    A suite that a source names must answer; one that is only looked for where mirrors usually have it may be missing, which
-    is said. Raises :class:`ResolveError` where no source of Debian packages is known.
+    A suite that a source names must answer; one that is only looked for where mirrors usually have it may be missing,
+    which is said. Raises :class:`ResolveError` where no source of Debian packages is known.
     """
     wishes = list(_wishes(suite))
     with ThreadPoolExecutor(len(wishes)) as pool:
@@ -372,7 +372,7 @@ class _Candidate:
 
 
 def _candidates(world: World, wish: _Wish, known: Sequence[Source]) -> list[_Candidate]:
-    """Where a suite may be, best first: as configured, where apt has that very suite, and where mirrors have its like."""
+    """Where a suite may be, best first: as configured, where apt has that suite, where mirrors have its like."""
     configured = [uri.rstrip("/") for uri in world.archives.get(wish.archive, ())]
     beside = [uri.rstrip("/") for uri in world.archives.get("debian", ())] if wish.archive != "debian" else []
     found = [_Candidate(source=Source(uri=uri, suite=wish.suite), guessed=False) for uri in configured]
@@ -385,10 +385,13 @@ def _candidates(world: World, wish: _Wish, known: Sequence[Source]) -> list[_Can
             beside.append(item.uri)
     for uri in dict.fromkeys(beside):
         found.append(_Candidate(source=Source(uri=sibling(uri, wish.archive), suite=wish.suite), guessed=True))
-    unique = {}
+    unique: dict[tuple[str, str], _Candidate] = {}
     for candidate in found:
         unique.setdefault((candidate.source.uri, candidate.source.suite), candidate)
     return list(unique.values())
+
+
+_ADVICE = "a mirror that has it can be named in reprobox's configuration:"
 
 
 def _main_only(source: Source) -> Source:
@@ -425,6 +428,5 @@ def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted:
     told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
     raise FetchError(
         f"suite {wish.suite!r} could not be had from any known source{told}",
-        hint="check the name of the suite and the network; a mirror that has it can be named in reprobox's configuration:"
-        f' [archives] {wish.archive} = ["…"]',
+        hint=f'check the suite\'s name and the network; {_ADVICE} [archives] {wish.archive} = ["…"]',
     )

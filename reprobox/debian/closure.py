@@ -1,8 +1,8 @@
 """Which packages make a base: the essential and required ones, apt, and all that they need.
 
-The set of ``debootstrap --variant=minbase`` and ``mmdebstrap --variant=minbase``, by the same simple rule as debootstrap (no
-backtracking): the first alternative that can be had. It holds for base systems, whose dependencies distributions keep simple; whatever
-comes on top is left to apt.
+The set of ``debootstrap --variant=minbase`` and ``mmdebstrap --variant=minbase``, by the same simple rule as
+debootstrap (no backtracking): the first alternative that can be had. It holds for base systems, whose dependencies
+distributions keep simple; whatever comes on top is left to apt.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from reprobox.debian.control import Package, Relation, Universe
 from reprobox.errors import ResolveError
 
-#: Where one of these is among the alternatives it is taken: the base is made with merged /usr, so nothing is to be converted.
+#: Taken where it is among the alternatives: the base is made with merged /usr, so nothing is to be converted.
 _PREFERRED = ("usr-is-merged",)
 
 
@@ -25,10 +25,10 @@ def base_packages(universe: Universe, *, extra: tuple[str, ...] = ("apt",)) -> t
     for package in (*universe.containing(b"Essential: yes"), *universe.containing(b"Priority: required")):
         chosen[package.name] = package
     for name in extra:
-        package = universe.newest(name)
-        if package is None:
+        wanted = universe.newest(name)
+        if wanted is None:
             raise ResolveError(f"the archive has no package {name!r}, which a base needs")
-        chosen[name] = package
+        chosen[name] = wanted
     queue = sorted(chosen)
     for name in queue:  # grows while it is walked
         for alternatives in chosen[name].relations("Pre-Depends", "Depends"):

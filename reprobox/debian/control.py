@@ -1,7 +1,7 @@
-"""Control data, as deb822(5) and deb-control(5) define it: stanzas, relations, and Packages indices read without parsing them.
+"""Control data as deb822(5) and deb-control(5) define it: stanzas, relations, and Packages indices by the byte.
 
-An index of a Debian release has some 60,000 stanzas in 48 MB, of which a lock needs a hundred: an index is split by bytes, and a
-stanza is parsed when somebody asks for it.
+An index of a Debian release has some 60,000 stanzas in 48 MB, of which a lock needs a hundred: an index is split by
+bytes, and a stanza is parsed when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Package:
 
     def __getitem__(self, name: str) -> str:
         """The field ``name``, ``""`` where the stanza has none; fields that go over lines are not asked this way."""
-        match = re.search(rb"^" + re.escape(name.encode()) + rb":[ \t]*(.*)$", self.stanza, re.M)
+        match = re.search(rb"^" + re.escape(name.encode()) + rb":[ \t]*(.*)$", self.stanza, re.MULTILINE)
         return match[1].decode("utf-8", "surrogateescape").rstrip() if match else ""
 
     @property
@@ -104,7 +104,7 @@ class Package:
 
     @property
     def file_name(self) -> str:
-        """The name of its .deb as archives and apt's cache have it, without the epoch's escaped colon: name_version_arch.deb."""
+        """The name of its .deb as archives have it: without the version's epoch."""
         return f"{self.name}_{self.version.partition(':')[2] or self.version}_{self.architecture}.deb"
 
 
@@ -158,7 +158,7 @@ class Universe:
         return provided
 
     def providers(self, wanted: Relation) -> Iterator[Package]:
-        """Packages other than the namesake that provide ``wanted``, sorted by name; a versioned wish needs a versioned offer."""
+        """Packages that provide ``wanted``, sorted by name; a versioned wish needs a versioned offer."""
         for name in sorted(self._provided.get(wanted.name, ())):
             package = self.newest(name)
             for offer, *_ in package.relations("Provides") if package else ():
@@ -172,7 +172,7 @@ class Universe:
 
 
 def _names_containing(data: bytes, needle: bytes) -> Iterator[str]:
-    """Package names of the stanzas of an index in which ``needle`` occurs; a scan of the bytes, without splitting them."""
+    """Package names of the stanzas of an index in which ``needle`` occurs; the index is only scanned, not split."""
     found = data.find(needle)
     while found >= 0:
         gap = data.rfind(b"\n\n", 0, found)

@@ -1,7 +1,8 @@
-"""The binary package format, deb(5): an ``ar`` archive of a version, control files and the file system tree, both as tar.
+"""The binary package format, deb(5): an ``ar`` archive of control files and the file system tree, both as tar.
 
-Read with own code and not by ``dpkg-deb``: the machine that locks and builds need not be a Debian one, and ``tarfile`` costs more
-than the decompression. Trees are those that dpkg-deb writes: ustar with GNU long names, or pax.
+Read with own code and not by ``dpkg-deb``: the machine that locks and builds need not be a Debian one, and
+``tarfile`` costs more than the decompression. Trees are those that dpkg-deb writes: ustar with GNU long names, or
+pax.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
 class Member(NamedTuple):
-    """One entry of a tar: ``kind`` is tar's type flag, ``mode`` its permission bits, ``target`` of a link, ``data`` of a file."""
+    """One entry of a tar: ``kind`` is tar's type flag, ``target`` a link's, ``data`` a file's content."""
 
     path: bytes
     kind: bytes
@@ -83,7 +84,7 @@ def _decompress(suffix: bytes, data: bytes) -> bytes:
 
 
 def tar_members(tar: bytes) -> Iterator[Member]:
-    """The entries of an uncompressed tar, paths without ``./`` and without slashes at their ends; the root is left out."""
+    """The entries of an uncompressed tar, without its root; paths have no ``./`` and no slash at their end."""
     view = memoryview(tar)
     offset, long_name, long_target = 0, b"", b""
     while offset + 512 <= len(tar) and tar[offset]:
@@ -138,8 +139,8 @@ def _clean(path: bytes) -> bytes:
 class Unpacker:
     """Writes the trees of packages into one root, as dpkg would lay them over each other.
 
-    Folders on the way that are symlinks in the root are followed inside the root, never out of it; a folder never replaces a
-    symlink to a folder (merged /usr). Owners are the caller's; set-id bits are kept.
+    Folders on the way that are symlinks in the root are followed inside the root, never out of it; a folder never
+    replaces a symlink to a folder (merged /usr). Owners are the caller's; set-id bits are kept.
     """
 
     def __init__(self, root: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from reprobox.debian.control import fields
@@ -29,8 +29,8 @@ class _Documents(Protocol):
 class ArchiveProvider:
     """Finds ``deb`` inputs by archive name and pool path.
 
-    Asked in this order: mirrors that the user configured, what this machine's apt uses, and snapshot services that the user
-    configured, which have what live archives have dropped.
+    Asked in this order: mirrors that the user configured, what this machine's apt uses, and snapshot services that
+    the user configured, which have what live archives have dropped.
     """
 
     name = "package archives"
@@ -72,7 +72,7 @@ class ArchiveProvider:
             document = self._documents.get(f"{source.dists}/InRelease", fresh=False)
         except ReproboxError:
             return ""
-        content = re.sub(rb"\A-----BEGIN PGP SIGNED MESSAGE-----\n.*?\n\n", b"", document, flags=re.S)
+        content = re.sub(rb"\A-----BEGIN PGP SIGNED MESSAGE-----\n.*?\n\n", b"", document, flags=re.DOTALL)
         return archive_name(fields(content))
 
     def _moment(self, item: Input) -> str:
@@ -81,7 +81,7 @@ class ArchiveProvider:
             if item in layer.inputs:
                 seconds = _index_date(layer.facts.get("indices"), item)
                 if seconds:
-                    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+                    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%SZ")
         return ""
 
 

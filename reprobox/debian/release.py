@@ -1,7 +1,7 @@
-"""Whether to believe an archive: Release files, their signatures and their dates. DebianRepository/Format, apt-secure(8)
+"""Whether to believe an archive: Release files, signatures and dates. DebianRepository/Format, apt-secure(8)
 
-Signatures count when a lock is made; from then on the hashes in the lock do. So the moment that matters to a key is the one at
-which it signed: a key that has expired since is still good for what it signed before.
+Signatures count when a lock is made; from then on the hashes in the lock do. So the moment that matters to a key is
+the one at which it signed: a key that has expired since is still good for what it signed before.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import glob
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,9 +39,9 @@ _CLOCK_SKEW = 24 * 3600
 class Release:
     """A verified Release file.
 
-    ``sha256`` is of the signed file as it came (InRelease, or Release); ``date`` and ``valid_until`` (0: never ends) are in
-    unix seconds; ``signer`` is the primary fingerprint, upper-case hex, of a key that signed; ``files`` maps paths below the
-    suite's folder to (sha256, size).
+    ``sha256`` is of the signed file as it came (InRelease, or Release); ``date`` and ``valid_until`` (0: never ends)
+    are in unix seconds; ``signer`` is the primary fingerprint, upper-case hex, of a key that signed; ``files`` maps
+    paths below the suite's folder to (sha256, size).
     """
 
     sha256: str
@@ -256,7 +256,7 @@ def parse(signed: bytes, content: bytes, signer: str, *, where: str) -> Release:
 
 def _seconds(text: str) -> int:
     moment = parsedate_to_datetime(text)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp())
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def check(release: Release, suite: str, *, where: str, now: float, expires: bool = True) -> None:
@@ -284,7 +284,7 @@ def check(release: Release, suite: str, *, where: str, now: float, expires: bool
 
 
 def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def read_key_file(path: Path) -> Keyring:

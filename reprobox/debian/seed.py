@@ -1,10 +1,11 @@
 """The tree that a base starts from: packages unpacked, and dpkg's database saying so.
 
-``dpkg --unpack`` of every package costs more than all the rest of a bootstrap, and most of it is unpacking once more what was unpacked
-to have a dpkg at all. So what it leaves behind is written directly for *plain* packages, those whose unpacking runs no script and
-declares no trigger: their files (configuration files under ``.dpkg-new``), ``info/*``, and an ``unpacked`` stanza, in the form of
-dpkg's own ``lib/dpkg/{archives,dump,infodb-format}.c``. The others are unpacked for their files only, so that the root works; real
-dpkg unpacks them again, and real dpkg configures everything. A test holds the result against one made by dpkg alone.
+``dpkg --unpack`` of every package costs more than all the rest of a bootstrap, and most of it is unpacking once more
+what was unpacked to have a dpkg at all. So what it leaves behind is written directly for *plain* packages, those
+whose unpacking runs no script and declares no trigger: their files (configuration files under ``.dpkg-new``),
+``info/*``, and an ``unpacked`` stanza, in the form of dpkg's own ``lib/dpkg/{archives,dump,infodb-format}.c``. The
+others are unpacked for their files only, so that the root works; real dpkg unpacks them again, and real dpkg
+configures everything. A test holds the result against one made by dpkg alone.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def needs_dpkg(control: Collection[str], triggers: bytes) -> bool:
 
 
 def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:
-    """The top-level links to make before anything is unpacked; none where base-files (``.deb`` bytes) brings its own."""
+    """The top-level links to make before unpacking; none where base-files (``.deb`` bytes) brings its own."""
     for member in deb.tar_members(deb.data_tar(base_files)):
         if member.path == b"bin" and member.kind == b"2":
             return ()

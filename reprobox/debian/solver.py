@@ -1,7 +1,8 @@
 """Real apt as the solver: run in the base's root, without network, over indices that were verified here. apt.conf(5)
 
-apt sees placeholder hosts (``r0.invalid``, one for each suite), so that each file it chooses tells which suite it is of. What it works
-out over the indices alone is kept in the store: reading 60,000 stanzas takes it two seconds, reading its own cache none.
+apt sees placeholder hosts (``r0.invalid``, one for each suite), so that each file it chooses tells which suite it is
+of. What it works out over the indices alone is kept in the store: reading 60,000 stanzas takes it two seconds,
+reading its own cache none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import os
 import re
 import urllib.parse
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,8 +55,8 @@ quiet "1";
 class Question:
     """What apt is asked: install ``packages`` (as its command line has them) on a system with this dpkg status.
 
-    ``kept`` are locked packages that are preferred over newer ones; ``forgotten`` those of them that no index offers any more,
-    with their .debs in the store. ``architectures`` has the native one first.
+    ``kept`` are locked packages that are preferred over newer ones; ``forgotten`` those of them that no index offers
+    any more, with their .debs in the store. ``architectures`` has the native one first.
     """
 
     packages: tuple[str, ...]
@@ -82,7 +83,9 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What apt would do: install ``choices``, remove and downgrade these packages; ``selected`` stand for virtual names."""
+    """What apt would do: install ``choices``, remove and downgrade these packages; ``selected`` stand for virtual
+    names.
+    """
 
     choices: tuple[Choice, ...]
     removed: tuple[str, ...]
@@ -132,7 +135,9 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
 
 @contextlib.contextmanager
 def _room(store: Store, question: Question, old: _OldPackages, scratch: Path) -> Iterator[Path]:
-    """A folder with indices as apt wants them; it is kept, with the cache that apt makes, unless old packages are added."""
+    """A folder with indices as apt wants them; it is kept, with the cache that apt makes, unless old packages are
+    added.
+    """
     key = sha256(canonical([[index.label, index.sha256, index.release.sha256] for index in question.indices]))
     key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
     kept = store.memo("apt", key)
@@ -209,7 +214,7 @@ def no_longer_offered(inputs: Iterable[Input], indices: Iterable[Index]) -> tupl
     """Those of ``inputs`` that none of the indices has."""
     offered: set[bytes] = set()
     for index in indices:
-        offered.update(re.findall(rb"^SHA256: ([0-9a-f]{64})$", index.path.read_bytes(), re.M))
+        offered.update(re.findall(rb"^SHA256: ([0-9a-f]{64})$", index.path.read_bytes(), re.MULTILINE))
     return tuple(item for item in inputs if item.sha256.encode() not in offered)
 
 
@@ -239,7 +244,7 @@ def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
         try:
             text = memo.read_text("utf-8", "surrogateescape")
         except FileNotFoundError:
-            found = set(re.findall(rb"^Package: (\S+)$", index.path.read_bytes(), re.M))
+            found = set(re.findall(rb"^Package: (\S+)$", index.path.read_bytes(), re.MULTILINE))
             data = b"\n".join(sorted(found))
             store.remember("names", index.sha256, data)
             text = data.decode("utf-8", "surrogateescape")
@@ -250,10 +255,11 @@ def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
 # -- what apt says -----------------------------------------------------------------------------------------------------
 
 _URI = re.compile(
-    r"^'http://(?P<host>[^/']+)/(?P<path>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$", re.M
+    r"^'http://(?P<host>[^/']+)/(?P<path>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$",
+    re.MULTILINE,
 )
 _LISTED = re.compile(r"^ +(\S+) \((.*)\)$")
-_SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.M)
+_SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.MULTILINE)
 
 
 def _answer(result: ToolResult, question: Question, old: _OldPackages) -> Answer:
@@ -319,5 +325,5 @@ def offered_versions(name: str, indices: Iterable[Index]) -> list[str]:
 
 def is_provided(name: str, indices: Iterable[Index]) -> bool:
     """Whether some package provides the virtual package ``name``."""
-    pattern = re.compile(rb"^Provides:(?:.*[ ,])?" + re.escape(name.encode()) + rb"(?:[ ,(].*)?$", re.M)
+    pattern = re.compile(rb"^Provides:(?:.*[ ,])?" + re.escape(name.encode()) + rb"(?:[ ,(].*)?$", re.MULTILINE)
     return any(pattern.search(index.path.read_bytes()) for index in indices)

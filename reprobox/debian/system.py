@@ -1,4 +1,4 @@
-"""What apt on a system is set up to use: its sources, and the keys that it trusts. The host is one, the base another."""
+"""What apt on a system is set up to use: sources, and keys that it trusts. The host is one, the base another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class System:
 
 
 def host_system() -> System:
-    """This machine; without sources and keys where it has no apt."""
+    """The machine we are on; without sources and keys where it has no apt."""
     return System(sources=host_sources(), trusted=trusted_keys(), read=read_host)
 
 

@@ -28,7 +28,7 @@ def _part(text: str) -> _Part:
 
 
 def _letters(run: str) -> tuple[int, ...]:
-    """Weights of a run without digits: a tilde sorts before the end, the end before letters, letters before the rest."""
+    """Weights of a run without digits: tilde before the end, the end before letters, letters before the rest."""
     return (*(0 if char == "~" else ord(char) + (2 if char.isalpha() else 1024) for char in run), _END)
 
 
@@ -46,4 +46,4 @@ _OPERATORS = {
 def satisfies(version: str, operator: str, wanted: str) -> bool:
     """Whether ``version`` stands in the relation ``operator`` (``<<``, ``<=``, ``=``, ``>=``, ``>>``) to ``wanted``."""
     left, right = sort_key(version), sort_key(wanted)
-    return _OPERATORS[operator]((left > right) - (left < right))
+    return bool(_OPERATORS[operator]((left > right) - (left < right)))

@@ -1,8 +1,7 @@
-# ruff: noqa: RUF009 - key() is a field specifier
 """``apt``: packages of the base's distribution.
 
-Resolved by real apt, run in the base's root over indices whose signatures were checked here; built by real apt from the locked
-.debs alone, without an index and without network.
+Resolved by real apt, run in the base's root over indices whose signatures were checked here; built by real apt from
+the locked .debs alone, without an index and without network.
 """
 
 from __future__ import annotations
@@ -95,7 +94,9 @@ class Apt:
         automatic = [name for name in map(_installed_name, request.layer.inputs) if not _asked_for(name, manual)]
         files = [f"{INPUTS}/{name}" for name in request.files]
         install = ("apt-get", *(() if removed else ("--no-remove",)), "install")
-        commands = [("dpkg", "--add-architecture", name) for name in _strings(options["architectures"])]
+        commands: list[tuple[str, ...]] = [
+            ("dpkg", "--add-architecture", name) for name in _strings(options["architectures"])
+        ]
         if files or removed:
             commands.append((*install, *files, *(f"{name}-" for name in removed)))
         if automatic:

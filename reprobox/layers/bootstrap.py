@@ -1,6 +1,7 @@
 """``bootstrap``: a base made of a distribution's own packages, without a registry or root.
 
-What is locked is the set of ``mmdebstrap --variant=minbase``: the essential and required packages, apt, and what these need.
+What is locked is the set of ``mmdebstrap --variant=minbase``: the essential and required packages, apt, and what
+these need.
 """
 
 from __future__ import annotations
