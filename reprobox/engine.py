@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,7 +72,6 @@ class Session:
     hints: providers.HintProvider
     offline: bool = False
     jobs: int = 8
-    sources: list[providers.Provider] = field(default_factory=list)
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
 
     def kind(self, name: str) -> Kind:
@@ -90,7 +89,7 @@ class Session:
         if missing:
             providers.fetch(
                 missing,
-                [self.hints, *self.sources],
+                [self.hints, *self.plugins.providers(self)],
                 self.store,
                 progress=self.reporter.fetching(),
                 downloader=self.downloader,

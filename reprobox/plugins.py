@@ -40,8 +40,8 @@ class Specification:
         return ()
 
     @hookspec
-    def reprobox_providers(self, world: Any) -> Iterable[Provider]:
-        """Objects that satisfy :class:`reprobox.providers.Provider`, asked in the order of registration."""
+    def reprobox_providers(self, session: Any) -> Iterable[Provider]:
+        """Objects that satisfy :class:`reprobox.providers.Provider`, made for one :class:`reprobox.engine.Session`."""
         return ()
 
 
@@ -70,6 +70,19 @@ class BuiltIn:
 
         kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), Rootfs()]
         return [*kinds, Apt(), Pip(), Copy(), RunKind(), Fetch(), Git(), Skeleton(), CodeKind()]
+
+
+    @hookimpl
+    def reprobox_providers(self, session: Any) -> Iterable[Provider]:
+        from reprobox.debian.provider import ArchiveProvider
+        from reprobox.pypi import IndexProvider
+        from reprobox.registry import BlobProvider, Registries
+
+        return [
+            ArchiveProvider(session.config, session.documents, session.target),
+            IndexProvider(session.store, session.config.index, offline=session.offline),
+            BlobProvider(Registries(session.downloader, session.config.registries)),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +131,9 @@ class Plugins:
             Installed(name=name, version=version, origin=origin, backends=tuple(backends), kinds=tuple(kinds))
         )
 
-    def providers(self, world: Any) -> list[Provider]:
-        """The providers that plugins offer, for one run of the engine."""
-        return [provider for offered in self._manager.hook.reprobox_providers(world=world) for provider in offered]
+    def providers(self, session: Any) -> list[Provider]:
+        """The providers that plugins offer to a session; those that came last are asked first, built-in ones last."""
+        return [provider for offered in self._manager.hook.reprobox_providers(session=session) for provider in offered]
 
     def backend(self, name: str) -> Backend:
         """The backend called ``name``. Raises :class:`reprobox.errors.UsageError`."""

@@ -33,7 +33,7 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
     store = Store(settings.store)
     downloader = Downloader(offline=getattr(options, "offline", False))
     plugins = Plugins()
-    session = Session(
+    return Session(
         store=store,
         config=settings,
         plugins=plugins,
@@ -45,6 +45,4 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         hints=HintProvider(store),
         offline=downloader.offline,
         jobs=getattr(options, "jobs", None) or settings.jobs,
-    )
-    session.sources.extend(plugins.providers(session))
-    return session, project
+    ), project
