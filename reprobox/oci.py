@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reprobox.digest import bare, sha256
+from reprobox.digest import Json, bare, sha256
 from reprobox.errors import FetchError
 from reprobox.image import CONFIG_TYPE, INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE, Descriptor
 
@@ -22,10 +22,12 @@ _DOCKER = "application/vnd.docker"
 INDEX_TYPES = (INDEX_TYPE, f"{_DOCKER}.distribution.manifest.list.v2+json")
 MANIFEST_TYPES = (MANIFEST_TYPE, f"{_DOCKER}.distribution.manifest.v2+json")
 _CONFIG_TYPES = (CONFIG_TYPE, f"{_DOCKER}.container.image.v1+json")
-_LAYER_TYPES = (
-    *(LAYER_TYPE + suffix for suffix in ("", "+gzip", "+zstd")),
-    *(f"{_DOCKER}.image.rootfs.diff.tar{suffix}" for suffix in ("", ".gzip", ".zstd")),
-)
+#: Types of layers that are read, to OCI's name for them.
+_LAYER_TYPES = {
+    said: LAYER_TYPE + suffix
+    for suffix in ("", "+gzip", "+zstd")
+    for said in (LAYER_TYPE + suffix, f"{_DOCKER}.image.rootfs.diff.tar{suffix.replace('+', '.')}")
+}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 #: What a missing variant means; of several that a machine can run, the highest is chosen.
 _VARIANTS = {"amd64": 1, "arm": 7, "arm64": 8}
@@ -75,8 +77,9 @@ class Index:
         fitting = [(found.rank(), item) for item, found in self.manifests if found and wanted.runs(found)]
         if fitting:
             return max(fitting, key=lambda pair: pair[0])[1]
-        if len(self.manifests) == 1 and self.manifests[0][1] is None:
-            return self.manifests[0][0]
+        unsaid = [item for item, found in self.manifests if found is None]
+        if len(unsaid) == 1:
+            return unsaid[0]
         there = dict.fromkeys(str(found) for _, found in self.manifests if found and found.os != "unknown")
         raise FetchError(
             f"it has no image for {platform}; it has {', '.join(there) or 'none for any platform'}",
@@ -87,7 +90,7 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What one image is made of: its config and its layer blobs, lowest first."""
+    """What one image is made of: its config and its layer blobs, lowest first, with OCI's names for their types."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -97,14 +100,14 @@ class Manifest:
 class Config:
     """The parts of an image's config that reprobox uses.
 
-    ``diff_ids`` are hex; ``created`` is in unix seconds, 0 if unknown; ``settings`` is what containers inherit
-    (``Env``, ``User``, ``Entrypoint``, ``Cmd``, ``WorkingDir``, ``Volumes`` and others), without what is empty.
+    ``diff_ids`` are hex; ``created`` is in unix seconds, 0 if unknown; ``settings`` is what containers inherit, where
+    it says something: ``Env``, ``Entrypoint``, ``Cmd``, ``User``, ``WorkingDir``, ``StopSignal``, names of ``Volumes``.
     """
 
     platform: Platform
     diff_ids: tuple[str, ...]
     created: int
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +181,9 @@ def _manifest(document: Mapping[str, Any], where: str) -> Manifest:
     for layer in layers:
         if layer.media_type not in _LAYER_TYPES:
             raise FetchError(f"it has a layer that cannot be used, of type {layer.media_type}", where=where)
-    return Manifest(config=config, layers=layers)
+    return Manifest(
+        config=config, layers=tuple(replace(layer, media_type=_LAYER_TYPES[layer.media_type]) for layer in layers)
+    )
 
 
 def read_config(data: bytes, manifest: Manifest, platform: str, where: str) -> Config:
@@ -187,9 +192,7 @@ def read_config(data: bytes, manifest: Manifest, platform: str, where: str) -> C
     try:
         found = Platform(document["os"], document["architecture"], document.get("variant") or "")
         diff_ids = tuple(_digest(value) for value in document["rootfs"]["diff_ids"])
-        settings = {
-            name: value for name, value in (document.get("config") or {}).items() if value and name in _SETTINGS
-        }
+        settings = _settings(document.get("config") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FetchError(f"it has no usable image config: {_said(error)}", where=where) from None
     if len(diff_ids) != len(manifest.layers):
@@ -203,7 +206,24 @@ def read_config(data: bytes, manifest: Manifest, platform: str, where: str) -> C
     return Config(platform=found, diff_ids=diff_ids, created=_seconds(document.get("created")), settings=settings)
 
 
-_SETTINGS = ("Env", "User", "Entrypoint", "Cmd", "WorkingDir", "Volumes", "StopSignal", "Labels", "ExposedPorts")
+def _settings(said: Mapping[str, Any]) -> dict[str, Json]:
+    """The known keys that say something, each of the type that it must have."""
+    found: dict[str, Json] = {}
+    for name in ("Env", "Entrypoint", "Cmd"):
+        if said.get(name):
+            found[name] = [_text(item) for item in said[name]]
+    for name in ("User", "WorkingDir", "StopSignal"):
+        if said.get(name):
+            found[name] = _text(said[name])
+    if said.get("Volumes"):
+        found["Volumes"] = sorted(map(_text, said["Volumes"]))
+    return found
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, found {value!r}"[:200])
+    return value
 
 
 def _object(data: bytes, where: str) -> dict[str, Any]:

@@ -298,7 +298,7 @@ def test_dockers_own_types(registry: Registry, layout: images.Layout, home: Path
     name = registry.push(f"oci:{layout.root}:x", "docker-types", "latest", "--format", "v2s2")
     image = opened(home).image(Reference.parse(name), "linux/amd64")
     assert image.descriptor.media_type == "application/vnd.docker.distribution.manifest.v2+json"
-    assert [item.media_type for item in image.manifest.layers] == ["application/vnd.docker.image.rootfs.diff.tar.gzip"]
+    assert [item.media_type for item in image.manifest.layers] == [images.GZIP]
 
 
 @pytest.mark.registry
