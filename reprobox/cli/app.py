@@ -14,8 +14,19 @@ from reprobox import __version__
 from reprobox.cli.report import reporter
 from reprobox.errors import ManifestError, ReproboxError
 
-#: Verbs in the order of the help, each a module of this package with SUMMARY, DETAILS, ``configure`` and ``execute``.
-VERBS = ("lock", "realize", "run", "shell", "graph", "export", "cache", "doctor", "plugins")
+#: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
+#: module of the verb that is asked for is imported.
+VERBS = {
+    "lock": "pin every byte that the manifest needs, in research.lock",
+    "realize": "make the environment exist",
+    "run": "run a command in the environment",
+    "shell": "open a shell in the environment",
+    "graph": "show the layers, what they stand on, and which are in the store",
+    "export": "hand the environment to other tools",
+    "cache": "look at the store",
+    "doctor": "say what this machine can do, and how to fix what it cannot",
+    "plugins": "show what is installed, and where it came from",
+}
 _INTERRUPTED = 130
 _DESCRIPTION = """\
 Make computational research recreatable: research.toml says what an environment needs, research.lock names every byte of
@@ -33,7 +44,8 @@ available here, 5 bytes did not match, 6 offline and an input is missing, 130 in
 
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; returns the exit status."""
-    options = parser().parse_args(arguments)
+    asked = next((word for word in arguments if word in VERBS), "")
+    options = parser(asked).parse_args(arguments)
     options.reporter = reporter(quiet=options.quiet)
     try:
         status: int = _verb(options.verb).execute(options)
@@ -60,8 +72,8 @@ def dispatch(arguments: list[str]) -> int:
     return status
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(asked: str = "") -> argparse.ArgumentParser:
+    """The command line; complete for the verb that is ``asked`` for, the others only by name."""
     root = argparse.ArgumentParser(
         prog="reprobox",
         description=_DESCRIPTION,
@@ -71,20 +83,21 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"reprobox {__version__}")
     verbs = root.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    for name in VERBS:
-        module = _verb(name)
+    for name, summary in VERBS.items():
         verb = verbs.add_parser(
             name,
-            help=module.SUMMARY,
-            description=f"{module.SUMMARY[0].upper()}{module.SUMMARY[1:]}.",
-            epilog=module.DETAILS,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        verb.add_argument("-C", "--project", metavar="DIR", default=".", help="work in DIR instead of this folder")
-        verb.add_argument("--json", action="store_true", help="print the result as JSON")
-        verb.add_argument("-q", "--quiet", action="store_true", help="no progress")
-        module.configure(verb)
+        if name == asked:
+            module = _verb(name)
+            verb.epilog = module.DETAILS
+            verb.add_argument("-C", "--project", metavar="DIR", default=".", help="work in DIR instead of this folder")
+            verb.add_argument("--json", action="store_true", help="print the result as JSON")
+            verb.add_argument("-q", "--quiet", action="store_true", help="no progress")
+            module.configure(verb)
     return root
 
 

@@ -12,7 +12,6 @@ from reprobox import config
 from reprobox.cli.report import human
 from reprobox.store import Store
 
-SUMMARY = "look at the store"
 DETAILS = """\
 examples:
   reprobox cache info

@@ -16,7 +16,6 @@ from reprobox.engine import staged
 from reprobox.plugins import Plugins
 from reprobox.store import Store
 
-SUMMARY = "say what this machine can do, and how to fix what it cannot"
 DETAILS = """\
 Exit status 4 if no backend works here.
 

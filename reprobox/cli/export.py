@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
+from reprobox.cli.options import add_builder_option, add_network_options
 from reprobox.cli.report import human
-from reprobox.cli.session import add_builder_option, add_network_options, open_session
+from reprobox.cli.session import open_session
 from reprobox.engine import Environment
 from reprobox.errors import UsageError
 from reprobox.image import write_docker_archive, write_layout
@@ -15,7 +16,6 @@ from reprobox.realize import realize_target
 from reprobox.resolve import ensure_fresh
 from reprobox.tree import merge_into, remove
 
-SUMMARY = "hand the environment to other tools"
 DETAILS = """\
 The same lock gives the same bytes, on every machine.
 

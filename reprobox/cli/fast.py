@@ -12,7 +12,6 @@ from typing import Any
 
 from reprobox import launch
 
-
 _VALUES = {"-C": "project", "--project": "project", "--target": "target", "--backend": "backend"}
 
 

@@ -16,7 +16,6 @@ from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 
-SUMMARY = "show the layers, what they stand on, and which are in the store"
 DETAILS = """\
 examples:
   reprobox graph

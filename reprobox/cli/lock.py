@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
+from reprobox.cli.options import add_builder_option, add_network_options
 from reprobox.cli.report import human
-from reprobox.cli.session import add_builder_option, add_network_options, open_session
+from reprobox.cli.session import open_session
 from reprobox.errors import LockError
 from reprobox.lock import Lock
 from reprobox.realize import realize_target
 from reprobox.resolve import ensure_fresh, resolve
 
-SUMMARY = "pin every byte that the manifest needs, in research.lock"
 DETAILS = """\
 A plain `lock` keeps every pin that still satisfies the manifest, so that it can be run at any time.
 

@@ -8,7 +8,6 @@ import json
 
 from reprobox.plugins import Plugins
 
-SUMMARY = "show what is installed, and where it came from"
 DETAILS = """\
 examples:
   reprobox plugins

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import launch
+from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options
 from reprobox.cli.report import human
-from reprobox.cli.session import DEFAULT_BACKEND, add_builder_option, add_network_options, open_session
 from reprobox.errors import UsageError
-from reprobox.realize import realize_target
-from reprobox.resolve import ensure_fresh
 
-SUMMARY = "make the environment exist"
 DETAILS = """\
 Builds what the store lacks, from the lock alone, and never locks by itself.
 
@@ -44,6 +41,10 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
+    from reprobox.cli.session import open_session
+    from reprobox.realize import realize_target
+    from reprobox.resolve import ensure_fresh
+
     if options.output is not None and options.output.exists():
         raise UsageError("it exists already", where=str(options.output), hint="give --output a new folder")
     session, project = open_session(options, Path(options.source) if options.source else None)

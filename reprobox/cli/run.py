@@ -9,14 +9,14 @@ from pathlib import Path
 
 from reprobox import launch
 from reprobox.backend import Bind, Realization, RunRequest
-from reprobox.cli.session import DEFAULT_BACKEND, add_builder_option, add_network_options, open_session
+from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options
+from reprobox.cli.session import open_session
 from reprobox.engine import staged
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.layers.code import code_hash
 from reprobox.realize import realize_target
 from reprobox.resolve import ensure_fresh
 
-SUMMARY = "run a command in the environment"
 DETAILS = """\
 The command sees the environment's read-only file system, the declared mounts and the code; a private HOME and /tmp; and
 the environment variables that the manifest declares, with those of schedulers, MPI and GPUs. Its exit status is passed on.

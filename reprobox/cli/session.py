@@ -6,24 +6,13 @@ import argparse
 from pathlib import Path
 
 from reprobox import config
+from reprobox.cli.options import DEFAULT_BACKEND
 from reprobox.download import Downloader
 from reprobox.engine import Session, staged
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.store import Store
-
-DEFAULT_BACKEND = "sandbox"
-
-
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """``--offline`` and ``--jobs``, for verbs that may fetch."""
-    parser.add_argument("--offline", action="store_true", help="use nothing but the store; exit 6 if it lacks an input")
-    parser.add_argument("--jobs", type=int, metavar="N", help="downloads at a time")
-
-
-def add_builder_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
 
 
 def open_session(options: argparse.Namespace, source: Path | None = None) -> tuple[Session, Project]:

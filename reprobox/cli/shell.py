@@ -6,7 +6,6 @@ import argparse
 
 from reprobox.cli.run import add_run_options, start
 
-SUMMARY = "open a shell in the environment"
 DETAILS = """\
 The same view as `run` has: the declared mounts, the code, a read-only root.
 

@@ -1,0 +1,17 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+
+DEFAULT_BACKEND = "sandbox"
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """``--offline`` and ``--jobs``, for verbs that may fetch."""
+    parser.add_argument("--offline", action="store_true", help="use nothing but the store; exit 6 if it lacks an input")
+    parser.add_argument("--jobs", type=int, metavar="N", help="downloads at a time")
+
+
+def add_builder_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
