@@ -144,10 +144,21 @@ def open_indices(world: World, origins: Sequence[Origin], architecture: str) -> 
         world.remember(item, _urls(origin, name + suffix, digest))
         inputs.append(item)
     if inputs:
-        world.fetch(inputs)
+        _fetch_indices(world, inputs, origins)
     for (origin, name, suffix), item in zip(missing, inputs, strict=True):
         _unpack(world, origin, name, suffix, item)
     return tuple(_index(world, *item) for item in wanted)
+
+
+def _fetch_indices(world: World, inputs: Sequence[Input], origins: Sequence[Origin]) -> None:
+    try:
+        world.fetch(inputs)
+    except (FetchError, IntegrityError) as error:
+        raise type(error)(
+            f"the package indices that the Release files name could not be had: {error.message}",
+            where=", ".join(dict.fromkeys(origin.source.uri for origin in origins)),
+            hint="the mirror is incomplete or in the middle of an update: try again in some minutes, or use another one",
+        ) from None
 
 
 def _listed(origin: Origin, architecture: str) -> Iterator[tuple[str, str]]:

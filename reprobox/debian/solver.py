@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from reprobox.backend import Bind, ToolResult
 from reprobox.debian import deb
 from reprobox.debian.archive import Index
-from reprobox.debian.control import Universe, fields, stanzas, write
+from reprobox.debian.control import Universe, fields, relations, stanzas, write
 from reprobox.digest import canonical, sha256
 from reprobox.lock import Input
 
@@ -46,7 +46,6 @@ APT::Sandbox::User "root";
 APT::Install-Suggests "false";
 APT::Get::Assume-Yes "true";
 APT::Get::Allow-Downgrades "true";
-APT::Get::Show-Versions "true";
 quiet "1";
 """
 
@@ -212,9 +211,7 @@ class _OldPackages:
 
 def no_longer_offered(inputs: Iterable[Input], indices: Iterable[Index]) -> tuple[Input, ...]:
     """Those of ``inputs`` that none of the indices has."""
-    offered: set[bytes] = set()
-    for index in indices:
-        offered.update(re.findall(rb"^SHA256: ([0-9a-f]{64})$", index.path.read_bytes(), re.MULTILINE))
+    offered = {piece[:64] for index in indices for piece in index.path.read_bytes().split(b"\nSHA256: ")}
     return tuple(item for item in inputs if item.sha256.encode() not in offered)
 
 
@@ -244,7 +241,7 @@ def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
         try:
             text = memo.read_text("utf-8", "surrogateescape")
         except FileNotFoundError:
-            found = set(re.findall(rb"^Package: (\S+)$", index.path.read_bytes(), re.MULTILINE))
+            found = {piece.partition(b"\n")[0] for piece in (b"\n" + index.path.read_bytes()).split(b"\nPackage: ")[1:]}
             data = b"\n".join(sorted(found))
             store.remember("names", index.sha256, data)
             text = data.decode("utf-8", "surrogateescape")
@@ -258,7 +255,6 @@ _URI = re.compile(
     r"^'http://(?P<host>[^/']+)/(?P<path>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$",
     re.MULTILINE,
 )
-_LISTED = re.compile(r"^ +(\S+) \((.*)\)$")
 _SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.MULTILINE)
 
 
@@ -289,15 +285,13 @@ def _choice(match: re.Match[str], by_host: Mapping[str, Index], old: _OldPackage
 
 
 def _section(text: str, title: str) -> Iterator[str]:
-    """Package names of ``The following packages will be REMOVED:`` and its like."""
+    """Package names of ``The following packages will be REMOVED:`` and its like; the lines after it are indented."""
     inside = False
     for line in text.splitlines():
-        if line.startswith("The following packages will be "):
-            inside = title in line
-        elif inside and (match := _LISTED.match(line)):
-            yield match[1].rstrip("*")
-        elif not line.startswith(" "):
-            inside = False
+        if not line.startswith(" "):
+            inside = line == f"The following packages will be {title}:"
+        elif inside:
+            yield from (name.rstrip("*") for name in line.split())
 
 
 def _refusal(result: ToolResult) -> Refusal:
@@ -325,5 +319,17 @@ def offered_versions(name: str, indices: Iterable[Index]) -> list[str]:
 
 def is_provided(name: str, indices: Iterable[Index]) -> bool:
     """Whether some package provides the virtual package ``name``."""
-    pattern = re.compile(rb"^Provides:(?:.*[ ,])?" + re.escape(name.encode()) + rb"(?:[ ,(].*)?$", re.MULTILINE)
-    return any(pattern.search(index.path.read_bytes()) for index in indices)
+    return any(_provides(index.path.read_bytes(), name.encode()) for index in indices)
+
+
+def _provides(data: bytes, name: bytes) -> bool:
+    found = data.find(name)
+    while found >= 0:
+        start = data.rfind(b"\n", 0, found) + 1
+        line = data[start : data.find(b"\n", found)]
+        if line.startswith(b"Provides:"):
+            offered = line.removeprefix(b"Provides:").decode("utf-8", "surrogateescape")
+            if any(relation.name == name.decode() for (relation, *_) in relations(offered)):
+                return True
+        found = data.find(name, found + 1)
+    return False

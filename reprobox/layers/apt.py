@@ -180,10 +180,13 @@ def _solve(request: ResolveRequest, question: solver.Question) -> solver.Answer:
         answer = solver.ask(request.world, replace(question, kept=previous.inputs, forgotten=forgotten))
         if isinstance(answer, solver.Answer):
             return answer
-        request.world.say(f"{request.layer.name}: its locked versions do not allow what is asked now: locking it anew")
+    else:
+        forgotten = None
     answer = solver.ask(request.world, question)
     if isinstance(answer, solver.Refusal):
         raise _refused(request, question, answer)
+    if forgotten is not None:
+        request.world.say(f"{request.layer.name}: the locked versions do not allow what is asked now: locked anew")
     return answer
 
 
@@ -275,8 +278,7 @@ def _refused(request: ResolveRequest, question: solver.Question, refusal: solver
         lines.append(refusal.explanation)
     place = request.manifest.problem(("layers", request.layer.index, "packages"), "")
     return ResolveError(
-        "apt cannot install these packages together:\n"
-        + "\n".join(f"    {line}" for line in "\n".join(lines).split("\n")),
+        "apt cannot install these packages:\n" + "\n".join(f"    {line}" for line in "\n".join(lines).split("\n")),
         where=f"{place.file}:{place.line}: {place.key}",
         hint="change the packages or versions named; `reprobox lock --upgrade` lets all versions move",
     )
