@@ -1,7 +1,7 @@
 """The Backend protocol: what a backend is asked, what it answers.
 
-Requests are complete and frozen: argv tuples (never a shell string), the whole environment, every mount. A backend never
-reads the manifest, chooses a cache key or publishes to the store.
+Requests are complete and frozen: argv tuples (never a shell string), the whole environment, every mount. A backend
+never reads the manifest, chooses a cache key or publishes to the store.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Bind:
 class BuildRequest:
     """One step: run ``commands`` over the merged ``parents`` and keep what they changed as a normalised layer.
 
-    ``parents`` are unpacked layer trees, lowest first; ``parent_index`` is the file with their merged index. ``seed`` is a
-    tree that the step starts from when it has no parents (a bootstrap); the backend may consume it. ``output`` is an
-    empty staging folder: the backend leaves ``tree/`` and ``index`` there (``reprobox.image``). Both output streams of
-    the commands go to ``log``. Files that the step finds at ``binds`` never enter the layer.
+    ``parents`` are unpacked layer trees, lowest first; ``parent_index`` is the file with their merged index. ``seed``
+    is a tree that the step starts from when it has no parents (a bootstrap); the backend may consume it. ``output`` is
+    an empty staging folder: the backend leaves ``tree/`` and ``index`` there (``reprobox.image``). Both output streams
+    of the commands go to ``log``. Files that the step finds at ``binds`` never enter the layer.
     """
 
     parents: tuple[Path, ...]
@@ -109,7 +109,7 @@ class RealizeRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Realization:
-    """The environment as a backend holds it: ``location`` is a path or an image name, ``trees`` lowest first if a directory."""
+    """The environment as a backend holds it: a path or image name, and its trees, lowest first, if it has any."""
 
     location: str
     trees: tuple[Path, ...] = ()

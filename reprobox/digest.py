@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-Json: TypeAlias = "None | bool | int | str | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 
 #: Format tag of layer ids. Changing what goes into an id means changing this.
 LAYER_FORMAT = "reprobox-layer-1"
@@ -117,8 +117,8 @@ def layer_id(inputs: LayerInputs) -> str:
 class Entry(NamedTuple):
     """One path of a tree. ``kind`` is ``d``, ``f``, ``l`` or, in a layer's index only, ``w`` for a whiteout.
 
-    ``mode`` has the permission bits with setuid, setgid and sticky; ``detail`` is ``-`` for a directory, the sha256 hex of
-    a file's content, or an escaped link target.
+    ``mode`` has the permission bits with setuid, setgid and sticky; ``detail`` is ``-`` for a directory, the sha256 hex
+    of a file's content, or an escaped link target.
     """
 
     kind: str
@@ -131,7 +131,7 @@ class Entry(NamedTuple):
 
 
 def escape(raw: bytes) -> str:
-    r"""``raw`` with backslash, space and newline written as ``\xHH``; other bytes stand for themselves (latin-1 text)."""
+    r"""``raw`` with backslash, space and newline written as ``\xHH``; other bytes stand for themselves (latin-1)."""
     text = raw.decode("latin-1")
     if "\\" in text or " " in text or "\n" in text:
         return "".join(_ESCAPED[byte] for byte in raw)

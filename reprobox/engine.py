@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from reprobox import image, providers
 from reprobox.backend import Backend, BuildRequest, ImageLayer
@@ -146,7 +146,7 @@ class _Arrivals:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="reprobox-arrivals", daemon=True)
 
-    def __enter__(self) -> _Arrivals:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -387,7 +387,7 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
 
 
 def _check_overlaps(target: LockedTarget, indexes: Sequence[Sequence[Entry]]) -> None:
-    """Layers that may be built side by side must not touch one path: the result would depend on how they are stacked."""
+    """Layers that may be built side by side must not touch one path: how they are stacked would decide the result."""
     owner: dict[bytes, str] = {}
     below: dict[str, frozenset[str]] = {}
     for layer, index in list(zip(target.layers, indexes, strict=True))[1:]:
@@ -411,9 +411,7 @@ def _image_layers(store: Store, layer: StoredLayer) -> Iterator[image.Layer]:
         descriptor = image.Descriptor(
             media_type=image.LAYER_TYPE, digest=layer.record["diff_id"], size=layer.record["size"]
         )
-        yield image.Layer(
-            descriptor=descriptor, diff_id=layer.record["diff_id"], tree=layer.tree, index=layer.index
-        )
+        yield image.Layer(descriptor=descriptor, diff_id=layer.record["diff_id"], tree=layer.tree, index=layer.index)
         return
     for blob in verbatim:
         descriptor = image.Descriptor(media_type=blob["media_type"], digest=blob["digest"], size=blob["size"])

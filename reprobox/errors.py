@@ -1,7 +1,7 @@
 """The error tree: what went wrong, where, what to do about it, and the exit status it stands for.
 
-Library code raises these and never prints or exits; ``reprobox.cli`` is the one place that turns an error into text and a
-status. Anything else that escapes is a bug in reprobox and shows its traceback.
+Library code raises these and never prints or exits; ``reprobox.cli`` is the one place that turns an error into text and
+a status. Anything else that escapes is a bug in reprobox and shows its traceback.
 """
 
 from __future__ import annotations

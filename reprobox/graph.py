@@ -1,4 +1,4 @@
-"""The layer graph of one target: nodes in stacking order, and why each stands where it does. The only user of networkx."""
+"""The layer graph of one target: nodes in stacking order, and what each stands on. The only user of networkx."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class LayerGraph:
 def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = False) -> LayerGraph:
     """The graph of a manifest that was narrowed to one target.
 
-    Edges come from ``after`` and from what the kinds need; layers are stacked in the topological order that keeps closest
-    to the manifest. Raises :class:`reprobox.errors.ManifestError` for a cycle, printing it.
+    Edges come from ``after`` and from what the kinds need; layers are stacked in the topological order that keeps
+    closest to the manifest. Raises :class:`reprobox.errors.ManifestError` for a cycle, printing it.
     """
     graph: networkx.DiGraph[str] = networkx.DiGraph()
     graph.add_nodes_from(layer.name for layer in manifest.layers)
@@ -79,7 +79,7 @@ def _special(manifest: Manifest, name: str, kind: str, parents: tuple[str, ...])
 
 
 def _needs(layers: Sequence[Layer], kinds: Mapping[str, Kind]) -> Iterator[tuple[Layer, Iterable[str]]]:
-    """What each layer needs of those above. ``EVERYTHING`` becomes the layers that nothing needs yet: the rest follows."""
+    """What each layer needs of those above. ``EVERYTHING`` becomes the layers that nothing needs yet."""
     ends: dict[str, None] = {}
     for position, layer in enumerate(layers):
         needed = tuple(kinds[layer.kind].needs(layer, _Above(layers, position)))

@@ -26,7 +26,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 class Input:
     """A locked file: its identity, and host-free facts by which providers find it.
 
-    ``type`` says which providers know it (``deb``, ``wheel``, ``uv``, ``blob``); ``name`` is the file name a build step sees;
+    ``type`` says which providers know it (``deb``, ``wheel``, ``uv``, ``blob``); ``name`` is the file name a build step
+    sees;
     ``sha256`` is lower-case hex; ``size`` is in bytes.
     """
 
@@ -47,7 +48,8 @@ class Input:
 class LockedLayer:
     """One layer as locked. ``options`` are hashed into the id; ``facts`` are only told; ``parents`` are names.
 
-    ``request`` is the digest of what the manifest asked for when it was resolved: equal means the pins still satisfy it.
+    ``request`` is the digest of what the manifest asked for when it was resolved: equal means the pins still satisfy
+    it.
     """
 
     name: str
@@ -101,8 +103,8 @@ class LockedTarget:
 class Lock:
     """Everything that an environment needs, by hash.
 
-    ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git tree
-    hash of the code; ``epoch`` the one clock of all built layers, in unix seconds.
+    ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git
+    tree hash of the code; ``epoch`` the one clock of all built layers, in unix seconds.
     """
 
     epoch: int
@@ -236,7 +238,8 @@ def _value(value: Json) -> str:
     if isinstance(value, str):
         return '"' + "".join(_ESCAPES.get(char) or _printable(char) for char in value) + '"'
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }" if value else "{}"
+        items = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+        return f"{{ {items} }}" if items else "{}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     raise TypeError(f"no TOML form: {type(value).__name__}")
@@ -324,7 +327,8 @@ def _target(name: str, table: Mapping[str, Any]) -> LockedTarget:
     if not layers:
         raise ValueError(f"target {name!r} has no base")
     _check_order(layers)
-    return LockedTarget(name=name, platform=_typed(table["platform"], str), layers=layers, seal=_seal(table.get("seal")))
+    seal = _seal(table.get("seal"))
+    return LockedTarget(name=name, platform=_typed(table["platform"], str), layers=layers, seal=seal)
 
 
 def _check_order(layers: Iterable[LockedLayer]) -> None:

@@ -1,7 +1,7 @@
 """Hook specifications and discovery. Hooks register nouns; behaviour lives in the class behind the noun.
 
-Built-in kinds, the sandbox and first-party plugins enter through the same hooks as anyone's plugin. Distributions offer a
-plugin under the entry point group ``reprobox``.
+Built-in kinds, the sandbox and first-party plugins enter through the same hooks as anyone's plugin. Distributions offer
+a plugin under the entry point group ``reprobox``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Specification:
         return ()
 
     @hookspec
-    def reprobox_providers(self, session: Any) -> Iterable[Provider]:
+    def reprobox_providers(self, session: Any) -> Iterable[Provider]:  # noqa: ARG002 - hooks are called by name
         """Objects that satisfy :class:`reprobox.providers.Provider`, made for one :class:`reprobox.engine.Session`."""
         return ()
 

@@ -71,7 +71,8 @@ class Project:
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            raise LockError("it is not UTF-8 text", where=str(self.lock_path), hint="restore it, or lock again") from None
+            hint = "restore it, or run `reprobox lock`"
+            raise LockError("it is not UTF-8 text", where=str(self.lock_path), hint=hint) from None
         document = parse(text, file=str(self.lock_path))
         lock = decode(document, file=str(self.lock_path))
         store.remember("locks", sha256(data), json.dumps(document).encode())

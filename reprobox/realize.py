@@ -20,8 +20,20 @@ from reprobox.seal import check_seal, remember_build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What is to be realized: ``output`` asks for a copy of the tree, ``image`` for all that an image is made of."""
+
+    target: str
+    backend: str = "sandbox"
+    seal: bool = False
+    output: Path | None = None
+    image: bool = False
+    with_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Realized:
-    """An environment that exists: the lock (sealed if that was asked), the environment, and where the backend has it."""
+    """An environment that exists: the lock (sealed if that was wished), the environment, and where it is held."""
 
     lock: Lock
     environment: Environment
@@ -29,45 +41,35 @@ class Realized:
     result: Mapping[str, Any]
 
 
-def realize_target(
-    session: Session,
-    project: Project,
-    manifest: Manifest,
-    lock: Lock,
-    name: str,
-    *,
-    backend: str = "sandbox",
-    seal: bool = False,
-    output: Path | None = None,
-    image_wanted: bool = False,
-    with_code: bool = False,
-) -> Realized:
-    """Build what is missing of target ``name``, check it against the seal, and realize it."""
-    selected = manifest.select(name)
-    runner = available(session.plugins.backend(backend), session.store)
-    target = lock.targets[name]
-    if with_code:
+def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, wish: Wish) -> Realized:
+    """Build what is missing of a target, check it against the seal, and let the backend have it."""
+    selected = manifest.select(wish.target)
+    runner = available(session.plugins.backend(wish.backend), session.store)
+    target = lock.targets[wish.target]
+    if wish.with_code:
         target = with_code_layer(session, selected, target, lock.epoch)
-    done = build(session, target, lock.epoch, image_wanted=image_wanted)
+    done = build(session, target, lock.epoch, image_wanted=wish.image)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
     remember_build(session, environment)
-    if seal:
-        lock = sealed(lock, name, environment)
-    elif target.seal is not None and not with_code:
+    if wish.seal:
+        lock = sealed(lock, wish.target, environment)
+    elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
     realization = runner.realize(
         RealizeRequest(
-            name=f"{selected.project.name}-{name}",
+            name=f"{selected.project.name}-{wish.target}",
             layers=environment.layers,
             image_digest=environment.image_digest,
             tree_digest=environment.tree_digest,
-            output=output,
+            output=wish.output,
         )
     )
-    result = describe(environment, realization, name, backend, session.builder.name, done.cached)
-    if output is None and not with_code:
-        _write_record(session, project, selected, name, backend, environment, realization, result)
-    return Realized(lock=lock, environment=environment, realization=realization, result=result)
+    result = describe(environment, realization, done.cached)
+    result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
+    realized = Realized(lock=lock, environment=environment, realization=realization, result=result)
+    if wish.output is None and not wish.with_code:
+        _write_record(session, project, selected, wish, realized)
+    return realized
 
 
 def sealed(lock: Lock, name: str, environment: Environment) -> Lock:
@@ -108,15 +110,8 @@ def settings_of(manifest: Manifest, target: LockedTarget) -> Callable[[Any], Set
     return settings
 
 
-def describe(
-    environment: Environment,
-    realization: Realization,
-    target: str,
-    backend: str,
-    builder: str,
-    cached: frozenset[str],
-) -> dict[str, Any]:
-    """The object that ``realize --json`` prints."""
+def describe(environment: Environment, realization: Realization, cached: frozenset[str]) -> dict[str, Any]:
+    """Digests, place and layers, as ``realize --json`` prints them."""
     layers = [
         {
             "name": layer.name,
@@ -131,9 +126,6 @@ def describe(
         for layer, record in zip(environment.target.layers, environment.records, strict=True)
     ]
     return {
-        "target": target,
-        "backend": backend,
-        "builder": builder,
         "tree_digest": f"sha256:{environment.tree_digest}",
         "image_digest": f"sha256:{environment.image_digest}",
         "location": realization.location,
@@ -141,16 +133,8 @@ def describe(
     }
 
 
-def _write_record(
-    session: Session,
-    project: Project,
-    manifest: Manifest,
-    name: str,
-    backend: str,
-    environment: Environment,
-    realization: Realization,
-    result: Mapping[str, Any],
-) -> None:
+def _write_record(session: Session, project: Project, manifest: Manifest, wish: Wish, realized: Realized) -> None:
+    environment, realization = realized.environment, realized.realization
     config = environment.image.settings
     watched = [
         str(session.project / path)
@@ -173,11 +157,11 @@ def _write_record(
             for path, mount in manifest.mounts.items()
         },
         "code": {"source": str(session.project / manifest.code.path), "target": manifest.code.target},
-        "result": dict(result),
+        "result": dict(realized.result),
     }
     data = json.dumps(record).encode()
-    for target in (name, "") if len(manifest.targets) == 1 else (name,):
-        path = Path(launch.record_path(str(session.store.root), str(project.root), target, backend))
+    for target in (wish.target, "") if len(realized.lock.targets) == 1 else (wish.target,):
+        path = Path(launch.record_path(str(session.store.root), str(project.root), target, wish.backend))
         session.store.replace(path, data)
 
 

@@ -90,7 +90,9 @@ class _World:
         base = self._built_base()
         environment = {**image_environment(base.record), **BUILD_ENVIRONMENT}
         return self.session.builder.tool(
-            ToolRequest(parents=(base.tree,), argv=tuple(argv), environment=environment, binds=tuple(binds), stdin=stdin)
+            ToolRequest(
+                parents=(base.tree,), argv=tuple(argv), environment=environment, binds=tuple(binds), stdin=stdin
+            )
         )
 
     def _built_base(self) -> StoredLayer:
@@ -163,10 +165,16 @@ def _resolve_layer(
     layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
     below = ancestors([*done, layer], node.name)
     asked = request_digest({"layer": _asked(manifest, node), "below": [_content(item) for item in below]})
-    if old is not None and kind.pinned and not upgrade and (old.request, old.kind, old.recipe) == (
-        asked,
-        node.kind,
-        kind.recipe,
+    if (
+        old is not None
+        and kind.pinned
+        and not upgrade
+        and (old.request, old.kind, old.recipe)
+        == (
+            asked,
+            node.kind,
+            kind.recipe,
+        )
     ):
         return replace(old, parents=node.parents, environment=dict(node.layer.env)), ()
     if kind.pinned:
@@ -271,6 +279,6 @@ def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str) -
     changes = stale_keys(session, manifest, lock)
     if changes:
         listed = "".join(f"\n  {change}" for change in changes)
-        raise LockError(f"the lock is stale; changed since it was made:{listed}", where=where, hint="run `reprobox lock`")
-
-
+        raise LockError(
+            f"the lock is stale; changed since it was made:{listed}", where=where, hint="run `reprobox lock`"
+        )

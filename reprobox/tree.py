@@ -4,8 +4,8 @@ A layer on disk is a folder with ``index`` (the layer's entries in the line form
 deletions) and ``tree/`` (the entries themselves, deletions as 0:0 character devices, so that overlayfs can stack it).
 The layer's tar is a pure function of the two (``reprobox.image``).
 
-Standard library only: the sandbox's launcher imports this module in a bare interpreter, inside the user namespace, where
-files that their owner may not read can be read.
+Standard library only: the sandbox's launcher imports this module in a bare interpreter, inside the user namespace,
+where files that their owner may not read can be read.
 """
 
 from __future__ import annotations
@@ -240,8 +240,8 @@ REWRITTEN: Mapping[bytes, Callable[[bytes, int], bytes]] = {
 class Changes:
     """What a step left: ``root`` is an overlay's upper directory, or with ``whole`` the complete resulting tree.
 
-    ``ignored`` are paths that the builder itself put there (mount points of binds). ``started`` is the unix time at which
-    the step began: files newer than that, or than the epoch, get the epoch.
+    ``ignored`` are paths that the builder itself put there (mount points of binds). ``started`` is the unix time at
+    which the step began: files newer than that, or than the epoch, get the epoch.
     """
 
     root: Path
@@ -264,9 +264,9 @@ class _Findings:
 def normalise(changes: Changes, parents: Tree, output: Path) -> tuple[str, ...]:
     """Write ``output/tree`` and ``output/index`` from what a step changed; returns what was dropped, in words.
 
-    Files are moved out of ``changes.root``, which is of no use afterwards. A path enters only if its type, mode, content or
-    target differ from the parents'; ancestors of an entry enter with their merged mode; a deletion is one whiteout at the
-    topmost path.
+    Files are moved out of ``changes.root``, which is of no use afterwards. A path enters only if its type, mode,
+    content or target differ from the parents'; ancestors of an entry enter with their merged mode; a deletion is one
+    whiteout at the topmost path.
     """
     found = _find(changes, parents)
     _find_deletions(changes, parents, found)

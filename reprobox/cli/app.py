@@ -39,7 +39,8 @@ first steps:
   reprobox run -- python3     run another command in it
 
 exit status: 0 done, 1 it failed, 2 wrong use or wrong manifest, 3 the lock is missing or stale, 4 the backend is not
-available here, 5 bytes did not match, 6 offline and an input is missing, 130 interrupted; `run` passes the command's on."""
+available here, 5 bytes did not match, 6 offline and an input is missing, 130 interrupted; `run` passes on the
+command's."""
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -139,5 +140,3 @@ def _document(error: ReproboxError) -> dict[str, Any]:
             for item in error.problems
         ]
     return document
-
-

@@ -12,7 +12,7 @@ from reprobox.cli.session import open_session
 from reprobox.engine import Environment
 from reprobox.errors import UsageError
 from reprobox.image import write_docker_archive, write_layout
-from reprobox.realize import realize_target
+from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 from reprobox.tree import merge_into, remove
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("oci", "docker-archive", "rootfs"), required=True, help="what to write")
     parser.add_argument("-o", "--output", metavar="PATH", type=Path, required=True, help="the new file or folder")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
-    parser.add_argument("--tag", metavar="NAME:TAG", help="the image's name; the project's name and version if left out")
+    parser.add_argument("--tag", metavar="NAME:TAG", help="the image's name, if not the project's")
     parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
     add_builder_option(parser)
     add_network_options(parser)
@@ -46,9 +46,8 @@ def execute(options: argparse.Namespace) -> int:
     ensure_fresh(session, manifest, lock, str(project.lock_path))
     name = next(iter(manifest.select(options.target).targets))
     wants_image = options.format != "rootfs"
-    realized = realize_target(
-        session, project, manifest, lock, name, image_wanted=wants_image, with_code=options.with_code
-    )
+    wish = Wish(target=name, image=wants_image, with_code=options.with_code)
+    realized = realize(session, project, manifest, lock, wish)
     tag = options.tag or f"{manifest.project.name}:{manifest.project.version or 'latest'}"
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)

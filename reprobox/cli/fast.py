@@ -1,7 +1,7 @@
 """``run`` and ``shell`` on a current realization: from the launch record straight into the sandbox.
 
-No argparse, no pluggy, no TOML. Whatever is not plain (options that it does not know, no record, a stale one) is left to
-the full command line, which explains; so this module reports nothing.
+No argparse, no pluggy, no TOML. Whatever is not plain (options that it does not know, no record, a stale one) is left
+to the full command line, which explains; so this module reports nothing.
 """
 
 from __future__ import annotations

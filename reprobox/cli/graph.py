@@ -95,7 +95,9 @@ def _label(row: Mapping[str, Any]) -> str:
     parts = [f"{row['name']} ({row['kind']})"]
     if row["inputs"]:
         parts.append(f"{row['inputs']} inputs, {human(row['input_size'])}")
-    parts.append(f"in the store, {human(row['size'])}" if row["cached"] else "to be built" if row["id"] else "not locked")
+    parts.append(
+        f"in the store, {human(row['size'])}" if row["cached"] else "to be built" if row["id"] else "not locked"
+    )
     if len(row["parents"]) > 1:
         parts.append(f"also on {', '.join(row['parents'][:-1])}")
     return " · ".join(parts)

@@ -10,7 +10,7 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError
 from reprobox.lock import Lock
-from reprobox.realize import realize_target
+from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
 
 DETAILS = """\
@@ -47,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
     changed = project.write_lock(lock)
     if options.seal:
         for name in lock.targets:
-            lock = realize_target(session, project, manifest, lock, name, seal=True).lock
+            lock = realize(session, project, manifest, lock, Wish(target=name, seal=True)).lock
         changed = project.write_lock(lock) or changed
     _tell(options, lock, changed=changed)
     return 0

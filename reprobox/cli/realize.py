@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project's folder or its manifest")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
     parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what holds the environment")
-    parser.add_argument("--output", metavar="PATH", type=Path, help="also write the whole file system to this new folder")
+    parser.add_argument("--output", metavar="PATH", type=Path, help="also write the file system to this new folder")
     parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
     add_builder_option(parser)
     add_network_options(parser)
@@ -42,7 +42,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     from reprobox.cli.session import open_session
-    from reprobox.realize import realize_target
+    from reprobox.realize import Wish, realize
     from reprobox.resolve import ensure_fresh
 
     if options.output is not None and options.output.exists():
@@ -52,16 +52,8 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     lock = project.lock(session.store)
     ensure_fresh(session, manifest, lock, str(project.lock_path))
     name = next(iter(manifest.select(options.target).targets))
-    return realize_target(
-        session,
-        project,
-        manifest,
-        lock,
-        name,
-        backend=options.backend,
-        output=options.output,
-        with_code=options.with_code,
-    ).result
+    wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
+    return realize(session, project, manifest, lock, wish).result
 
 
 def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:

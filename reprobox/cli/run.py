@@ -14,12 +14,13 @@ from reprobox.cli.session import open_session
 from reprobox.engine import staged
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.layers.code import code_hash
-from reprobox.realize import realize_target
+from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 
 DETAILS = """\
 The command sees the environment's read-only file system, the declared mounts and the code; a private HOME and /tmp; and
-the environment variables that the manifest declares, with those of schedulers, MPI and GPUs. Its exit status is passed on.
+the environment variables that the manifest declares, with those of schedulers, MPI and GPUs. Its exit status is passed
+on.
 
 examples:
   reprobox run                                    the manifest's [run] command
@@ -52,8 +53,8 @@ def execute(options: argparse.Namespace) -> int:
     return start(options, command)
 
 
-def start(options: argparse.Namespace, command: Sequence[str], *, shell: bool = False) -> int:
-    """Realize what is missing, and run; ``shell`` starts the environment's shell instead of a command."""
+def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
+    """Realize what is missing, and run: the manifest's command if ``command`` is empty, a shell if it is None."""
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
@@ -62,11 +63,11 @@ def start(options: argparse.Namespace, command: Sequence[str], *, shell: bool = 
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     mounts = _mounts(options.mount)
     name = next(iter(manifest.select(options.target).targets))
-    realize_target(session, project, manifest, lock, name, backend=options.backend)
+    realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
     record = launch.read(launch.record_path(str(session.store.root), str(project.root), name, options.backend))
     if record is None:
         raise ReproboxError("the realization went away while it was needed", hint="run it again")
-    argv = record["shell"] if shell else list(command) or record["command"]
+    argv = record["shell"] if command is None else list(command) or record["command"]
     if not argv:
         hint = "give one: `reprobox run -- COMMAND`, or add [run] command to the manifest"
         raise UsageError("there is no command to run", where="run.command", hint=hint)
@@ -90,8 +91,6 @@ def start(options: argparse.Namespace, command: Sequence[str], *, shell: bool = 
             isolate=options.isolate,
         )
     )
-
-
 
 
 def _mounts(given: Sequence[str]) -> dict[str, str]:

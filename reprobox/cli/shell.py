@@ -19,4 +19,4 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    return start(options, (), shell=True)
+    return start(options, None)

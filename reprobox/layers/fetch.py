@@ -37,6 +37,7 @@ class Fetch:
 
     name = "fetch"
     recipe = 1
+    pinned = True
     options = FetchOptions
     available = False
 

@@ -27,6 +27,7 @@ class Git:
 
     name = "git"
     recipe = 1
+    pinned = True
     options = GitOptions
     available = False
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypeAlias
 
 from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Json
-from reprobox.tree import Tree
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Layer, Manifest
 from reprobox.store import Store
+from reprobox.tree import Tree
 
 #: Where a step finds its locked input files, and reprobox's own tools.
 INPUTS = "/run/reprobox/inputs"
@@ -41,7 +41,7 @@ class World(Protocol):
         """Keep where an input was seen, so that fetching it later asks there first. Never enters the lock."""
 
     def read(self, path: str) -> bytes | None:
-        """A file of the base's root, symlinks resolved inside it; None where there is none. Builds the base if needed."""
+        """A file of the base's root, links resolved inside it; None where there is none. Builds the base if needed."""
 
     def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
         """Run a program of the base's root for its output, on a throw-away root without network."""
@@ -52,7 +52,7 @@ class World(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolveRequest:
-    """One layer to resolve: its manifest table, what is locked below it (base first), and its old lock if it had one."""
+    """One layer to resolve: its manifest table, what is locked below it (base first), and its old lock if any."""
 
     manifest: Manifest
     layer: Layer
@@ -66,8 +66,8 @@ class ResolveRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolution:
-    """What resolving found. ``options`` is hashed into the layer id; ``facts`` are only told; ``dates`` (unix seconds) are a
-    base's candidates for the epoch."""
+    """What resolving found. ``options`` is hashed into the layer id; ``facts`` are only told; ``dates`` (unix seconds)
+    are a base's candidates for the epoch."""
 
     inputs: tuple[Input, ...] = ()
     options: Mapping[str, Json] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Kind(Protocol):
 
     name: str
     recipe: int
-    pinned: bool  # what it resolves to moves with the world, so a lock keeps it; False: made of the manifest and local files
+    pinned: bool  # what it resolves to moves with the world, so a lock keeps it; else it is made of local files
     options: type[Any]  # the frozen dataclass of its manifest keys
 
     def needs(self, layer: Layer, above: Sequence[Layer]) -> Iterable[str]:
