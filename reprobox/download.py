@@ -145,7 +145,7 @@ class Downloader:
         Raises :class:`StatusError` for any status but 200 (or 304 where ``headers`` make the request conditional),
         :class:`FetchError` when there was no whole answer, :class:`OfflineError`.
         """
-        place = Location(url=location) if isinstance(location, str) else location
+        place = _usable(location)
         sent = dict(headers or {})
         if data is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
@@ -168,7 +168,7 @@ class Downloader:
         Bytes already in the file are hashed and continued with a Range request. Raises :class:`FetchError` when the
         location does not have the bytes, and :class:`IntegrityError` when it has others; then the file is empty.
         """
-        place = Location(url=location) if isinstance(location, str) else location
+        place = _usable(location)
         part = _Partial(file, sha256, size, watch or Watch())
         resumed = part.count > 0
         try:
@@ -456,6 +456,18 @@ def _proxy(url: str) -> str:
     return proxy if "://" in proxy or not proxy else f"http://{proxy}"
 
 
+def _usable(location: str | Location) -> Location:
+    place = Location(url=location) if isinstance(location, str) else location
+    try:
+        parts = urllib.parse.urlsplit(place.url)
+        good = parts.scheme == "file" or (parts.scheme in ("http", "https") and bool(parts.hostname))
+    except ValueError:
+        good = False
+    if not good:
+        raise FetchError("this is no URL that can be used", where=place.shown, hint="begin it with https://")
+    return place
+
+
 def loopback(host: str) -> bool:
     """Whether ``host`` (a name or an address, no port) is this machine."""
     return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
@@ -480,7 +492,10 @@ def _split_login(url: str) -> tuple[str, dict[str, str]]:
     """``url`` without user and password, and the header that says them."""
     import base64
 
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return url, {}
     login, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, {}

@@ -161,14 +161,19 @@ class _Crew:
 
     def _worker(self) -> None:
         try:
-            while not self._stop.is_set() and self._todo:
-                with contextlib.suppress(IndexError):  # another worker took the last one
-                    self._obtain(*self._todo.popleft())
+            while not self._stop.is_set() and (task := self._next()):
+                self._obtain(*task)
         except _StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001  (raised again in the calling thread)
             self._events.put(_raising(error))
         self._events.put(None)
+
+    def _next(self) -> tuple[Input, Sequence[Location]] | None:
+        try:
+            return self._todo.popleft()
+        except IndexError:
+            return None
 
     def _obtain(self, item: Input, locations: Sequence[Location]) -> None:
         """Have one file in the store, from the first place that has it."""
@@ -242,8 +247,10 @@ def _alone(store: Store, item: Input, watch: Watch) -> Iterator[IO[bytes] | None
                     told = True
                 watch.sleep(0.1)
                 continue
-            if _same_file(path, file):
+            if _same_file(path, file) and not store.has_blob(item.sha256):
                 yield file
+                if os.fstat(file.fileno()).st_size == 0:  # nothing to continue
+                    path.unlink(missing_ok=True)
                 return
     yield None
 

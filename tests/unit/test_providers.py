@@ -225,6 +225,31 @@ def test_what_an_earlier_run_left_may_be_wrong(server: Server, kept: Store, left
     assert told.count == len(DATA)
 
 
+@pytest.mark.parametrize("place", ["bytes 5-299999/300000", "bytes */300000", ""])
+def test_a_server_that_sends_another_range_is_asked_for_everything(server: Server, kept: Store, place: str) -> None:
+    server.files["/a"] = DATA
+    kept.partial(made().sha256).write_bytes(DATA[:1000])
+    server.faults["/a"] = [lambda handler: handler.send(206, {"Content-Range": place}, DATA[5:])]
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert kept.has_blob(made().sha256)
+    assert [request.headers.get("Range") for request in server.seen] == ["bytes=1000-", None]
+
+
+def test_a_server_that_closes_without_having_said_how_much_is_continued(server: Server, kept: Store) -> None:
+    server.files["/a"] = DATA
+
+    def fault(handler: servers.Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(DATA[:777])
+        handler.hang_up()
+
+    server.faults["/a"] = [fault]
+    fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+    assert server.seen[1].headers["Range"] == "bytes=777-"
+
+
 # -- wrong bytes ---------------------------------------------------------------------------------------------------------
 
 
@@ -250,7 +275,7 @@ def test_wrong_bytes_everywhere(server: Server, kept: Store) -> None:
     assert f"{server.url('/one')}: it has other bytes: their sha256 is " in text
     assert f"{server.url('/two')}: it has 299999 bytes where 300000 are locked" in text
     assert not kept.has_blob(item.sha256)
-    assert kept.partial(item.sha256).stat().st_size == 0
+    assert not kept.partial(item.sha256).exists()
 
 
 def test_a_server_that_sends_too_much_is_stopped_at_once(server: Server, kept: Store) -> None:
@@ -259,7 +284,7 @@ def test_a_server_that_sends_too_much_is_stopped_at_once(server: Server, kept: S
     with pytest.raises(IntegrityError, match="it sends more than the 300000 bytes that are locked"):
         fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
     assert time.monotonic() - before < 2
-    assert kept.partial(made().sha256).stat().st_size == 0
+    assert not kept.partial(made().sha256).exists()
 
 
 def test_a_server_that_always_sends_half(server: Server, kept: Store) -> None:
@@ -469,6 +494,20 @@ def test_tls_trusts_what_the_host_trusts(certificate: Path, monkeypatch: pytest.
                 quick().get(server.url("/down"))
 
 
+def test_a_server_without_tls(server: Server) -> None:
+    with pytest.raises(FetchError, match="it does not speak TLS as it should"):
+        quick().get(server.url("/a").replace("http:", "https:"))
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("url", ["ftp://x/a", "https://exa mple/", "http://[::1/", "file://elsewhere/etc/passwd", "x"])
+def test_urls_that_cannot_be_used(url: str, kept: Store) -> None:
+    with pytest.raises(FetchError):
+        quick().get(url)
+    with pytest.raises(FetchError, match=r"a\.deb"):
+        fetch([made()], [Places(url)], kept, downloader=quick())
+
+
 def test_the_proxy_of_the_environment_is_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "http://archive.example.invalid/pool/a.deb"
     server.files[url] = b"through the proxy"
@@ -493,6 +532,16 @@ def test_documents_have_a_limit(server: Server) -> None:
     assert len(quick().get(server.url("/a"), limit=1000).body) == 1000
     with pytest.raises(FetchError, match="more than the 999 bytes allowed"):
         quick().get(server.url("/a"), limit=999)
+
+
+def test_documents_of_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "doc"
+    path.write_bytes(b"12345")
+    assert quick(offline=True).get(path.as_uri()).body == b"12345"
+    with pytest.raises(FetchError, match="more than the 4 bytes"):
+        quick().get(path.as_uri(), limit=4)
+    with pytest.raises(FetchError, match="it cannot be read: No such file"):
+        quick().get(path.as_uri() + "x")
 
 
 def test_documents_are_retried_whole(server: Server) -> None:
