@@ -24,6 +24,7 @@ from reprobox.layers.kind import Commands, Files, Kind, StepRequest, Verbatim
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
+from reprobox.registry import Registries
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import Changes, Tree, normalise, scan
 
@@ -70,6 +71,7 @@ class Session:
     downloader: providers.Downloader
     documents: providers.Documents
     hints: providers.HintProvider
+    registries: Registries
     offline: bool = False
     jobs: int = 8
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base

@@ -114,8 +114,7 @@ def user_name() -> str:
 
 
 def binds(record: Mapping[str, Any], given: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The mounts of a run as ``{"source", "target", "writable"}``: the code, then the declared, ``given`` (target -> host
-    path) over both.
+    """The mounts of a run as ``{"source", "target", "writable"}``: the code and the declared, with other sources ``given``.
 
     Raises :class:`ReproboxError` for a source that is missing, :class:`UsageError` for a mount that has none.
     """

@@ -76,12 +76,12 @@ class BuiltIn:
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
         from reprobox.debian.provider import ArchiveProvider
         from reprobox.pypi import IndexProvider
-        from reprobox.registry import BlobProvider, Registries
+        from reprobox.registry import BlobProvider
 
         return [
             ArchiveProvider(session.config, session.documents, session.target),
             IndexProvider(session.store, session.config.index, offline=session.offline),
-            BlobProvider(Registries(session.downloader, session.config.registries)),
+            BlobProvider(session.registries),
         ]
 
 

@@ -24,6 +24,7 @@ from reprobox.lock import (
     with_ids,
 )
 from reprobox.manifest import Manifest
+from reprobox.registry import Registries
 from reprobox.store import StoredLayer
 from reprobox.tree import Tree, opened
 
@@ -58,6 +59,10 @@ class _World:
     @property
     def archives(self) -> Mapping[str, Sequence[str]]:
         return self.session.config.archives
+
+    @property
+    def registries(self) -> Registries:
+        return self.session.registries
 
     @property
     def index(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from reprobox.engine import Session, staged
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
+from reprobox.registry import Registries
 from reprobox.store import Store
 
 
@@ -32,6 +33,7 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         downloader=downloader,
         documents=Documents(store, downloader),
         hints=HintProvider(store),
+        registries=Registries(downloader, settings.registries),
         offline=downloader.offline,
         jobs=getattr(options, "jobs", None) or settings.jobs,
     ), project

@@ -21,7 +21,7 @@ from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, S
 from reprobox.lock import Input
 from reprobox.manifest import Layer, apt_package, key, url, word
 
-_CONFIGURATION = Path(solver.__file__).with_name("step-apt.conf")
+_CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
 _CONFIGURED_AT = "/run/reprobox/apt.conf"
 
 

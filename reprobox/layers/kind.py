@@ -14,6 +14,7 @@ from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Json
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Layer, Manifest
+from reprobox.registry import Registries
 from reprobox.store import Store
 from reprobox.tree import Tree
 
@@ -29,6 +30,7 @@ class World(Protocol):
     project: Path
     offline: bool
     archives: Mapping[str, Sequence[str]]  # configured base URIs by archive name (user configuration)
+    registries: Registries
     index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
