@@ -199,6 +199,7 @@ def test_the_tree_is_umocis(
 
 
 @pytest.mark.registry
+@pytest.mark.slow
 @pytest.mark.tool("umoci")
 def test_a_real_base_unpacks_as_umoci_unpacks_it(
     base_image: str, base_layout: Path, world: SmallWorld, tmp_path: Path

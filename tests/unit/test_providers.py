@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import signal
@@ -696,6 +697,17 @@ def test_a_full_disk_says_where_and_what_to_do(server: Server, tmp_path: Path) -
     assert f"reprobox.errors.ReproboxError: {disk}/s/partial/{item.sha256}: no space is left on the disk" in last
     assert "REPROBOX_STORE" in last[-1]
     assert len(server.seen) == 1
+
+
+def test_writes_may_be_short(server: Server, tmp_path: Path) -> None:
+    class Short(io.FileIO):
+        def write(self, data) -> int:
+            return super().write(memoryview(data)[:1000])
+
+    server.files["/a"] = DATA
+    with Short(tmp_path / "part", "w+") as file:
+        quick().save(server.url("/a"), file, sha256=made().sha256, size=len(DATA))
+    assert (tmp_path / "part").read_bytes() == DATA
 
 
 def test_a_partial_that_may_not_be_written(server: Server, kept: Store) -> None:
