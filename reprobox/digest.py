@@ -46,7 +46,7 @@ def _pieces(value: Json) -> Iterable[str]:
             yield f"{',' if position else ''}{_quote(key)}:"
             yield from _pieces(value[key])
         yield "}"
-    elif isinstance(value, Sequence):
+    elif isinstance(value, list | tuple):
         yield "["
         for position, item in enumerate(value):
             if position:

@@ -83,7 +83,7 @@ def _tar_name(entry: Entry) -> bytes:
 
 def _write_entry(sink: _Sink, full: bytes, entry: Entry, first: dict[tuple[int, int], bytes]) -> int:
     status = os.lstat(full)
-    seconds = int(status.st_mtime)
+    seconds = status.st_mtime_ns // 10**9
     if entry.kind == "l":
         return _header(sink, entry.path, _SYMLINK, 0o777, 0, seconds, unescape(entry.detail))
     key = (status.st_dev, status.st_ino)

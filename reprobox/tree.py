@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
 
@@ -149,7 +148,8 @@ def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
 
 
 def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
-    with _listed(root + b"/" + below if below else root) as items:
+    folder = root + b"/" + below if below else root
+    with _allowed(folder, os.R_OK | os.X_OK), os.scandir(folder) as items:
         for item in sorted(items, key=lambda found: found.name):
             path = below + b"/" + item.name if below else item.name
             status = item.stat(follow_symlinks=False)
@@ -158,16 +158,18 @@ def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_resu
                 yield from _walk(root, path)
 
 
-def _listed(folder: bytes) -> Any:
+@contextlib.contextmanager
+def _allowed(folder: bytes, wanted: int) -> Iterator[None]:
+    """While this is held, the folder's owner may use it, whatever its mode says."""
+    if os.access(folder, wanted):
+        yield
+        return
+    mode = stat.S_IMODE(os.lstat(folder).st_mode)
+    os.chmod(folder, mode | 0o700)
     try:
-        return os.scandir(folder)
-    except PermissionError:
-        mode = stat.S_IMODE(os.lstat(folder).st_mode)
-        os.chmod(folder, mode | 0o500)
-        try:
-            return os.scandir(folder)
-        finally:
-            os.chmod(folder, mode)
+        yield
+    finally:
+        os.chmod(folder, mode)
 
 
 # -- what never enters a layer -----------------------------------------------------------------------------------------
@@ -256,8 +258,8 @@ class _Findings:
     entries: dict[bytes, Entry] = field(default_factory=dict)  # what is new or different
     present: set[bytes] = field(default_factory=set)  # every path seen, kept or not
     folders: dict[bytes, int] = field(default_factory=dict)  # modes of folders seen
+    cleared: list[bytes] = field(default_factory=list)  # an upper directory shows nothing of the parents from here on
     deleted: set[bytes] = field(default_factory=set)
-    opaque: list[bytes] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
 
@@ -295,49 +297,64 @@ def _find(changes: Changes, parents: Tree) -> _Findings:
     root = os.fsencode(changes.root)
     found = _Findings()
     for path, status in _walk(root):
-        if not _outside(path, folder=stat.S_ISDIR(status.st_mode), changes=changes, found=found):
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            found.folders[path] = stat.S_IMODE(status.st_mode)
+        if not changes.whole and _clears(root + b"/" + path, path, status, parents):
+            found.cleared.append(path)
+        if _is_whiteout(status) or _outside(root, path, status, changes, parents, found):
+            continue
+        if kind in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
             _look(root, path, status, changes, parents, found)
+        else:
+            found.dropped.append(f"/{os.fsdecode(path)}: a device, FIFO or socket")
     return found
 
 
-def _outside(path: bytes, *, folder: bool, changes: Changes, found: _Findings) -> bool:
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _clears(full: bytes, path: bytes, status: os.stat_result, parents: Tree) -> bool:
+    """Whether an entry of an upper directory hides what the parents have at and below its path."""
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFDIR:
+        return _is_opaque(full)
+    old = parents.entries.get(path)
+    return old is not None and (old.kind == "d" or kind not in (stat.S_IFREG, stat.S_IFLNK))
+
+
+def _outside(
+    root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings
+) -> bool:
     """Whether a path is not the step's to change: run-time folders, scrubbed caches, secrets, the builder's own."""
     text = os.fsdecode(path)
+    folder = stat.S_ISDIR(status.st_mode)
     if hidden(path) or path in changes.ignored or (_is_scrubbed(text) and not folder):
         return True
-    if _is_secret(text):
-        found.dropped.append(f"/{text}: a secret made at installation; make it where the environment runs")
+    if _is_secret(text) and not folder:
+        found.present.add(path)
+        if path not in parents.entries or _entry(root, path, status) != parents.entries[path]:
+            found.dropped.append(f"/{text}: a secret made at installation; make it where the environment runs")
         return True
-    if path.rpartition(b"/")[2].startswith(b".wh."):
-        found.dropped.append(f"/{text}: names that start with .wh. cannot be in an image")
+    if path.startswith(b".wh.") or b"/.wh." in path:
+        above, _, name = path.rpartition(b"/")
+        if name.startswith(b".wh.") and not (above.startswith(b".wh.") or b"/.wh." in above):
+            found.dropped.append(f"/{text}: names that start with .wh. cannot be in an image")
         return True
     return False
 
 
-def _look(
-    root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings
-) -> None:
-    kind = stat.S_IFMT(status.st_mode)
-    full = root + b"/" + path
-    if kind not in (stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK):
-        if kind != stat.S_IFCHR or status.st_rdev != 0:
-            found.dropped.append(f"/{os.fsdecode(path)}: a device, FIFO or socket")
-        if path in parents.entries:
-            found.deleted.add(path)
-        return
-    if kind == stat.S_IFREG and path in REWRITTEN:
-        _rewrite(full, status, REWRITTEN[path], changes.epoch)
-    entry = _entry(root, path, status)
+def _look(root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings) -> None:
+    entry, old = _entry(root, path, status), parents.entries.get(path)
     assert entry is not None
     found.present.add(path)
-    if kind == stat.S_IFDIR:
-        found.folders[path] = entry.mode
-        if not changes.whole and _is_opaque(full):
-            found.opaque.append(path)
-    old = parents.entries.get(path)
+    if entry != old and entry.kind == "f" and path in REWRITTEN:
+        _rewrite(root + b"/" + path, status, REWRITTEN[path], changes.epoch)
+        entry = entry._replace(detail=file_sha256(root + b"/" + path))
     if entry == old:
         return
-    if kind == stat.S_IFREG and entry.mode & 0o6000:
+    if entry.kind == "f" and entry.mode & 0o6000:
         found.dropped.append(f"/{os.fsdecode(path)}: setuid or setgid bit of {entry.mode:04o}")
         entry = entry._replace(mode=entry.mode & 0o1777)
         if entry == old:
@@ -346,12 +363,14 @@ def _look(
 
 
 def _rewrite(full: bytes, status: os.stat_result, rule: Callable[[bytes, int], bytes], epoch: int) -> None:
-    with open(full, "rb") as file:
+    with opened(full) as file:
         content = file.read()
     wanted = rule(content, epoch)
     if wanted != content:
-        with open(full, "wb") as file:
-            file.write(wanted)
+        os.unlink(full)  # other names of the same file keep the old content
+        with open(full, "xb") as new:
+            new.write(wanted)
+        os.chmod(full, stat.S_IMODE(status.st_mode))
         os.utime(full, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
@@ -363,24 +382,26 @@ def _is_opaque(full: bytes) -> bool:
 
 
 def _find_deletions(changes: Changes, parents: Tree, found: _Findings) -> None:
-    if changes.whole:
-        scope: Iterable[bytes] = parents.entries
-    elif found.opaque:
-        prefixes = tuple(path + b"/" for path in found.opaque)
-        scope = [path for path in parents.entries if path.startswith(prefixes)]
-    else:
-        scope = ()
-    for path in scope:
+    for path in parents.entries if changes.whole else _below(found.cleared, parents):
         if path not in found.present and not _keeps(parents.entries[path], changes):
             found.deleted.add(path)
     found.deleted = {path for path in found.deleted if not _covered(path, found)}
 
 
+def _below(cleared: Sequence[bytes], parents: Tree) -> Iterator[bytes]:
+    """What the parents have at and below the cleared paths."""
+    known = [path for path in cleared if path in parents.entries]
+    yield from known
+    folders = tuple(path + b"/" for path in known if parents.entries[path].kind == "d")
+    if folders:
+        yield from (path for path in parents.entries if path.startswith(folders))
+
+
 def _keeps(entry: Entry, changes: Changes) -> bool:
-    text = os.fsdecode(entry.path)
-    if hidden(entry.path) or entry.path in changes.ignored or _is_secret(text):
+    """Whether a path that the step deleted stays as the parents have it."""
+    if hidden(entry.path) or entry.path in changes.ignored:
         return True
-    return entry.kind != "d" and bool(_is_scrubbed(text))
+    return entry.kind != "d" and bool(_is_scrubbed(os.fsdecode(entry.path)))
 
 
 def _covered(path: bytes, found: _Findings) -> bool:
@@ -416,6 +437,7 @@ def _move(changes: Changes, index: Sequence[Entry], tree: bytes) -> None:
         source, target = root + b"/" + entry.path, tree + b"/" + entry.path
         if entry.kind == "d":
             os.mkdir(target, 0o700)
+            _let_go(source)
         elif entry.kind == "w":
             whiteout(target)
         else:
@@ -424,7 +446,7 @@ def _move(changes: Changes, index: Sequence[Entry], tree: bytes) -> None:
             if entry.kind == "f" and stat.S_IMODE(status.st_mode) != entry.mode:
                 os.chmod(target, entry.mode)
             _strip(target)
-            _set_time(target, file_time(status.st_mtime, changes))
+            _set_time(target, file_time(status.st_mtime_ns, changes))
     for entry in reversed(index):
         if entry.kind == "d":
             os.chmod(tree + b"/" + entry.path, entry.mode)
@@ -433,10 +455,18 @@ def _move(changes: Changes, index: Sequence[Entry], tree: bytes) -> None:
     _set_time(tree, changes.epoch)
 
 
-def file_time(mtime: float, changes: Changes) -> int:
-    """The normalised time of a file or link, in whole unix seconds."""
-    seconds = int(mtime)
-    if seconds > changes.epoch or mtime >= changes.started:
+def _let_go(folder: bytes) -> None:
+    """Let files be moved out of a folder whose mode does not allow it; the folder itself is of no use any more."""
+    with contextlib.suppress(FileNotFoundError):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            os.chmod(folder, 0o700)
+
+
+def file_time(mtime_ns: int, changes: Changes) -> int:
+    """The normalised time of a file or link with this time in nanoseconds, in whole unix seconds."""
+    seconds = mtime_ns // 10**9
+    # Times of files are coarser than the clock: some milliseconds on Linux, a second on some network file systems.
+    if seconds > changes.epoch or mtime_ns > (changes.started - 1) * 10**9:
         return changes.epoch
     return max(seconds, 0)
 
