@@ -283,17 +283,20 @@ def _failure(
     if wrong:
         return IntegrityError(
             f"{_counted(wrong)} could only be had with other bytes than those that are locked{_listed(wrong, answers)}",
-            hint="the places named have changed or are broken: use another mirror, or a vault that has the right files",
+            hint="the places named have changed or are broken: name another mirror in the settings",
         )
     if offline:
         return OfflineError(
             f"the network may not be used, and the store lacks {_counted(wanted)}{_listed(wanted, answers)}",
-            hint="run it once without --offline, or give a vault that has them with --vault",
+            hint="run it once without --offline",
         )
     hints = dict.fromkeys(error.hint for item in wanted for error in answers[item.sha256] if error.hint)
     return FetchError(
         f"{_counted(wanted)} could not be had from any place{_listed(wanted, answers)}",
-        hint=next(iter(hints), "add a mirror or a vault that has what is missing, or lock again with --upgrade"),
+        hint=next(
+            iter(hints),
+            "name a mirror that has what is missing in the settings, or lock again with `reprobox lock --upgrade`",
+        ),
     )
 
 
