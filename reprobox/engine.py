@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -40,6 +40,7 @@ BUILD_ENVIRONMENT: Mapping[str, str] = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
 }
+_SIDE_BY_SIDE = 4  # steps at a time
 
 
 class Reporter(Protocol):
@@ -173,39 +174,38 @@ class _Arrivals:
 
 
 def _run_steps(session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals) -> None:
+    """Each step as soon as what it stands on is there, a few at a time.
+
+    The threads are daemons: when the command is interrupted nobody waits for a step, and the step's processes end with
+    the thread that started them.
+    """
     waiting = {step.layer.name: step for step in todo.steps}
     finished: set[str] = set()
-    running: dict[Future[StoredLayer], str] = {}
+    outcomes: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
+    running = 0
     number = itertools.count(1)
-    pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="reprobox-build")
-    try:
-        while waiting or running:
-            for step in [step for step in waiting.values() if finished.issuperset(step.waits_for)]:
-                del waiting[step.layer.name]
-                task = _Task(session, target.platform, epoch, step, next(number), len(todo.steps))
-                running[pool.submit(task.run, arrivals)] = step.layer.name
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                finished.add(running.pop(future))
-                future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
+    def carry_out(step: Step, place: tuple[int, int]) -> None:
+        try:
+            arrivals.wait(step.layer.id)
+            build_layer(session, step.layer, step.below, target.platform, epoch, place=place)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            outcomes.put((step.layer.name, error))
+        else:
+            outcomes.put((step.layer.name, None))
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    session: Session
-    platform: str
-    epoch: int
-    step: Step
-    number: int
-    total: int
-
-    def run(self, arrivals: _Arrivals) -> StoredLayer:
-        arrivals.wait(self.step.layer.id)
-        return build_layer(
-            self.session, self.step.layer, self.step.below, self.platform, self.epoch, place=(self.number, self.total)
-        )
+    while waiting or running:
+        ready = [step for step in waiting.values() if finished.issuperset(step.waits_for)]
+        for step in ready[: _SIDE_BY_SIDE - running]:
+            del waiting[step.layer.name]
+            running += 1
+            place = (next(number), len(todo.steps))
+            threading.Thread(target=carry_out, args=(step, place), name="reprobox-build", daemon=True).start()
+        name, error = outcomes.get()
+        running -= 1
+        if error is not None:
+            raise error
+        finished.add(name)
 
 
 def build_layer(
