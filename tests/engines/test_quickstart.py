@@ -63,14 +63,13 @@ def test_realizing_again_does_nothing(quickstart, told):
     assert all(layer["cached"] for layer in again["layers"])
 
 
-def test_another_store_and_folder_under_a_hostile_umask(quickstart, told, session_folder):
+def test_another_store_and_folder_under_a_hostile_umask_and_a_setgid_parent(quickstart, told, session_folder):
     parent = session_folder / "setgid"
     parent.mkdir()
     parent.chmod(0o2777)
     other = quickstart.with_inputs_only(parent / "store").copied(parent / "project")
-    assert digests(other.realize("--offline")) == digests(told)
-    hostile = quickstart.with_inputs_only(parent / "another")
-    done = hostile.call("realize", "--json", "--offline", umask=0o077)
+    done = other.call("realize", "--json", "--offline", umask=0o077)
+    assert done.returncode == 0, done.stderr
     assert digests(json.loads(done.stdout)) == digests(told)
 
 
@@ -86,7 +85,8 @@ def test_an_ordinary_user_gets_the_same(quickstart, told, user):
     project = user.copy(quickstart.path, "project")
     store = user.home / "store"
     store.mkdir(mode=0o700)
-    user.copy(quickstart.store / "blobs", "store/blobs")
+    shutil.copytree(quickstart.store / "blobs", store / "blobs")
+    user.give(store)
     done = user.run([user.command, "realize", "-C", project, "--json", "--offline"], env={"REPROBOX_STORE": str(store)})
     assert done.returncode == 0, done.stderr
     assert digests(json.loads(done.stdout)) == digests(told)
@@ -110,19 +110,15 @@ def test_realizing_from_the_store_opens_no_connection(quickstart, told, session_
     assert "AF_INET" not in trace.read_text()
 
 
-def test_realizing_works_where_there_is_no_network(quickstart, told, session_folder):
-    alone = ("unshare", "--net") if os.geteuid() == 0 else ("unshare", "--map-current-user", "--net")
-    other = replace(quickstart.with_inputs_only(session_folder / "alone"), wrapper=alone)
-    assert digests(other.realize()) == digests(told)
-
-
 def test_offline_without_an_input_says_which(quickstart, session_folder):
     other = quickstart.with_inputs_only(session_folder / "incomplete")
-    blob = max(other.store.glob("blobs/*/*"), key=lambda path: path.stat().st_size)
-    blob.unlink()
+    (target,) = tomllib.loads((other.path / "research.lock").read_text())["targets"].values()
+    layer = next(layer for layer in target["layers"] if layer["name"] == "python")
+    wheel = next(item for item in layer["inputs"] if item["name"].startswith("numpy-"))
+    (other.store / "blobs" / wheel["sha256"][:2] / wheel["sha256"]).unlink()
     done = other.call("realize", "--offline")
     assert done.returncode == 6
-    assert "missing" in done.stderr or "not in the store" in done.stderr
+    assert wheel["name"] in done.stderr
 
 
 # -- what others make of it --------------------------------------------------------------------------------------------
