@@ -157,7 +157,7 @@ def _fetch_indices(world: World, inputs: Sequence[Input], origins: Sequence[Orig
         raise type(error)(
             f"the package indices that the Release files name could not be had: {error.message}",
             where=", ".join(dict.fromkeys(origin.source.uri for origin in origins)),
-            hint="the mirror is incomplete or in the middle of an update: try again in some minutes, or use another one",
+            hint="the mirror is incomplete, or in the middle of an update: try again soon, or use another one",
         ) from None
 
 

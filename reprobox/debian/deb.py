@@ -1,13 +1,12 @@
 """The binary package format, deb(5): an ``ar`` archive of control files and the file system tree, both as tar.
 
-Read with own code and not by ``dpkg-deb``: the machine that locks and builds need not be a Debian one, and
-``tarfile`` costs more than the decompression. Trees are those that dpkg-deb writes: ustar with GNU long names, or
-pax.
+Read with own code and not by ``dpkg-deb``: the machine that locks and builds need not be a Debian one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import lzma
 import os
 import stat
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reprobox.errors import IntegrityError
+from reprobox.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 
 _MAGIC = b"!<arch>\n"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,14 +24,14 @@ _LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
 class Member(NamedTuple):
-    """One entry of a tar: ``kind`` is tar's type flag, ``target`` a link's, ``data`` a file's content."""
+    """One entry of a tree: ``kind`` is tar's type flag, ``mtime`` in unix seconds; ``target`` is a link's."""
 
     path: bytes
     kind: bytes
     mode: int
     mtime: int
     target: bytes
-    data: memoryview
+    data: bytes
 
 
 def control_files(deb: bytes) -> dict[str, bytes]:
@@ -39,7 +39,7 @@ def control_files(deb: bytes) -> dict[str, bytes]:
     return {
         member.path.decode("ascii", "surrogateescape"): bytes(member.data)
         for member in tar_members(control_tar(deb))
-        if member.kind in b"0\0"
+        if member.kind == FILE
     }
 
 
@@ -67,66 +67,32 @@ def _part(deb: bytes, wanted: bytes) -> bytes:
 
 
 def _decompress(suffix: bytes, data: bytes) -> bytes:
-    if suffix == b".xz":
-        return lzma.decompress(data)
-    if suffix == b".gz":
-        return zlib.decompress(data, wbits=31)
-    if suffix == b".zst":
-        import zstandard
-
-        with zstandard.ZstdDecompressor().stream_reader(data) as stream:
-            return stream.read()
-    if suffix == b"":
-        return data
-    raise IntegrityError(
-        f"a Debian package packed with {suffix.decode(errors='replace')!r}, which reprobox cannot unpack"
-    )
+    try:
+        if suffix == b".xz":
+            return lzma.decompress(data)
+        if suffix == b".gz":
+            return zlib.decompress(data, wbits=31)
+        if suffix == b".zst":
+            return b"".join(decompressed(io.BytesIO(data)))
+        if suffix == b"":
+            return data
+    except (lzma.LZMAError, zlib.error, TarError) as error:
+        raise IntegrityError(f"a Debian package whose content cannot be unpacked: {error}") from None
+    shown = suffix.decode(errors="replace")
+    raise IntegrityError(f"a Debian package packed as {shown!r}, which reprobox cannot unpack")
 
 
 def tar_members(tar: bytes) -> Iterator[Member]:
     """The entries of an uncompressed tar, without its root; paths have no ``./`` and no slash at their end."""
-    view = memoryview(tar)
-    offset, long_name, long_target = 0, b"", b""
-    while offset + 512 <= len(tar) and tar[offset]:
-        header = tar[offset : offset + 512]
-        size = _number(header[124:136])
-        kind = header[156:157]
-        data = view[offset + 512 : offset + 512 + size]
-        offset += 512 + (size + 511) // 512 * 512
-        if kind == b"L":
-            long_name = bytes(data).rstrip(b"\0")
-        elif kind == b"K":
-            long_target = bytes(data).rstrip(b"\0")
-        elif kind == b"x":
-            long_name, long_target = _pax(bytes(data), long_name, long_target)
-        elif kind != b"g":
-            path = _clean(long_name or _name(header))
-            target = long_target or header[157:257].split(b"\0", 1)[0]
-            long_name = long_target = b""
+    stream = TarStream(iter((tar,)))
+    try:
+        for header in stream:
+            path = _clean(header.name)
             if path:
-                yield Member(path, kind, _number(header[100:108]) & 0o7777, _number(header[136:148]), target, data)
-
-
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # base 256, for what octal digits cannot hold
-        return int.from_bytes(field, "big") & ((1 << (8 * len(field) - 1)) - 1)
-    return int(field.strip(b" \0") or b"0", 8)
-
-
-def _name(header: bytes) -> bytes:
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = header[345:500].split(b"\0", 1)[0] if header[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
-
-
-def _pax(data: bytes, name: bytes, target: bytes) -> tuple[bytes, bytes]:
-    while data:
-        length = int(data[: data.index(b" ")])
-        key, _, value = data[data.index(b" ") + 1 : length - 1].partition(b"=")
-        name = value if key == b"path" else name
-        target = value if key == b"linkpath" else target
-        data = data[length:]
-    return name, target
+                data = b"".join(stream.data()) if header.size else b""
+                yield Member(path, header.kind, header.mode, header.mtime // 10**9, header.target, data)
+    except TarError as error:
+        raise IntegrityError(f"a package's tree cannot be read: {error}") from None
 
 
 def _clean(path: bytes) -> bytes:
@@ -134,6 +100,12 @@ def _clean(path: bytes) -> bytes:
     if b".." in parts:
         raise IntegrityError(f"a package's path leads out of its tree: {os.fsdecode(path)!r}")
     return b"/".join(parts)
+
+
+def make_folder(path: bytes) -> None:
+    """A folder of mode 0755, whatever the umask."""
+    os.mkdir(path)
+    os.chmod(path, 0o755)  # noqa: S103 - the folders of a distribution are for everyone to read
 
 
 class Unpacker:
@@ -150,15 +122,13 @@ class Unpacker:
     def write(self, member: Member) -> None:
         """Write one entry; its folder is made if no entry made it before."""
         path = self._inside(member.path)
-        if member.kind == b"5":
+        if member.kind == FOLDER:
             self._write_folder(path, member)
-        elif member.kind in (b"0", b"\0"):
+        elif member.kind == FILE:
             self._write_file(path, member)
-        elif member.kind == b"2":
-            self._clear(path)
-            os.symlink(member.target, path)
-            os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
-        elif member.kind == b"1":
+        elif member.kind == SYMLINK:
+            self._write_link(path, member)
+        elif member.kind == HARD_LINK:
             self._clear(path)
             os.link(self._inside(_clean(member.target)), path, follow_symlinks=False)
         else:
@@ -179,7 +149,7 @@ class Unpacker:
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
-            os.mkdir(path, 0o755)
+            make_folder(path)
             return path
         if stat.S_ISDIR(mode):
             return path
@@ -202,6 +172,16 @@ class Unpacker:
                 return
         os.chmod(path, member.mode)
 
+    def _write_link(self, path: bytes, member: Member) -> None:
+        try:
+            os.symlink(member.target, path)
+        except FileExistsError:
+            if stat.S_ISDIR(os.lstat(path).st_mode):  # dpkg keeps a folder where a package has a link
+                return
+            self._clear(path)
+            os.symlink(member.target, path)
+        os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+
     def _write_file(self, path: bytes, member: Member) -> None:
         try:
             descriptor = os.open(path, _CREATE, 0o600)
@@ -209,7 +189,7 @@ class Unpacker:
             self._clear(path)
             descriptor = os.open(path, _CREATE, 0o600)
         try:
-            rest = member.data
+            rest = memoryview(member.data)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
             os.fchmod(descriptor, member.mode)

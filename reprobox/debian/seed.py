@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
+from reprobox.download import cannot_write
+from reprobox.tar_stream import FILE, FOLDER, SYMLINK
 
 _DATABASE = "var/lib/dpkg"
 #: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
@@ -43,7 +45,7 @@ def needs_dpkg(control: Collection[str], triggers: bytes) -> bool:
 def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:
     """The top-level links to make before unpacking; none where base-files (``.deb`` bytes) brings its own."""
     for member in deb.tar_members(deb.data_tar(base_files)):
-        if member.path == b"bin" and member.kind == b"2":
+        if member.path == b"bin" and member.kind == SYMLINK:
             return ()
     return ("bin", *sorted(("lib", *_LIBRARY_FOLDERS.get(architecture, ()))), "sbin")
 
@@ -51,7 +53,7 @@ def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:
 class _Opened(NamedTuple):
     path: Path
     control: dict[str, deb.Member]
-    tar: bytes
+    tar: bytes  # of the tree: read when it is its turn, so that memory holds few packages at a time
 
 
 class _InfoFile(NamedTuple):
@@ -83,8 +85,17 @@ def plant(root: Path, planting: Planting, *, workers: int = 2) -> None:
 
     Decompression runs ahead in threads: it lets go of the interpreter's lock.
     """
+    try:
+        _plant(root, planting, workers)
+    except OSError as error:
+        raise cannot_write(root, error) from None
+
+
+def _plant(root: Path, planting: Planting, workers: int) -> None:
+    if planting.links:
+        deb.make_folder(os.fsencode(root / "usr"))
     for name in planting.links:
-        (root / "usr" / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+        deb.make_folder(os.fsencode(root / "usr" / name))
         (root / name).symlink_to(f"usr/{name}")
     unpacker = deb.Unpacker(root)
     status: list[bytes] = []
@@ -95,12 +106,14 @@ def plant(root: Path, planting: Planting, *, workers: int = 2) -> None:
         while running:
             opened = running.pop(0).result()
             plain = opened.path not in planting.by_dpkg
-            _unpack(unpacker, opened, plain=plain)
+            paths = _unpack(unpacker, opened, plain=plain)
             if plain:
                 status.append(_stanza(opened))
-                info += _info(opened, planting.epoch)
+                info += _info(opened, paths, planting.epoch)
             running += [pool.submit(_open, path) for path in islice(waiting, 1)]
-    _write_database(root, status, info, planting.epoch)
+    for folder in ("info", "updates", "triggers"):  # dpkg's own package has them too
+        unpacker.write(deb.Member(f"{_DATABASE}/{folder}".encode(), FOLDER, 0o755, planting.epoch, b"", b""))
+    _write_database(root / _DATABASE, status, info, planting.epoch)
 
 
 def _conffiles(opened: _Opened) -> list[str]:
@@ -109,13 +122,17 @@ def _conffiles(opened: _Opened) -> list[str]:
     return [line for line in lines if line.startswith("/")]
 
 
-def _unpack(unpacker: deb.Unpacker, opened: _Opened, *, plain: bool) -> None:
+def _unpack(unpacker: deb.Unpacker, opened: _Opened, *, plain: bool) -> list[bytes]:
+    """Write the package's tree; returns its paths in order. dpkg itself puts configuration files into their places."""
     configuration = {path[1:].encode("utf-8", "surrogateescape") for path in _conffiles(opened)}
+    paths = []
     for member in deb.tar_members(opened.tar):
+        paths.append(member.path)
         if member.path not in configuration:
             unpacker.write(member)
         elif plain:
             unpacker.write(member._replace(path=member.path + b".dpkg-new"))
+    return paths
 
 
 def _stanza(opened: _Opened) -> bytes:
@@ -128,23 +145,20 @@ def _stanza(opened: _Opened) -> bytes:
     return write(entry)
 
 
-def _info(opened: _Opened, epoch: int) -> Iterator[_InfoFile]:
+def _info(opened: _Opened, paths: Sequence[bytes], epoch: int) -> Iterator[_InfoFile]:
     """The package's files in ``info/``."""
     values = fields(bytes(opened.control["control"].data))
     prefix = values["Package"]
     if values.get("Multi-Arch") == "same":
         prefix += f":{values['Architecture']}"
-    listed = b"/.\n" + b"".join(b"/" + member.path + b"\n" for member in deb.tar_members(opened.tar))
+    listed = b"/.\n" + b"".join(b"/" + path + b"\n" for path in paths)
     yield _InfoFile(f"{prefix}.list", listed, 0o644, epoch)
     for name, member in opened.control.items():
-        if name != "control" and member.kind in (b"0", b"\0"):
+        if name != "control" and member.kind == FILE:
             yield _InfoFile(f"{prefix}.{name}", bytes(member.data), member.mode, member.mtime)
 
 
-def _write_database(root: Path, status: Sequence[bytes], info: Sequence[_InfoFile], epoch: int) -> None:
-    database = root / _DATABASE
-    for folder in ("info", "updates", "triggers"):
-        (database / folder).mkdir(parents=True, exist_ok=True, mode=0o755)
+def _write_database(database: Path, status: Sequence[bytes], info: Sequence[_InfoFile], epoch: int) -> None:
     for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
         _write_file(database / name, data, 0o644, epoch)
     for file in info:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reprobox.debian import deb
-from reprobox.debian.release import KEY_PATTERNS, Keyring, trusted_keys
+from reprobox.debian.release import KEY_PATTERNS, Keyring, read_key_file, trusted_keys
 from reprobox.debian.sources import Read, Source, host_sources, read_host, read_sources
+from reprobox.digest import Json
 from reprobox.errors import ResolveError
+from reprobox.manifest import Base
+from reprobox.tar_stream import FILE
 
 if TYPE_CHECKING:
     from reprobox.layers.kind import World
@@ -61,8 +65,21 @@ def _files(tar: bytes) -> Mapping[str, bytes]:
     return {
         "/" + member.path.decode("utf-8", "surrogateescape"): bytes(member.data)
         for member in deb.tar_members(tar)
-        if member.kind in (b"0", b"\0")
+        if member.kind == FILE
     }
+
+
+def trusted_by(project: Path, base: Base, remembered: Json) -> Keyring:
+    """The keys that may sign a bootstrap base's archives: those its manifest names; else the host's and the lock's.
+
+    ``remembered`` are the keys that an older lock holds: whoever has the project folder trusts them already.
+    """
+    if base.key is not None:
+        return read_key_file(project / base.key)
+    keyring = trusted_keys()
+    if isinstance(remembered, str) and remembered:
+        keyring.add(remembered.encode(), "the lock")
+    return keyring
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

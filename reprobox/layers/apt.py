@@ -14,7 +14,7 @@ from pathlib import Path
 from reprobox.backend import Bind
 from reprobox.debian import archive, solver, system
 from reprobox.debian.archive import Index, Origin
-from reprobox.debian.release import Keyring
+from reprobox.debian.sources import host_sources
 from reprobox.digest import Json
 from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ResolveError
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
@@ -76,7 +76,7 @@ class Apt:
             indices=indices,
         )
         answer = _solve(request, question)
-        inputs = archive.with_sha1(request.world, [_input(request, choice) for choice in answer.choices])
+        inputs = archive.with_sha1(request.world, [_input(request, choice) for choice in _sorted(answer.choices)])
         return Resolution(
             inputs=inputs,
             options={
@@ -145,17 +145,12 @@ def _architectures(request: ResolveRequest, asked: AptOptions, foreign: Iterable
 def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[Origin, ...], tuple[Index, ...]]:
     """The base's own suites, checked anew."""
     world, base = request.world, request.below[0]
-    host = system.host_system()
-    trusted = Keyring(dict(host.trusted.certs), list(host.trusted.places))
-    known = base.facts.get("keys")
-    if isinstance(known, str) and known:
-        trusted.add(known.encode(), "the lock")
     if base.kind == "bootstrap":
+        trusted = system.trusted_by(world.project, request.manifest.base, base.facts.get("keys"))
         suite = request.manifest.base.reference.partition(":")[2]
-        origins = archive.open_debian(world, suite, host.sources, trusted)
+        origins = archive.open_debian(world, suite, host_sources(), trusted)
     else:
-        own = system.base_system(world, base.id)
-        origins = archive.open_sources(world, own, host)
+        origins = archive.open_sources(world, system.base_system(world, base.id), system.host_system())
     return origins, tuple(index for name in architectures for index in archive.open_indices(world, origins, name))
 
 
@@ -198,6 +193,11 @@ def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> tuple[Input, .
         gone = [item.name for item in inputs if not request.world.store.has_blob(item.sha256)]
         request.world.say(f"{request.layer.name}: no longer to be had, so chosen anew: {', '.join(gone)}")
     return tuple(item for item in inputs if request.world.store.has_blob(item.sha256))
+
+
+def _sorted(choices: Iterable[solver.Choice]) -> list[solver.Choice]:
+    """In an order that does not depend on apt's, so that the lock keeps its lines."""
+    return sorted(choices, key=lambda choice: (choice.package, choice.architecture))
 
 
 def _input(request: ResolveRequest, choice: solver.Choice) -> Input:

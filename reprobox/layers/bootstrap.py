@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from reprobox.backend import Bind
-from reprobox.debian import archive, deb, seed
+from reprobox.debian import archive, deb, seed, system
 from reprobox.debian.closure import base_packages
-from reprobox.debian.release import Keyring, read_key_file, trusted_keys
 from reprobox.debian.sources import host_sources
 from reprobox.digest import Json
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
@@ -40,7 +39,9 @@ class Bootstrap:
         world = request.world
         suite = request.manifest.base.reference.partition(":")[2]
         architecture = archive.debian_architecture(request.platform)
-        origins = archive.open_debian(world, suite, host_sources(), _keys(request))
+        remembered = request.previous.facts.get("keys") if request.previous else None
+        trusted = system.trusted_by(world.project, request.manifest.base, remembered)
+        origins = archive.open_debian(world, suite, host_sources(), trusted)
         indices = archive.open_indices(world, origins, architecture)
         packages = base_packages(archive.universe(indices))
         inputs = archive.lock_packages(world, packages, indices)
@@ -75,18 +76,6 @@ class Bootstrap:
 def _strings(value: Json) -> list[str]:
     assert isinstance(value, Sequence)
     return [str(item) for item in value]
-
-
-def _keys(request: ResolveRequest) -> Keyring:
-    """The manifest's own key if it names one; else what this machine trusts, and what the lock trusted before."""
-    base = request.manifest.base
-    if base.key is not None:
-        return read_key_file(request.world.project / base.key)
-    keyring = trusted_keys()
-    remembered = request.previous.facts.get("keys") if request.previous else None
-    if isinstance(remembered, str) and remembered:
-        keyring.add(remembered.encode(), "the lock")
-    return keyring
 
 
 def _options(store: Store, inputs: Sequence[Input], architecture: str) -> dict[str, Json]:
