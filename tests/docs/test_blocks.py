@@ -77,7 +77,7 @@ def reprobox_commands():
 def test_commands_are_reproboxs(argv):
     from reprobox.cli.app import parser
 
-    parser().parse_args(argv)
+    parser(argv[0]).parse_args(argv)
 
 
 def make_targets():
