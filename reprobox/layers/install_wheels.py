@@ -2,15 +2,17 @@
 
 ::
 
-    python3 -s -B install_wheels.py FOLDER UV_WHEEL PACKAGE==VERSION...
+    python3 -s -B install_wheels.py FOLDER UV_WHEEL WHEEL...
 
-``FOLDER`` has the wheels and nothing else but uv's. uv, unpacked from its own wheel, installs exactly these; then their
-modules are compiled here, since what uv compiles depends on how many workers it has: on some Pythons the bytecode of a
-module differs with the modules that the same process compiled before it. This must run on Python 3.8.
+uv, unpacked from its own wheel, installs the wheels of ``FOLDER`` that are named. Two things are not left to it, for
+they depend on how many workers it has. Wheels that bring different files of one name are installed one after another,
+so that the last one always wins. And modules are compiled here: on some Pythons the bytecode of a module differs with
+those that the same process compiled before it. This must run on Python 3.8.
 """
 
 from __future__ import annotations
 
+import configparser
 import os
 import py_compile
 import shutil
@@ -33,18 +35,21 @@ _COMPILE = "--compile"
 def main(arguments: Sequence[str]) -> int:
     if arguments[0] == _COMPILE:
         return compile_modules(arguments[1], arguments[2:])
-    folder, uv_wheel, *pins = arguments
+    folder, uv_wheel, *names = arguments
+    wheels = [os.path.join(folder, name) for name in sorted(names)]
+    clashing = find_clashing(wheels)
     with tempfile.TemporaryDirectory(prefix="reprobox-") as scratch:
         uv = unpack_uv(os.path.join(folder, uv_wheel), scratch)
-        status = install(uv, folder, pins, scratch)
-    if status:
-        return status
-    wheels = sorted(name for name in os.listdir(folder) if name.endswith(".whl") and name != uv_wheel)
+        others = [wheel for wheel in wheels if wheel not in clashing]
+        for together in ([others] if others else []) + [[wheel] for wheel in clashing]:
+            status = install(uv, together, scratch)
+            if status:
+                return status
     paths = sysconfig.get_paths()
     sites = os.pathsep.join(sorted({paths["purelib"], paths["platlib"]}))
     # Without the site module: what is installed must not have been imported by the process that compiles.
     again = (sys.executable, "-S", "-s", "-B", os.path.abspath(__file__), _COMPILE, sites)
-    return subprocess.call([*again, *(os.path.join(folder, name) for name in wheels)])
+    return subprocess.call([*again, *wheels])
 
 
 def unpack_uv(wheel: str, folder: str) -> str:
@@ -58,23 +63,61 @@ def unpack_uv(wheel: str, folder: str) -> str:
     return path
 
 
-def install(uv: str, folder: str, pins: Sequence[str], scratch: str) -> int:
-    """Install ``pins`` from ``folder`` into the environment of this interpreter; returns uv's exit status."""
+def install(uv: str, wheels: Sequence[str], scratch: str) -> int:
+    """Install ``wheels`` into the environment of this interpreter; returns uv's exit status."""
     command = (
         *(uv, "pip", "install", "--python", sys.executable, "--break-system-packages", "--no-config"),
-        *("--no-index", "--find-links", folder, "--no-deps", "--offline", "--reinstall"),
+        *("--no-index", "--find-links", os.path.dirname(wheels[0]), "--no-deps", "--offline", "--reinstall"),
         *("--link-mode", "copy", "--no-compile-bytecode", "--cache-dir", os.path.join(scratch, "cache")),
     )
-    fixed = {
-        # RECORD, INSTALLER and times of download say nothing about the environment
-        "UV_NO_INSTALLER_METADATA": "1",
-        # where two wheels have the same file, the last one installed wins: one at a time, so that it is always the same
-        "UV_CONCURRENT_INSTALLS": "1",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "NO_COLOR": "1",
-    }
+    # Without it every wheel leaves where it came from, and when.
+    fixed = {"UV_NO_INSTALLER_METADATA": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
+    # By name and version, not by path: uv writes down the path of what it was given by path.
+    pins = ("==".join(os.path.basename(wheel).split("-")[:2]) for wheel in wheels)
     return subprocess.call([*command, *pins], env={**inherited, **fixed})
+
+
+# -- wheels with one file in common ------------------------------------------------------------------------------------
+
+
+def find_clashing(wheels: Sequence[str]) -> list[str]:
+    """The wheels that have a file which another one has with other content, in the given order."""
+    first: dict[str, tuple[object, str]] = {}
+    found: set[str] = set()
+    for wheel in wheels:
+        for place, content in _installed(wheel):
+            known, owner = first.setdefault(place, (content, wheel))
+            if known != content:
+                found.update((owner, wheel))
+    return [wheel for wheel in wheels if wheel in found]
+
+
+def _installed(wheel: str) -> Iterator[tuple[str, object]]:
+    """Where the files of a wheel go, by scheme, and something that differs where their content does."""
+    with zipfile.ZipFile(wheel) as archive:
+        for info in archive.infolist():
+            head, _, rest = info.filename.partition("/")
+            place = rest if head.endswith(".data") else f"purelib/{info.filename}"
+            if place.startswith("platlib/"):
+                place = f"purelib/{place[len('platlib/') :]}"
+            if not place.endswith("/"):
+                yield place, (info.CRC, info.file_size)
+            if head.endswith(".dist-info") and rest == "entry_points.txt":
+                yield from _scripts(archive.read(info).decode("utf-8", "replace"))
+
+
+def _scripts(entry_points: str) -> Iterator[tuple[str, object]]:
+    """The programs that installing makes."""
+    parser = configparser.RawConfigParser(delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of programs keep their case
+    try:
+        parser.read_string(entry_points)
+    except configparser.Error:
+        return  # uv will say what is wrong with it
+    for section in ("console_scripts", "gui_scripts"):
+        if parser.has_section(section):
+            yield from ((f"scripts/{name}", value) for name, value in parser.items(section))
 
 
 # -- bytecode ----------------------------------------------------------------------------------------------------------
@@ -83,10 +126,9 @@ def install(uv: str, folder: str, pins: Sequence[str], scratch: str) -> int:
 def compile_modules(sites: str, wheels: Iterable[str]) -> int:
     """Write hash-based bytecode for the modules of ``wheels``, as many processes at a time as there are processors."""
     warnings.simplefilter("ignore")
-    batches = [batch for wheel in wheels for batch in _batches(modules(wheel, sites.split(os.pathsep)))]
     failed = 0
     running = 0
-    for batch in sorted(batches, key=len, reverse=True):
+    for batch in sorted(_batches(wheels, sites.split(os.pathsep)), key=len, reverse=True):
         if running >= len(os.sched_getaffinity(0)):
             failed |= os.wait()[1]
             running -= 1
@@ -95,6 +137,16 @@ def compile_modules(sites: str, wheels: Iterable[str]) -> int:
     for _ in range(running):
         failed |= os.wait()[1]
     return 1 if failed else 0
+
+
+def _batches(wheels: Iterable[str], sites: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Modules to be compiled by one process each; one that several wheels have is in a single batch."""
+    seen: set[str] = set()
+    for wheel in wheels:
+        paths = [path for path in modules(wheel, sites) if path not in seen]
+        seen.update(paths)
+        for start in range(0, len(paths), BATCH):
+            yield paths[start : start + BATCH]
 
 
 def modules(wheel: str, sites: Sequence[str]) -> Iterator[str]:
@@ -113,12 +165,6 @@ def modules(wheel: str, sites: Sequence[str]) -> Iterator[str]:
             path = os.path.join(site, name)
             if os.path.isfile(path):
                 yield path
-
-
-def _batches(paths: Iterable[str]) -> Iterator[Sequence[str]]:
-    listed = list(paths)
-    for start in range(0, len(listed), BATCH):
-        yield listed[start : start + BATCH]
 
 
 def _start(batch: Sequence[str]) -> None:

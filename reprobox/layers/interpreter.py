@@ -63,9 +63,9 @@ class Python:
     def platforms(self) -> list[str]:
         """Platform tags of wheels that run here, best first (PEP 600, PEP 656)."""
         name, major, minor = self.libc
+        native = f"linux_{self.machine}"
         if name == "musl":
-            tags = [f"musllinux_{major}_{number}_{self.machine}" for number in range(minor, -1, -1)]
-            return [*tags, f"linux_{self.machine}"]
+            return [native, *(f"musllinux_{major}_{number}_{self.machine}" for number in range(minor, -1, -1))]
         oldest = 5 if self.machine == "x86_64" else 17
         legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
         tags = []
@@ -73,7 +73,7 @@ class Python:
             tags.append(f"manylinux_2_{number}_{self.machine}")
             if number in legacy:
                 tags.append(f"{legacy[number]}_{self.machine}")
-        return [*tags, f"linux_{self.machine}"]
+        return [native, *tags]
 
     def tags(self) -> Iterator[Tag]:
         """Wheel tags that this interpreter takes, best first."""

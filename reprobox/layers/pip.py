@@ -107,9 +107,9 @@ class Pip:
         (uv,) = (item.name for item in request.layer.inputs if item.type == "uv")
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         files = (Bind(source=path, target=f"{INPUTS}/{name}") for name, path in request.files.items())
-        pins = (f"{item.facts['package']}=={item.facts['version']}" for item in wheels)
+        names = (item.name for item in wheels)
         return Commands(
-            commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, INPUTS, uv, *pins),),
+            commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, INPUTS, uv, *names),),
             binds=(program, *files),
         )
 
@@ -216,16 +216,17 @@ def _ranked(wheels: Iterable[Wheel], python: Python) -> Iterator[Wheel]:
     order: dict[object, int] = {}
     for tag in python.tags():
         order.setdefault(tag, len(order))
-    ranked = []
-    for place, wheel in enumerate(wheels):
+    fitting = []
+    for wheel in wheels:
         try:
             _, _, build, tags = parse_wheel_filename(wheel.name)
         except InvalidWheelFilename:
             continue
-        fits = [order[tag] for tag in tags if tag in order]
-        if fits:
-            ranked.append((min(fits), tuple(-part if isinstance(part, int) else part for part in build), place, wheel))
-    yield from (item[-1] for item in sorted(ranked, key=lambda item: item[:-1]))
+        places = [order[tag] for tag in tags if tag in order]
+        if places:
+            fitting.append((min(places), build, wheel))
+    fitting.sort(key=lambda item: item[1], reverse=True)
+    yield from (wheel for _, _, wheel in sorted(fitting, key=lambda item: item[0]))
 
 
 def _input(kind: str, wheel: Wheel, facts: Mapping[str, str], world: World) -> Input:

@@ -1,0 +1,127 @@
+"""The program that installs wheels, run by real interpreters into virtual environments, with the real uv."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reprobox.layers import install_wheels
+from reprobox.pypi import uv_version
+from reprobox.tree import scan
+from tests.python_index import uv_wheel, wheel
+
+PROGRAM = Path(install_wheels.__file__)
+LETTERS = "abcdef"
+CLASHING = "abc"  # and a and d have a program of one name
+
+MODULE = "import os\n\n\ndef {name}(value, other=None):\n    return [value, other, 'alpha', 'beta', ('x', {number})]\n"
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with uv's wheel and wheels that share a file."""
+    from uv import find_uv_bin
+
+    folder = tmp_path_factory.mktemp("inputs")
+    file, data = uv_wheel(uv_version(), Path(find_uv_bin()))
+    (folder / file).write_bytes(data)
+    for letter in LETTERS:
+        modules = {f"{letter}/m{number}.py": MODULE.format(name=f"f{number}", number=number) for number in range(70)}
+        common = {"same/__init__.py": "x = 1\n", f"{letter}/tests/t.py": "x = 1\n"}
+        if letter in CLASHING:
+            common["shared/__init__.py"] = f"owner = '{letter}'\n" + "#" * 100_000
+        odd = {f"{letter}/template.py": "{% not Python %}\n", f"both_{letter}-1.0.data/purelib/d{letter}.py": "x = 1\n"}
+        entry = f"[console_scripts]\n{'same' if letter in 'ad' else letter} = {letter}.m1:f1\n"
+        odd[f"both_{letter}-1.0.dist-info/entry_points.txt"] = entry
+        scripts = {f"both_{letter}-1.0.data/scripts/s{letter}.py": "#!python\nprint()\n"}
+        file, data = wheel(f"both-{letter}", "1.0", files={**modules, **common, **odd, **scripts})
+        (folder / file).write_bytes(data)
+    return folder
+
+
+def install(target: Path, inputs: Path, *, prefix: tuple[str, ...] = (), letters: str = LETTERS) -> Path:
+    """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages."""
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
+    (uv,) = (name for name in os.listdir(inputs) if name.startswith("uv-"))
+    names = [f"both_{letter}-1.0-py3-none-any.whl" for letter in letters]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "SOURCE_DATE_EPOCH": "1700000000",
+        "PYTHONHASHSEED": "0",
+        "UV_COMPILE_BYTECODE": "1",  # as images set it
+        "UV_TARGET": "/nowhere",
+    }
+    command = [*prefix, str(target / "bin" / "python3"), "-s", "-B", str(PROGRAM), str(inputs), uv, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (site,) = target.glob("lib/python3*/site-packages")
+    return site
+
+
+def test_the_same_bytes_with_one_processor_and_with_all(tmp_path, inputs):
+    install(tmp_path / "env", inputs)
+    (tmp_path / "env").rename(tmp_path / "all")
+    cpu = min(os.sched_getaffinity(0))
+    install(tmp_path / "env", inputs, prefix=("taskset", "-c", str(cpu)), letters=LETTERS[::-1])
+    assert set(scan(tmp_path / "all")) ^ set(scan(tmp_path / "env")) == set()
+
+
+def test_what_is_installed(tmp_path, inputs):
+    site = install(tmp_path / "env", inputs)
+    tag = sys.implementation.cache_tag
+    assert (site / "a" / "m1.py").is_file()
+    compiled = (site / "a" / "__pycache__" / f"m1.{tag}.pyc").read_bytes()
+    assert compiled[4] & 0b11 == 0b11, "hash-based, and checked against its source (PEP 552)"
+    assert (site / "__pycache__" / f"da.{tag}.pyc").is_file()
+    assert not (site / "a" / "tests" / "__pycache__").exists()
+    assert not (site / "a" / "__pycache__" / f"template.{tag}.pyc").exists()
+    assert (tmp_path / "env" / "bin" / "sa.py").read_text().startswith(f"#!{tmp_path}/env/bin/python3\n")
+    about = sorted(path.name for path in (site / "both_a-1.0.dist-info").iterdir())
+    assert about == ["METADATA", "RECORD", "WHEEL", "entry_points.txt"], "nothing about the installation"
+
+
+def test_of_files_with_one_name_the_last_wheel_wins(tmp_path, inputs):
+    wheels = sorted(str(path) for path in inputs.glob("both_*"))
+    assert [Path(wheel).name[5] for wheel in install_wheels.find_clashing(wheels)] == list("abcd")
+    site = install(tmp_path / "env", inputs)
+    assert (site / "shared" / "__init__.py").read_text().startswith("owner = 'c'")
+    assert "from d.m1 import f1" in (tmp_path / "env" / "bin" / "same").read_text()
+
+
+def test_bytecode_follows_from_the_wheel_alone(tmp_path, inputs):
+    """A module compiled beside others must be what it is when its wheel is the only one."""
+    several = install(tmp_path / "env", inputs)
+    kept = {path.name: path.read_bytes() for path in (several / "c" / "__pycache__").iterdir()}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in os.listdir(inputs):
+        if name.startswith(("uv-", "both_c-")):
+            os.link(inputs / name, alone / name)
+    single = install(tmp_path / "env", alone, letters="c")
+    assert {path.name: path.read_bytes() for path in (single / "c" / "__pycache__").iterdir()} == kept
+
+
+def test_a_package_that_is_not_there_fails_it(tmp_path, inputs):
+    with pytest.raises(AssertionError, match="both_z"):
+        install(tmp_path / "env", inputs, letters="az")
+
+
+def test_it_is_written_for_old_interpreters():
+    ast.parse(PROGRAM.read_text(), feature_version=(3, 8))
+    old = [path for name in ("python3.8", "python3.9", "python3.10") if (path := shutil.which(name))]
+    for interpreter in old:
+        done = subprocess.run(
+            [interpreter, "-c", f"import runpy; runpy.run_path({str(PROGRAM)!r})"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if "command not found" not in done.stderr:  # a pyenv shim without its version
+            assert done.returncode == 0, done.stderr
