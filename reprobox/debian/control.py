@@ -35,8 +35,8 @@ def stanzas(data: bytes) -> list[bytes]:
 
 def write(values: Mapping[str, str]) -> bytes:
     """One stanza, with its closing empty line."""
-    text = "".join(f"{name}: {value}".replace("\n", "\n ") + "\n" for name, value in values.items())
-    return (text + "\n").encode("utf-8", "surrogateescape")
+    lines = (f"{name}: {value}".replace(": \n", ":\n", 1).replace("\n", "\n ") for name, value in values.items())
+    return ("\n".join((*lines, "", ""))).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

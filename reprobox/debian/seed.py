@@ -37,9 +37,12 @@ _LIBRARY_FOLDERS = {
 
 
 def needs_dpkg(control: Collection[str], triggers: bytes) -> bool:
-    """Whether a package with these control files must be unpacked by dpkg itself."""
+    """Whether a package with these control files must be unpacked by dpkg itself.
+
+    That is where unpacking runs a script or declares a trigger, and where dpkg makes up for missing checksums.
+    """
     declares = any(line.split()[:1] and line.split()[0].startswith(b"interest") for line in triggers.splitlines())
-    return "preinst" in control or declares
+    return "preinst" in control or "md5sums" not in control or declares
 
 
 def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:

@@ -102,16 +102,12 @@ class Refusal:
 
 def ask(world: World, question: Question) -> Answer | Refusal:
     """Let the base's apt solve ``question``."""
-    old = _OldPackages.of(world.store, question.forgotten)
-    with world.store.scratch() as scratch, _room(world.store, question, old, scratch) as room:
+    with world.store.scratch() as scratch, _room(world.store, question, scratch) as room:
         request = scratch / "request"
         request.mkdir(mode=0o755)
         (request / "status").write_bytes(question.status)
         (request / "pins").write_text(_preferences(question.kept))
-        result = _run(world, question, room, request)
-    if result.status != 0:
-        return _refusal(result)
-    return _answer(result, question, old)
+        return understand(_run(world, question, room, request), question)
 
 
 def _run(world: World, question: Question, room: Path, request: Path) -> ToolResult:
@@ -133,25 +129,25 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
 
 
 @contextlib.contextmanager
-def _room(store: Store, question: Question, old: _OldPackages, scratch: Path) -> Iterator[Path]:
+def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
     """A folder with indices as apt wants them; it is kept, with the cache that apt makes, unless old packages are
     added.
     """
     key = sha256(canonical([[index.label, index.sha256, index.release.sha256] for index in question.indices]))
     key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
     kept = store.memo("apt", key)
-    if kept.is_dir() and not old.inputs:
+    if kept.is_dir() and not question.forgotten:
         yield kept
         return
     room = scratch / "room"
-    _furnish(room, question, old)
+    _furnish(room, question, store)
     yield room
-    if not old.inputs and (room / "cache" / "srcpkgcache.bin").exists():
+    if not question.forgotten and (room / "cache" / "srcpkgcache.bin").exists():
         with contextlib.suppress(OSError):  # another process was first
             room.rename(kept)
 
 
-def _furnish(room: Path, question: Question, old: _OldPackages) -> None:
+def _furnish(room: Path, question: Question, store: Store) -> None:
     for folder in ("lists/partial", "cache/archives/partial"):
         (room / folder).mkdir(parents=True, mode=0o755)
     native, *foreign = question.architectures
@@ -167,11 +163,13 @@ def _furnish(room: Path, question: Question, old: _OldPackages) -> None:
         f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}"
         for (number, suite), names in suites.items()
     ]
-    if old.inputs:
+    if question.forgotten:
         (room / "lists" / "old.invalid_dists_old_Release").write_bytes(
             b"Suite: old\nCodename: old\nDate: Thu, 01 Jan 1970 00:00:00 UTC\n"
         )
-        (room / "lists" / f"old.invalid_dists_old_main_binary-{native}_Packages").write_bytes(old.packages)
+        (room / "lists" / f"old.invalid_dists_old_main_binary-{native}_Packages").write_bytes(
+            old_packages(store, question.forgotten)
+        )
         lines.append("http://old.invalid old main")
     (room / "sources.list").write_text("".join(f"deb [trusted=yes] {line}\n" for line in lines))
 
@@ -191,22 +189,14 @@ def _preferences(kept: Iterable[Input]) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _OldPackages:
+def old_packages(store: Store, inputs: Iterable[Input]) -> bytes:
     """Packages that are locked and no longer offered, as an index of their own: live indices forget old versions."""
-
-    inputs: Mapping[str, Input]
-    packages: bytes
-
-    @classmethod
-    def of(cls, store: Store, inputs: Iterable[Input]) -> _OldPackages:
-        kept = {item.sha256: item for item in inputs}
-        pieces = []
-        for item in kept.values():
-            control = fields(deb.control_files(store.blob(item.sha256).read_bytes())["control"])
-            place = {"Filename": item.sha256, "Size": str(item.size), "SHA256": item.sha256}
-            pieces.append(write({**control, **place}))
-        return cls(inputs=kept, packages=b"".join(pieces))
+    pieces = []
+    for item in inputs:
+        control = fields(deb.control_files(store.blob(item.sha256).read_bytes())["control"])
+        place = {"Filename": item.sha256, "Size": str(item.size), "SHA256": item.sha256}
+        pieces.append(write({**control, **place}))
+    return b"".join(pieces)
 
 
 def no_longer_offered(inputs: Iterable[Input], indices: Iterable[Index]) -> tuple[Input, ...]:
@@ -258,9 +248,13 @@ _URI = re.compile(
 _SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.MULTILINE)
 
 
-def _answer(result: ToolResult, question: Question, old: _OldPackages) -> Answer:
+def understand(result: ToolResult, question: Question) -> Answer | Refusal:
+    """What apt said, in our words."""
+    if result.status != 0:
+        return _refusal(result)
     text = result.stdout.decode("utf-8", "surrogateescape")
     by_host = {f"r{number}.invalid": index for number, index in _numbered(question.indices)}
+    old = {item.sha256: item for item in question.forgotten}
     return Answer(
         choices=tuple(_choice(match, by_host, old) for match in _URI.finditer(text)),
         removed=tuple(_section(text, "REMOVED")),
@@ -269,9 +263,9 @@ def _answer(result: ToolResult, question: Question, old: _OldPackages) -> Answer
     )
 
 
-def _choice(match: re.Match[str], by_host: Mapping[str, Index], old: _OldPackages) -> Choice:
+def _choice(match: re.Match[str], by_host: Mapping[str, Index], old: Mapping[str, Input]) -> Choice:
     package, version, architecture = urllib.parse.unquote(match["name"]).removesuffix(".deb").rsplit("_", 2)
-    known = old.inputs.get(match["sha256"])
+    known = old.get(match["sha256"])
     path = known.facts["path"] if known else urllib.parse.unquote(match["path"])
     return Choice(
         package=package,
