@@ -26,6 +26,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 #: Folders whose modules stay source: a third of the time to compile numpy and matplotlib would go into their tests.
 UNCOMPILED = frozenset(("test", "tests"))
+#: Wheels of more bytes than this are not unpacked in memory.
+IN_MEMORY = 1 << 30
 #: Modules of one wheel, in the order of their names, that one process compiles: bytecode follows from the wheel alone.
 BATCH = 64
 
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     folder, uv_wheel, *names = arguments
     wheels = [os.path.join(folder, name) for name in sorted(names)]
     clashing = find_clashing(wheels)
-    with tempfile.TemporaryDirectory(prefix="reprobox-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=".reprobox-", dir=scratch_place(wheels)) as scratch:
         uv = unpack_uv(os.path.join(folder, uv_wheel), scratch)
         others = [wheel for wheel in wheels if wheel not in clashing]
         for together in ([others] if others else []) + [[wheel] for wheel in clashing]:
@@ -50,6 +52,16 @@ def main(arguments: Sequence[str]) -> int:
     # Without the site module: what is installed must not have been imported by the process that compiles.
     again = (sys.executable, "-S", "-s", "-B", os.path.abspath(__file__), _COMPILE, sites)
     return subprocess.call([*again, *wheels])
+
+
+def scratch_place(wheels: Sequence[str]) -> str:
+    """Where wheels are unpacked first: in /tmp, which is memory as a rule, or, when they are many or large, on disk."""
+    size = 0
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            size += sum(info.file_size for info in archive.infolist())
+    temporary = tempfile.gettempdir()
+    return temporary if size < min(IN_MEMORY, shutil.disk_usage(temporary).free // 2) else sys.prefix
 
 
 def unpack_uv(wheel: str, folder: str) -> str:

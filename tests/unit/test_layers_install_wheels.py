@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def inputs(tmp_path_factory) -> Path:
     return folder
 
 
-def install(target: Path, inputs: Path, *, prefix: tuple[str, ...] = (), letters: str = LETTERS) -> Path:
+def install(
+    target: Path, inputs: Path, *, prefix: tuple[str, ...] = (), letters: str = LETTERS, program: Path = PROGRAM
+) -> Path:
     """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages."""
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
@@ -58,7 +61,7 @@ def install(target: Path, inputs: Path, *, prefix: tuple[str, ...] = (), letters
         "UV_COMPILE_BYTECODE": "1",  # as images set it
         "UV_TARGET": "/nowhere",
     }
-    command = [*prefix, str(target / "bin" / "python3"), "-s", "-B", str(PROGRAM), str(inputs), uv, *names]
+    command = [*prefix, str(target / "bin" / "python3"), "-s", "-B", str(program), str(inputs), uv, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (site,) = target.glob("lib/python3*/site-packages")
@@ -125,3 +128,16 @@ def test_it_is_written_for_old_interpreters():
         )
         if "command not found" not in done.stderr:  # a pyenv shim without its version
             assert done.returncode == 0, done.stderr
+
+
+def test_large_wheels_are_unpacked_on_disk_and_nothing_of_it_stays(tmp_path, inputs, monkeypatch):
+    wheels = [str(path) for path in inputs.glob("both_*")]
+    assert install_wheels.scratch_place(wheels) == tempfile.gettempdir()
+    monkeypatch.setattr(install_wheels, "IN_MEMORY", 1000)
+    assert install_wheels.scratch_place(wheels) == sys.prefix
+    install(tmp_path / "env", inputs)
+    (tmp_path / "env").rename(tmp_path / "memory")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.read_text().replace("IN_MEMORY = 1 << 30", "IN_MEMORY = 1000"))
+    install(tmp_path / "env", inputs, program=program)
+    assert set(scan(tmp_path / "memory")) ^ set(scan(tmp_path / "env")) == set()
