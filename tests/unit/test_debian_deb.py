@@ -55,10 +55,7 @@ def unpack(root, *trees: bytes):
 
 @pytest.mark.parametrize("compression", ["xz", "gzip", "zstd", "none"])
 def test_unpacks_as_dpkg_deb_does(tmp_path, compression):
-    if (
-        compression == "zstd"
-        and "zstd" not in subprocess.run(["dpkg-deb", "--help"], capture_output=True, text=True).stdout
-    ):
+    if compression == "zstd" and b"zstd" not in subprocess.check_output(["dpkg-deb", "--help"]):
         pytest.skip("this dpkg-deb does not pack with zstd")
     path = make_deb(tmp_path, "x", files=FILES, compression=compression)
     subprocess.run(["dpkg-deb", "-x", path, tmp_path / "theirs"], check=True)
