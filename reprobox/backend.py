@@ -98,12 +98,17 @@ class ImageLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealizeRequest:
-    """Make the environment exist under ``name``; ``output`` asks for a copy of the whole tree at that path."""
+    """Make the environment exist under ``name``.
+
+    ``keep`` is a folder where the backend may keep what it makes, each thing under its image digest (sha256 hex);
+    ``output`` asks for a copy of the whole tree at that path instead.
+    """
 
     name: str
     layers: tuple[ImageLayer, ...]
     image_digest: str
     tree_digest: str
+    keep: Path
     output: Path | None = None
 
 
@@ -143,6 +148,9 @@ class Backend(Protocol):
 
     def build(self, request: BuildRequest) -> BuildResult:
         """One step over its parents. Raises :class:`reprobox.errors.BuildError` with the step's last lines."""
+
+    def stop(self) -> None:
+        """Called from another thread when the work is given up: end what runs; ``build`` and ``tool`` then raise."""
 
     def tool(self, request: ToolRequest) -> ToolResult:
         """One program run for its output, on a root that is thrown away."""

@@ -20,7 +20,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from typing import Any
 
 from reprobox.digest import Json, sha256
 from reprobox.errors import ReproboxError
-from reprobox.tree import remove, strip_inherited
+from reprobox.staging import flocked, staging_folder, sweep
+from reprobox.tree import strip_inherited
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,28 +100,13 @@ class Store:
 
     # staging
 
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """An empty folder, mode 0755, on the store's file system; gone afterwards."""
-        name = self.root / "tmp" / secrets.token_hex(8)
-        with _flocked(name.with_suffix(".lock"), fcntl.LOCK_EX):
-            name.mkdir(mode=0o755)
-            strip_inherited(name, 0o755)
-            try:
-                yield name
-            finally:
-                remove(name)
-                name.with_suffix(".lock").unlink(missing_ok=True)
+        return staging_folder(self.root / "tmp")
 
     def sweep(self) -> int:
         """Remove staging folders whose owner died; returns how many."""
-        swept = 0
-        for lock in (self.root / "tmp").glob("*.lock"):
-            with contextlib.suppress(OSError), _flocked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                remove(lock.with_suffix(""))
-                lock.unlink(missing_ok=True)
-                swept += 1
-        return swept
+        return sweep(self.root / "tmp")
 
     # layers
 
@@ -157,7 +142,7 @@ class Store:
     @contextlib.contextmanager
     def working_on(self, name: str) -> Iterator[None]:
         """Hold the lock ``name``, so that two processes do not do the same work; waits for the other."""
-        with _flocked(self.root / "locks" / name, fcntl.LOCK_EX):
+        with flocked(self.root / "locks" / name, fcntl.LOCK_EX):
             yield
 
     # small things
@@ -212,21 +197,3 @@ def flush_all(folder: Path) -> None:
             raise OSError(code, os.strerror(code), str(folder))
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _flocked(path: Path, how: int) -> Iterator[None]:
-    """Hold flock(2) on ``path``, also when the file is replaced while waiting."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, how)
-            try:
-                current = os.stat(path).st_ino == os.fstat(descriptor).st_ino
-            except FileNotFoundError:
-                current = False
-            if current:
-                yield
-                return
-        finally:
-            os.close(descriptor)

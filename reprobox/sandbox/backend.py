@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from reprobox.backend import (
     Availability,
@@ -25,12 +26,16 @@ from reprobox.backend import (
     ToolResult,
 )
 from reprobox.errors import BackendError, BuildError
+from reprobox.sandbox import kernel
+from reprobox.sandbox.command import stage_folder
+from reprobox.sandbox.launcher import ARGV
+from reprobox.sandbox.root import FILES, FOLDERS
 from reprobox.sandbox.seccomp import ABIS
-from reprobox.tree import merge_into, remove, strip_inherited
+from reprobox.staging import staging_folder
+from reprobox.tree import merge_into, strip_inherited
 
-LAUNCHER = Path(__file__).with_name("launcher.py")
 _LAST_LINES = 20
-_FAILED = 125
+_NO_OVERLAY = "REPROBOX_SANDBOX_OVERLAY"
 
 _HINTS = {
     "user namespace": (
@@ -54,21 +59,36 @@ _HINTS = {
 
 
 class Sandbox:
-    """The embedded backend. ``scratch`` is a folder on the file system that holds the layers."""
+    """The embedded backend. ``scratch`` is a folder on the file system that holds the layers; the machine's folder for
+    temporary files if it is left out. ``overlay=False`` copies parents instead of stacking them, as
+    ``REPROBOX_SANDBOX_OVERLAY=no`` does.
+    """
 
     name = "sandbox"
 
-    def __init__(self, scratch: Path | None = None) -> None:
-        self._scratch = scratch
-        self._overlay: bool | None = None
+    def __init__(self, scratch: Path | None = None, *, overlay: bool = True) -> None:
+        self._scratch = scratch or Path(tempfile.gettempdir())
+        self._wants_overlay = overlay and os.environ.get(_NO_OVERLAY) != "no"
+        self._elsewhere: dict[Path, Sandbox] = {}
+        self._found: Availability | None = None
+        self._lock = threading.Lock()
+        self._children: set[subprocess.Popen[bytes]] = set()
 
     # -- what works here
 
     def at(self, scratch: Path) -> Sandbox:
-        """The same backend, staging in ``scratch``: overlay depends on the file system."""
-        return self if scratch == self._scratch else Sandbox(scratch)
+        """The same backend, staging in ``scratch``: whether overlay works depends on the file system."""
+        if scratch == self._scratch:
+            return self
+        return self._elsewhere.setdefault(scratch, Sandbox(scratch, overlay=self._wants_overlay))
 
     def probe(self) -> Availability:
+        with self._lock:
+            if self._found is None:
+                self._found = self._probe()
+            return self._found
+
+    def _probe(self) -> Availability:
         machine = platform.machine()
         if sys.platform != "linux" or machine not in ABIS:
             return Availability(
@@ -76,53 +96,49 @@ class Sandbox:
                 reason=f"the sandbox needs Linux on x86_64 or aarch64, and this is {sys.platform} on {machine}",
                 hint="use a machine or a virtual machine with Linux",
             )
-        with self._stage() as stage:
-            answer = subprocess.run(
-                [sys.executable, "-IS", str(LAUNCHER), "probe", str(stage)], capture_output=True, text=True, check=False
-            )
+        with staging_folder(self._scratch) as stage:
+            answer = subprocess.run([*ARGV, "probe", str(stage)], capture_output=True, text=True, check=False)
         if answer.returncode != 0:
             return Availability(ok=False, reason=f"the launcher failed: {answer.stderr.strip()}", hint=_HINTS["mounts"])
         return _judge(json.loads(answer.stdout))
 
     def overlay(self) -> bool:
-        """Whether layers can be stacked here; where not, parents are copied."""
-        if self._overlay is None:
-            found = self.probe()
-            if not found.ok:
-                raise BackendError(f"the sandbox does not work here: {found.reason}", hint=found.hint)
-            wanted = os.environ.get("REPROBOX_SANDBOX_OVERLAY", "")
-            self._overlay = found.details["overlay"] == "yes" and wanted != "no"
-        return self._overlay
+        """Whether layers are stacked here; where not, parents are copied."""
+        found = self.probe()
+        if not found.ok:
+            raise BackendError(f"the sandbox does not work here: {found.reason}", hint=found.hint)
+        return self._wants_overlay and found.details["overlay"] == "yes"
 
     # -- building
 
     def build(self, request: BuildRequest) -> BuildResult:
-        with self._stage() as stage:
+        with staging_folder(self._scratch) as stage:
             document = self._request(stage, request.parents, request.binds, request.environment, seed=request.seed)
             document |= {
                 "mode": "build",
                 "commands": [list(command) for command in request.commands],
                 "workdir": request.workdir,
-                "network": request.network,
+                "network": _resolver() if request.network else None,
                 "epoch": request.epoch,
-                "output": str(request.output),
-                "parent_index": str(request.parent_index),
-                "ignored": [bind.target.lstrip("/") for bind in request.binds],
+                "output": str(request.output.absolute()),
+                "parent_index": str(request.parent_index.absolute()),
             }
-            with request.log.open("wb") as log:
-                answer = _launch(stage, document, stdout=log, stderr=subprocess.STDOUT)
+            request.log.write_bytes(b"")
+            # Appending, since a step may open its /dev/stdout anew.
+            with request.log.open("ab") as log:
+                answer = self._launch(stage, document, stdout=log, stderr=subprocess.STDOUT)
         if answer["status"] != 0:
             raise _failure(request, answer["status"])
         return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
 
     def tool(self, request: ToolRequest) -> ToolResult:
-        with self._stage() as stage:
+        with staging_folder(self._scratch) as stage:
             document = self._request(stage, request.parents, request.binds, request.environment)
-            document |= {"mode": "tool", "commands": [list(request.argv)], "workdir": "/"}
+            document |= {"mode": "tool", "commands": [list(request.argv)], "workdir": "/", "network": None}
             out, err, source = stage / "stdout", stage / "stderr", stage / "stdin"
             source.write_bytes(request.stdin)
-            with out.open("wb") as stdout, err.open("wb") as stderr, source.open("rb") as stdin:
-                answer = _launch(stage, document, stdin=stdin, stdout=stdout, stderr=stderr)
+            with out.open("ab") as stdout, err.open("ab") as stderr, source.open("rb") as stdin:
+                answer = self._launch(stage, document, stdin=stdin, stdout=stdout, stderr=stderr)
             return ToolResult(status=answer["status"], stdout=out.read_bytes(), stderr=err.read_bytes())
 
     def _request(
@@ -137,6 +153,7 @@ class Sandbox:
             (stage / name).mkdir(mode=0o755)
             strip_inherited(stage / name, 0o755)
         document: dict[str, Any] = {
+            "parent": os.getpid(),
             "stage": str(stage / "stage"),
             "binds": [_bind(bind) for bind in binds],
             "environment": dict(environment),
@@ -144,52 +161,100 @@ class Sandbox:
             "whole": seed is not None or not self.overlay(),
         }
         if document["whole"]:
-            root = seed or stage / "upper"
+            root = (seed or stage / "upper").absolute()
             if seed is None:
                 merge_into(root, [(tree, tree.parent / "index") for tree in parents])
             return document | {"root": str(root), "changes": str(root)}
-        trees = [str(tree) for tree in parents]
+        trees = [str(tree.absolute()) for tree in parents]
         upper = str(stage / "upper")
         return document | {"parents": trees, "upper": upper, "work": str(stage / "work"), "changes": upper}
+
+    def _launch(
+        self, stage: Path, document: Mapping[str, Any], stdin: Any = subprocess.DEVNULL, **streams: Any
+    ) -> dict[str, Any]:
+        path = stage / "request.json"
+        path.write_text(json.dumps(document))
+        process = subprocess.Popen(
+            [*ARGV, "step", str(path)],
+            stdin=stdin,
+            start_new_session=True,  # Ctrl-C is the parent's to handle
+            **streams,
+        )
+        self._children.add(process)
+        try:
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            self._children.discard(process)
+        try:
+            answer: dict[str, Any] = json.loads((stage / "answer").read_text())
+        except FileNotFoundError:
+            raise BuildError(f"the sandbox was ended from outside (status {status})", hint="run it again") from None
+        if "error" in answer:
+            raise BackendError(
+                f"the sandbox cannot be entered: {answer['error']}", hint="`reprobox doctor` says what works here"
+            )
+        return answer
+
+    def stop(self) -> None:
+        """End the steps and tools that other threads of this process wait for; their calls raise."""
+        for process in list(self._children):
+            process.kill()
 
     # -- using
 
     def realize(self, request: RealizeRequest) -> Realization:
+        layers = [(layer.tree, layer.index) for layer in request.layers]
         if request.output is not None:
             request.output.mkdir(mode=0o755)
-            merge_into(request.output, [(layer.tree, layer.index) for layer in request.layers])
+            strip_inherited(request.output, 0o755)
+            merge_into(request.output, layers)
             return Realization(location=str(request.output), trees=(request.output,))
+        if not self.overlay():
+            merged = self._merged(request.keep / request.image_digest, layers)
+            return Realization(location=str(merged), trees=(merged,))
         trees = tuple(layer.tree for layer in request.layers)
         return Realization(location=str(trees[-1].parent), trees=trees)
 
-    def run(self, request: RunRequest) -> int:
-        """Never returns: this process becomes the command."""
-        from reprobox.sandbox.launcher import become, run_record, stage_folder
+    def _merged(self, place: Path, layers: Sequence[tuple[Path, Path]]) -> Path:
+        """The layers as one folder, made once: where nothing can be stacked, this is what runs."""
+        if not place.is_dir():
+            with staging_folder(self._scratch) as stage:
+                root = stage / "root"
+                root.mkdir(mode=0o755)
+                merge_into(root, layers)
+                for name in FOLDERS:
+                    (root / name).mkdir(mode=0o755, exist_ok=True)
+                for name in FILES:
+                    if not os.path.lexists(root / name):
+                        (root / name).touch()
+                kernel.flush(str(root))
+                try:
+                    root.rename(place)
+                except OSError as error:  # another process was first
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+        return place
 
-        stage = stage_folder(str(self._scratch or tempfile.gettempdir()))
-        trees = [str(tree) for tree in request.realization.trees]
-        become(
-            run_record(
-                trees,
-                copied=len(trees) == 1,
-                stage=stage,
-                argv=list(request.argv),
-                environment=dict(request.environment),
-                binds=[_bind(bind) for bind in request.binds],
-                workdir=request.workdir,
-                network=request.network,
-                isolate=request.isolate,
-            )
-        )
-
-    @contextmanager
-    def _stage(self) -> Iterator[Path]:
-        folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir=self._scratch))
-        strip_inherited(folder, 0o755)
-        try:
-            yield folder
-        finally:
-            remove(folder)
+    def run(self, request: RunRequest) -> NoReturn:
+        """Never returns: this process becomes an interpreter without other threads, and that becomes the command."""
+        record = {
+            "trees": [str(tree) for tree in request.realization.trees],
+            "stage": stage_folder(str(self._scratch)),
+            "argv": list(request.argv),
+            "environment": dict(request.environment),
+            "binds": [_bind(bind) for bind in request.binds],
+            "workdir": request.workdir,
+            "network": request.network,
+            "isolate": request.isolate,
+        }
+        with tempfile.TemporaryFile() as file:
+            file.write(json.dumps(record).encode())
+            file.seek(0)
+            os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - it takes no keyword
+            sys.stdout.flush()
+            os.execv(ARGV[0], [*ARGV, "command", str(file.fileno())])
 
 
 def _judge(results: Mapping[str, str]) -> Availability:
@@ -201,35 +266,21 @@ def _judge(results: Mapping[str, str]) -> Availability:
 
 
 def _bind(bind: Bind) -> dict[str, Any]:
-    return {"source": str(bind.source), "target": bind.target, "writable": bind.writable}
+    return {"source": os.path.realpath(bind.source), "target": bind.target, "writable": bind.writable}
 
 
-def _launch(
-    stage: Path, document: Mapping[str, Any], stdin: Any = subprocess.DEVNULL, **streams: Any
-) -> dict[str, Any]:
-    path = stage / "request.json"
-    path.write_text(json.dumps(document))
-    process = subprocess.Popen(
-        [sys.executable, "-IS", str(LAUNCHER), str(path)],
-        stdin=stdin,
-        start_new_session=True,  # Ctrl-C is the parent's to handle
-        **streams,
-    )
+def _resolver() -> str:
+    """The host's resolv.conf, for a step that uses the host's network."""
     try:
-        status = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    answer = stage / "answer"
-    if status != 0 or not answer.is_file():
-        return {"status": _FAILED}
-    result: dict[str, Any] = json.loads(answer.read_text())
-    return result
+        return Path("/etc/resolv.conf").read_text(errors="surrogateescape")
+    except OSError:
+        return ""
 
 
 def _failure(request: BuildRequest, status: int) -> BuildError:
     lines = request.log.read_text(errors="replace").splitlines()
     shown = "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    how = f"ended with status {status}"
+    if status > 128:
+        how += f", which stands for signal {status - 128}"
     return BuildError(f"the step {how}; its last lines:\n{shown}", hint=f"the full log is {request.log}")

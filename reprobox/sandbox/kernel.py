@@ -7,8 +7,8 @@ Source: unshare(2), mount(2), mount_setattr(2), pivot_root(2), user_namespaces(7
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
-import platform
 import struct
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -29,7 +29,8 @@ _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR_RDONLY = 1
 _STAT_FLAGS = {2: NOSUID, 4: NODEV, 8: NOEXEC, 1024: 1 << 10, 2048: 1 << 11, 4096: 1 << 21}  # statvfs -> mount flags
 _DETACH = 2
-_PDEATHSIG, _NO_NEW_PRIVS, _DUMPABLE = 1, 38, 4
+_PDEATHSIG, _NO_NEW_PRIVS = 1, 38
+_IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 
 
 def _check(result: int, what: str) -> None:
@@ -66,21 +67,33 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     )
 
 
-def bind(source: str, target: str, *, writable: bool = False, recursive: bool = False) -> None:
-    """Bind ``source`` at ``target``; read-only unless ``writable``, without losing the source mount's own flags."""
+def bind(source: str, target: str, *, writable: bool = False, recursive: bool = False, mounts: str = "") -> None:
+    """Bind ``source`` at ``target``; read-only unless ``writable``, without losing the source mount's own flags.
+
+    ``mounts`` is a mountinfo(5) file of this namespace, for :func:`make_read_only`.
+    """
     mount(source, target, flags=BIND | (REC if recursive else 0))
     if not writable:
-        make_read_only(target, recursive=recursive)
+        make_read_only(target, recursive=recursive, mounts=mounts)
 
 
-def make_read_only(target: str, *, recursive: bool = False) -> None:
+def make_read_only(target: str, *, recursive: bool = False, mounts: str = "/proc/self/mountinfo") -> None:
+    """Make a mount read-only, with those below it if ``recursive``; they are found in ``mounts`` before Linux 5.12."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     at = _AT_RECURSIVE if recursive else 0
     if libc.syscall(_MOUNT_SETATTR, -100, os.fsencode(target), at, attributes, len(attributes)) == 0:
         return
-    kept = os.statvfs(target).f_flag
-    flags = sum(flag for bit, flag in _STAT_FLAGS.items() if kept & bit)
-    mount("none", target, flags=BIND | REMOUNT | RDONLY | flags)
+    for path in _mounted_at_and_below(target, mounts) if recursive else [target]:
+        kept = os.statvfs(path).f_flag
+        flags = sum(flag for bit, flag in _STAT_FLAGS.items() if kept & bit)
+        mount("none", path, flags=BIND | REMOUNT | RDONLY | flags)
+
+
+def _mounted_at_and_below(target: str, mounts: str) -> list[str]:
+    with open(mounts, "rb") as file:
+        found = [line.split(b" ")[4].decode("unicode_escape").encode("latin-1") for line in file]
+    below = os.fsencode(target.rstrip("/")) + b"/"
+    return [target, *(os.fsdecode(path) for path in found if path.startswith(below))]
 
 
 def private_mounts() -> None:
@@ -90,7 +103,7 @@ def private_mounts() -> None:
 
 def pivot(root: str, old: str) -> None:
     """Make ``root``, a mount point, the file system's root; the old one is then at ``old``, a folder inside it."""
-    _check(libc.syscall(_PIVOT_ROOT[platform.machine()], os.fsencode(root), os.fsencode(root + old)), "pivot_root")
+    _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], os.fsencode(root), os.fsencode(root + old)), "pivot_root")
     os.chdir("/")
 
 
@@ -108,8 +121,42 @@ def no_new_privileges() -> None:
     _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 
+def restore_signals() -> None:
+    """Undo what Python's start changed, for the program that this process becomes: `yes | head` must end quietly."""
+    for number in _IGNORED_BY_PYTHON:
+        libc.signal(number, None)  # SIG_DFL
+
+
+def execute(argv: list[str], environment: dict[str, str]) -> None:
+    """Become a program, found on the PATH of ``environment``. Raises :class:`OSError`: ENOENT if there is none.
+
+    ``os.execvpe`` would import a module first, and the files of Python may be out of reach by then.
+    """
+    names = [argv[0]]
+    if "/" not in argv[0]:
+        names = [f"{folder}/{argv[0]}" for folder in environment.get("PATH", "/usr/bin:/bin").split(":") if folder]
+    denied = None
+    for name in names:
+        try:
+            os.execve(name, argv, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            denied = error
+    raise denied or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
 def host_name(name: str) -> None:
     _check(libc.sethostname(name.encode(), len(name)), "sethostname")
+
+
+def flush(folder: str) -> None:
+    """Write everything of the folder's file system to the disk: syncfs(2)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _check(libc.syncfs(descriptor), f"syncfs {folder}")
+    finally:
+        os.close(descriptor)
 
 
 def loopback_up() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import stat
 import struct
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abi:
-    """One system call interface: its audit number, the calls that are pretended, and mknod's (number, mode argument)."""
+    """A system call interface: its audit number, the calls that are pretended, and mknod's (number, mode argument)."""
 
     audit: int
     pretended: tuple[int, ...]
@@ -44,7 +43,7 @@ _AARCH64 = Abi(
     pretended=(54, 55, 91, 143, 144, 145, 146, 147, 149, 151, 152, 159, 81, 82, 83, 84, 267),
     mknod=((33, 2),),
 )
-#: The ABIs that a machine executes, by ``platform.machine()``.
+#: The ABIs that a machine executes, by ``uname -m``.
 ABIS: Mapping[str, tuple[Abi, ...]] = {"x86_64": (_X86_64, _I386), "aarch64": (_AARCH64, _ARM)}
 
 _X32_BIT = 0x40000000
@@ -90,7 +89,7 @@ class _Program(ctypes.Structure):
 
 def install(libc: ctypes.CDLL) -> None:
     """Put the filter on this process and all it will start. Raises :class:`OSError`."""
-    code = program(platform.machine())
+    code = program(os.uname().machine)
     argument = _Program(len(code) // 8, code)
     if libc.prctl(38, 1, 0, 0, 0) < 0 or libc.prctl(22, 2, ctypes.byref(argument), 0, 0) < 0:
         number = ctypes.get_errno()
