@@ -1,20 +1,20 @@
 """The launch record: what ``realize`` leaves so that ``run`` needs no manifest, no lock, no plugin and no TOML.
 
-Only modules that start quickly are imported here: with a current record, this module and the sandbox's launcher are all of
-reprobox that ``reprobox run`` loads.
+Only modules that start quickly are imported here, and others where they are needed: with a current record, this module
+and the sandbox are all of reprobox that ``reprobox run`` loads.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from reprobox.errors import ReproboxError, UsageError
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing would take as long to load as the record
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 HOME = "/run/home"
 #: What jobs need of the caller's environment: schedulers, MPI, accelerators, threads, and the terminal.
 KEPT_PREFIXES = (
@@ -24,6 +24,8 @@ KEPT_PREFIXES = (
 KEPT_NAMES = frozenset(
     ("JOB_ID", "NSLOTS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TERM", "COLORTERM")
 )
+_LONGEST = 200  # bytes of a file name, with room for an ending
+_CLOCK = 0.02  # seconds: file systems keep time in ticks
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -38,38 +40,43 @@ def store_root() -> str:
 
 def record_path(store: str, project: str, target: str, backend: str) -> str:
     """Where the record of a project's target is; ``target`` is empty for the only one."""
-    key = hashlib.sha256("\0".join((os.path.realpath(project), target, backend)).encode()).hexdigest()
-    return os.path.join(store, "realizations", f"{key}.json")
+    name = "@".join((os.path.realpath(project), target, backend)).replace("%", "%25").replace("/", "%2F")
+    if len(os.fsencode(name)) > _LONGEST:
+        import hashlib
+
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(store, "realizations", f"{name}.json")
 
 
-def fingerprint(project: str, manifest: str) -> str:
-    """sha256 over the manifest's and the lock's bytes; empty where one is missing."""
-    state = hashlib.sha256()
-    try:
-        for path in (manifest, os.path.join(project, "research.lock")):
-            with open(path, "rb") as file:
-                state.update(hashlib.sha256(file.read()).digest())
-    except OSError:
-        return ""
-    return state.hexdigest()
+def lock_path(manifest: str) -> str:
+    return os.path.join(os.path.dirname(manifest), "research.lock")
 
 
-def signature(paths: Sequence[str]) -> list[list[Any]]:
-    """Size, time and inode of every file below ``paths``: changes when local files that layers are made of change."""
+def signature(paths: Iterable[str]) -> list[list[Any]]:
+    """What changes when one of ``paths``, or a file below them, does: name, size, times (ns), mode and inode of each.
+
+    Nothing is read: a lock may be megabytes.
+    """
     found: list[list[Any]] = []
     for path in paths:
         names = [path]
         if os.path.isdir(path) and not os.path.islink(path):
             for folder, folders, files in os.walk(path):
                 folders.sort()
-                names += [os.path.join(folder, name) for name in sorted(files)]
+                names += [os.path.join(folder, name) for name in (*folders, *sorted(files))]
         for name in names:
             try:
                 status = os.lstat(name)
             except OSError:
                 continue
-            found.append([name, status.st_size, status.st_mtime_ns, status.st_mode, status.st_ino])
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            found.append([name, status.st_size, *times, status.st_mode, status.st_ino])
     return found
+
+
+def changed_since(found: Sequence[Sequence[Any]], seconds: float) -> bool:
+    """Whether a file of a signature changed after a time (unix seconds): who read it then may have read the old one."""
+    return any(max(mtime, ctime) >= (seconds - _CLOCK) * 1e9 for _, _, mtime, ctime, _, _ in found)
 
 
 def read(path: str) -> dict[str, Any] | None:
@@ -82,13 +89,10 @@ def read(path: str) -> dict[str, Any] | None:
     return record if record.get("format") == FORMAT else None
 
 
-def is_current(record: Mapping[str, Any], project: str, manifest: str) -> bool:
-    """Whether the record is of the manifest and the lock as they are now, and its layers are still here."""
-    return (
-        record["fingerprint"] == fingerprint(project, manifest)
-        and record["watched"] == signature(record["watched_paths"])
-        and all(os.path.isdir(tree) for tree in record["trees"])
-    )
+def is_current(record: Mapping[str, Any], manifest: str) -> bool:
+    """Whether the record is of the manifest, the lock and the local files as they are now, and its layers are here."""
+    files = [manifest, lock_path(manifest), *record["watched"]]
+    return record["files"] == signature(files) and all(os.path.isdir(tree) for tree in record["trees"])
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -96,9 +100,7 @@ def is_current(record: Mapping[str, Any], project: str, manifest: str) -> bool:
 
 def environment(declared: Mapping[str, str], host: Mapping[str, str]) -> dict[str, str]:
     """What a command sees: what the image and the manifest declare, and the short list that jobs need of the host."""
-    kept = {
-        name: value for name, value in host.items() if name in KEPT_NAMES or name.startswith(KEPT_PREFIXES)
-    }
+    kept = {name: value for name, value in host.items() if name in KEPT_NAMES or name.startswith(KEPT_PREFIXES)}
     user = user_name()
     return {"PATH": DEFAULT_PATH, "HOME": HOME, "USER": user, "LOGNAME": user, **kept, **declared}
 
@@ -114,41 +116,55 @@ def user_name() -> str:
 
 
 def binds(record: Mapping[str, Any], given: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The mounts of a run as ``{"source", "target", "writable"}``: the code and the declared, with other sources ``given``.
+    """The mounts of a run, outer ones first: ``{"source", "target", "writable"}``, ``source`` None where none is known.
+
+    The code, then what the manifest declares; ``given`` (target -> host path) names other sources, and targets that the
+    manifest does not know: those are read-only.
+    """
+    given = {os.path.normpath(target): os.path.abspath(source) for target, source in given.items()}
+    found = {}
+    if record["code"]:
+        found[record["code"]["target"]] = (record["code"]["source"], True)
+    for target, mount in record["mounts"].items():
+        found[target] = (mount["source"], mount["mode"] == "rw")
+    for target, source in given.items():
+        found[target] = (source, found[target][1] if target in found else False)
+    return [
+        {"source": source, "target": target, "writable": writable}
+        for target, (source, writable) in sorted(found.items(), key=lambda item: item[0].count("/"))
+    ]
+
+
+def ready(mounts: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every source is there."""
+    return all(mount["source"] is not None and os.path.exists(mount["source"]) for mount in mounts)
+
+
+def prepare(mounts: Sequence[Mapping[str, Any]], declared: Mapping[str, Any]) -> None:
+    """Make the output folders that version control did not keep; ``declared`` are the record's mounts.
 
     Raises :class:`ReproboxError` for a source that is missing, :class:`UsageError` for a mount that has none.
     """
-    found = []
-    if record["code"]:
-        found.append({"source": record["code"]["source"], "target": record["code"]["target"], "writable": True})
-    for target, mount in record["mounts"].items():
-        source = os.path.abspath(given[target]) if target in given else mount["source"]
+    from reprobox.errors import ReproboxError, UsageError
+
+    for mount in mounts:
+        source, target = mount["source"], mount["target"]
         if source is None:
             raise UsageError(
                 f"nothing is given for the mount {target}",
                 where=f'mounts."{target}"',
                 hint=f"add --mount {target}=PATH, or a `source` in the manifest",
             )
-        writable = mount["mode"] == "rw"
-        _check_source(source, target, writable=writable)
-        found.append({"source": source, "target": target, "writable": writable})
-    for target in given.keys() - record["mounts"].keys():
-        if not target.startswith("/"):
-            raise UsageError(f"a mount needs an absolute path inside, not {target!r}", hint="--mount /dataset=PATH")
-        source = os.path.abspath(given[target])
-        _check_source(source, target, writable=False)
-        found.append({"source": source, "target": target, "writable": True})
-    return sorted(found, key=lambda bind: bind["target"].count("/"))
-
-
-def _check_source(source: str, target: str, *, writable: bool) -> None:
-    if os.path.exists(source):
-        return
-    if writable and os.path.isdir(os.path.dirname(source)):
-        os.mkdir(source)  # an output folder that version control did not keep
-        return
-    raise ReproboxError(
-        f"the source of the mount {target} does not exist: {source}",
-        where=f'mounts."{target}"',
-        hint=f"put the data there, or give another folder: --mount {target}=PATH",
-    )
+        if os.path.exists(source):
+            continue
+        if mount["writable"] and source == declared.get(target, {}).get("source") and not os.path.lexists(source):
+            try:
+                os.mkdir(source)
+                continue
+            except OSError:
+                pass
+        raise ReproboxError(
+            f"the source of the mount {target} does not exist: {source}",
+            where=f'mounts."{target}"',
+            hint=f"put the data there, or give another folder: --mount {target}=PATH",
+        )

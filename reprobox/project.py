@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reprobox.digest import sha256
@@ -18,10 +19,11 @@ MANIFEST_NAME = "research.toml"
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A folder with a ``research.toml``."""
+    """A folder with a ``research.toml``; ``opened`` is the unix time before which nothing of it was read."""
 
     root: Path
     manifest_path: Path
+    opened: float = field(default_factory=time.time)
 
     @classmethod
     def find(cls, source: Path) -> Project:

@@ -61,6 +61,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
             layers=environment.layers,
             image_digest=environment.image_digest,
             tree_digest=environment.tree_digest,
+            keep=session.store.root / "realizations",
             output=wish.output,
         )
     )
@@ -141,13 +142,14 @@ def _write_record(session: Session, project: Project, manifest: Manifest, wish: 
         for layer in manifest.layers
         for path in getattr(session.kind(layer.kind), "sources", _no_sources)(layer)
     ]
+    files = launch.signature([str(project.manifest_path), str(project.lock_path), *watched])
+    if launch.changed_since(files, project.opened):
+        return  # what was realized may be of other files than these; the next command finds out
     record = {
         "format": launch.FORMAT,
-        "fingerprint": launch.fingerprint(str(project.root), str(project.manifest_path)),
-        "watched_paths": watched,
-        "watched": launch.signature(watched),
+        "files": files,
+        "watched": watched,
         "trees": [str(tree) for tree in realization.trees],
-        "copied": len(realization.trees) == 1,
         "environment": dict(config.environment),
         "workdir": config.workdir or "/",
         "command": [*config.entrypoint, *config.command],

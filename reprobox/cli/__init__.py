@@ -10,15 +10,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] in (["run"], ["shell"]):
         from reprobox.cli import fast
-        from reprobox.errors import ReproboxError
 
-        try:
-            fast.run(given)
-        except ReproboxError:
-            pass  # the full command line finds it too, and says it
-        except OSError as error:
-            print(f"error: cannot enter the sandbox: {error}\n  hint: see `reprobox doctor`", file=sys.stderr)
-            return 4
+        fast.run(given)
     from reprobox.cli.app import dispatch
 
     return dispatch(given)

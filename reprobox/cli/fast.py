@@ -7,10 +7,12 @@ to the full command line, which explains; so this module reports nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from reprobox import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _VALUES = {"-C": "project", "--project": "project", "--target": "target", "--backend": "backend"}
 
@@ -20,43 +22,30 @@ def run(arguments: list[str]) -> None:
     wanted = _read(arguments[1:])
     if wanted is None or wanted["backend"] not in ("", "sandbox"):
         return
-    project = _project(wanted["project"] or ".")
-    if project is None:
+    manifest = _manifest(wanted["project"] or ".")
+    if manifest is None:
         return
     store = launch.store_root()
-    record = launch.read(launch.record_path(store, project, wanted["target"], "sandbox"))
-    if record is None or not launch.is_current(record, project, os.path.join(project, "research.toml")):
+    record = launch.read(launch.record_path(store, os.path.dirname(manifest), wanted["target"], "sandbox"))
+    if record is None or not launch.is_current(record, manifest):
         return
     command = record["shell"] if arguments[0] == "shell" else wanted["command"] or record["command"]
-    if command:
-        start(record, command, wanted["mounts"], store)
-
-
-def start(
-    record: Mapping[str, Any],
-    command: list[str],
-    mounts: Mapping[str, str],
-    store: str,
-    *,
-    network: bool = True,
-    isolate: bool = False,
-) -> None:
-    """Become ``command`` in the sandbox realization that ``record`` describes. Raises ReproboxError before that."""
-    binds = launch.binds(record, mounts)
-    from reprobox.sandbox.launcher import become, run_record, stage_folder
+    binds = launch.binds(record, wanted["mounts"])
+    if not command or not launch.ready(binds):
+        return
+    from reprobox.sandbox.command import become, stage_folder
 
     become(
-        run_record(
-            record["trees"],
-            copied=record["copied"],
-            stage=stage_folder(os.path.join(store, "tmp")),
-            argv=command,
-            environment=launch.environment(record["environment"], os.environ),
-            binds=binds,
-            workdir=record["workdir"],
-            network=network,
-            isolate=isolate,
-        )
+        {
+            "trees": record["trees"],
+            "stage": stage_folder(os.path.join(store, "tmp")),
+            "argv": command,
+            "environment": launch.environment(record["environment"], os.environ),
+            "binds": binds,
+            "workdir": record["workdir"],
+            "network": True,
+            "isolate": False,
+        }
     )
 
 
@@ -77,7 +66,7 @@ def _read(arguments: list[str]) -> dict[str, Any] | None:
             value = arguments[position] if position < len(arguments) else ""
         if name == "--mount":
             target, equals, source = value.partition("=")
-            if not equals or not source:
+            if not equals or not source or not target.startswith("/"):
                 return None
             wanted["mounts"][target] = source
         else:
@@ -86,11 +75,12 @@ def _read(arguments: list[str]) -> dict[str, Any] | None:
     return wanted
 
 
-def _project(start: str) -> str | None:
+def _manifest(start: str) -> str | None:
     folder = os.path.abspath(start)
     while True:
-        if os.path.isfile(os.path.join(folder, "research.toml")):
-            return folder
+        manifest = os.path.join(folder, "research.toml")
+        if os.path.isfile(manifest):
+            return manifest
         above = os.path.dirname(folder)
         if above == folder:
             return None

@@ -62,7 +62,7 @@ def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
     manifest = os.path.join(folder, "research.toml")
     path = launch.record_path(launch.store_root(), folder, options.target or "", options.backend)
     record = launch.read(path)
-    if record is None or not launch.is_current(record, folder, manifest):
+    if record is None or not launch.is_current(record, manifest):
         return None
     result: dict[str, Any] = record["result"]
     return {**result, "layers": [{**layer, "cached": True, "seconds": 0} for layer in result["layers"]]}

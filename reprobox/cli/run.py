@@ -71,9 +71,10 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     if not argv:
         hint = "give one: `reprobox run -- COMMAND`, or add [run] command to the manifest"
         raise UsageError("there is no command to run", where="run.command", hint=hint)
+    wanted = launch.binds(record, mounts)
+    launch.prepare(wanted, record["mounts"])
     binds = [
-        Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"])
-        for bind in launch.binds(record, mounts)
+        Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"]) for bind in wanted
     ]
     close = getattr(options.reporter, "close", None)
     if close is not None:
