@@ -20,7 +20,9 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ from reprobox.digest import Json, sha256
 from reprobox.errors import ReproboxError
 from reprobox.staging import flocked, staging_folder, sweep
 from reprobox.tree import strip_inherited
+
+_ELSEWHERE = "set REPROBOX_STORE to a folder that you may write"
+_ABANDONED = 3600  # seconds after which nobody is still writing a small file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +58,7 @@ class Store:
             raise ReproboxError(
                 f"the store cannot be used: {error.strerror}",
                 where=str(self.root),
-                hint="set REPROBOX_STORE to a folder that you may write",
+                hint=_ELSEWHERE,
             ) from None
 
     def _prepare(self) -> None:
@@ -100,13 +105,38 @@ class Store:
 
     # staging
 
-    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
         """An empty folder, mode 0755, on the store's file system; gone afterwards."""
-        return staging_folder(self.root / "tmp")
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                folder = stack.enter_context(staging_folder(self.root / "tmp"))
+            yield folder
 
     def sweep(self) -> int:
         """Remove staging folders whose owner died; returns how many."""
+        for path in (self.root / "tmp").iterdir():
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                if (
+                    stat.S_ISREG(status.st_mode)
+                    and path.suffix != ".lock"
+                    and status.st_mtime < time.time() - _ABANDONED
+                ):
+                    path.unlink()
         return sweep(self.root / "tmp")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Tell a store that may not be written from errors of the work itself."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+            raise ReproboxError(
+                f"the store cannot be written: {error.strerror}", where=str(self.root), hint=_ELSEWHERE
+            ) from None
 
     # layers
 
@@ -142,15 +172,18 @@ class Store:
     @contextlib.contextmanager
     def working_on(self, name: str) -> Iterator[None]:
         """Hold the lock ``name``, so that two processes do not do the same work; waits for the other."""
-        with flocked(self.root / "locks" / name, fcntl.LOCK_EX):
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                stack.enter_context(flocked(self.root / "locks" / name, fcntl.LOCK_EX))
             yield
 
     # small things
 
     def memo(self, kind: str, key: str) -> Path:
-        """Where a remembered value of ``kind`` is; its folder exists. Write it with :meth:`remember`."""
+        """Where a remembered value of ``kind`` is, or would be; its folder exists. Write it with :meth:`remember`."""
         folder = self.root / "memo" / kind
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):  # there is nothing to be remembered in a store that may not be written
+            folder.mkdir(mode=0o700, exist_ok=True)
         return folder / key
 
     def remember(self, kind: str, key: str, data: bytes) -> Path:
@@ -161,10 +194,16 @@ class Store:
 
     def replace(self, target: Path, data: bytes) -> None:
         """Write a file of the store at once: readers see the old content or the new."""
-        descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(name).replace(target)
+        with self._writing():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self.root / "tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            Path(name).replace(target)
+        except BaseException:
+            Path(name).unlink()
+            raise
 
     def log(self, name: str) -> Path:
         """The file for a step's full output."""
