@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -89,7 +90,6 @@ class Answer:
     choices: tuple[Choice, ...]
     removed: tuple[str, ...]
     downgraded: tuple[str, ...]
-    selected: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +157,7 @@ def _furnish(room: Path, question: Question, store: Store) -> None:
     for number, index in _numbered(question.indices):
         prefix = f"r{number}.invalid_dists_{index.suite.replace('/', '_')}_"
         (room / "lists" / f"{prefix}InRelease").write_bytes(index.release.text)
-        os.link(index.path, room / "lists" / f"{prefix}{index.component}_binary-{index.architecture}_Packages")
+        _share(index.path, room / "lists" / f"{prefix}{index.component}_binary-{index.architecture}_Packages")
         suites.setdefault((number, index.suite), []).append(index.component)
     lines = [
         f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}"
@@ -172,6 +172,14 @@ def _furnish(room: Path, question: Question, store: Store) -> None:
         )
         lines.append("http://old.invalid old main")
     (room / "sources.list").write_text("".join(f"deb [trusted=yes] {line}\n" for line in lines))
+
+
+def _share(blob: Path, target: Path) -> None:
+    """The same file under another name; a copy where another user's file may not be linked (protected_hardlinks)."""
+    try:
+        os.link(blob, target)
+    except OSError:
+        shutil.copyfile(blob, target)
 
 
 def _numbered(indices: Iterable[Index]) -> Iterator[tuple[int, Index]]:
@@ -223,6 +231,16 @@ def extended_status(status: bytes, removed: Collection[str], debs: Iterable[Path
     return b"".join((*kept, *added.values()))
 
 
+def names_and_provided(status: bytes, debs: Iterable[Path]) -> dict[str, str]:
+    """Every package that will be there, and every virtual one that they provide, with the package's name."""
+    there = [fields(stanza) for stanza in stanzas(status)]
+    there += [fields(deb.control_files(path.read_bytes())["control"]) for path in debs]
+    found = {
+        relation.name: values["Package"] for values in there for (relation, *_) in relations(values.get("Provides", ""))
+    }
+    return found | {values["Package"]: values["Package"] for values in there if "Package" in values}
+
+
 def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
     """All package names of the indices; remembered for each index."""
     names: set[str] = set()
@@ -245,7 +263,6 @@ _URI = re.compile(
     r"^'http://(?P<host>[^/']+)/(?P<path>[^']+)' (?P<name>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$",
     re.MULTILINE,
 )
-_SELECTING = re.compile(r"^Note, selecting '([^']+)' instead of '([^']+)'", re.MULTILINE)
 
 
 def understand(result: ToolResult, question: Question) -> Answer | Refusal:
@@ -259,7 +276,6 @@ def understand(result: ToolResult, question: Question) -> Answer | Refusal:
         choices=tuple(_choice(match, by_host, old) for match in _URI.finditer(text)),
         removed=tuple(_section(text, "REMOVED")),
         downgraded=tuple(_section(text, "DOWNGRADED")),
-        selected={virtual: package for package, virtual in _SELECTING.findall(text)},
     )
 
 

@@ -81,7 +81,7 @@ class Apt:
             inputs=inputs,
             options={
                 "architectures": [name for name in architectures[1:] if name not in base.foreign],
-                "manual": sorted({answer.selected.get(name, name) for name in _names(asked)}),
+                "manual": _manual(request, asked, question.status, inputs),
                 "removed": sorted(answer.removed),
             },
             facts=_facts(request, indices, origins, answer),
@@ -193,6 +193,18 @@ def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> tuple[Input, .
         gone = [item.name for item in inputs if not request.world.store.has_blob(item.sha256)]
         request.world.say(f"{request.layer.name}: no longer to be had, so chosen anew: {', '.join(gone)}")
     return tuple(item for item in inputs if request.world.store.has_blob(item.sha256))
+
+
+def _manual(request: ResolveRequest, asked: AptOptions, status: bytes, inputs: Iterable[Input]) -> Sequence[str]:
+    """What was asked for, as ``apt-mark`` takes it: a virtual name stands for the package that provides it."""
+    debs = [request.world.store.blob(item.sha256) for item in inputs]
+    real = solver.names_and_provided(status, debs)
+    marked = set()
+    for name in _names(asked):
+        package, colon, architecture = name.partition(":")
+        if package in real:
+            marked.add(f"{real[package]}{colon}{architecture}")
+    return sorted(marked)
 
 
 def _sorted(choices: Iterable[solver.Choice]) -> list[solver.Choice]:

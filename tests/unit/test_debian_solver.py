@@ -20,7 +20,6 @@ from tests.debs import make_deb, stanza
 ANSWER = """\
 Reading package lists...
 Building dependency tree...
-Note, selecting 'gawk' instead of 'awkward'
 libjq1 is already the newest version (1.6-2.1+deb12u3).
 The following additional packages will be installed:
   cpio libc6
@@ -111,7 +110,6 @@ def test_an_answer(indices):
     assert tiny.path == "pool/tiny.deb"
     assert answer.removed == ("exim4-base", "exim4-config", "exim4-daemon-light")
     assert answer.downgraded == ("libc6",)
-    assert answer.selected == {"awkward": "gawk"}
 
 
 def test_a_refusal_keeps_the_solvers_reason():
@@ -184,6 +182,15 @@ def test_only_one_architecture_of_a_package_is_removed():
     left = [(item["Package"], item["Architecture"]) for item in map(fields, stanzas(extended))]
     assert ("b", "amd64") in left
     assert ("b", "i386") not in left
+
+
+@pytest.mark.tool("dpkg-deb")
+def test_virtual_names_and_who_stands_for_them(tmp_path):
+    debs = [make_deb(tmp_path, "mawk", control={"Provides": "awk, b"})]
+    found = solver.names_and_provided(b"".join(map(write, STATUS)), debs)
+    assert found["awk"] == "mawk"
+    assert found["b"] == "b"
+    assert "gawk" not in found
 
 
 @pytest.mark.tool("dpkg-deb")
