@@ -130,12 +130,18 @@ def _signed_release(world: World, source: Source, keyring: Keyring) -> tuple[byt
 # -- indices -----------------------------------------------------------------------------------------------------------
 
 
-def open_indices(world: World, origins: Sequence[Origin], architecture: str) -> tuple[Index, ...]:
+def open_indices(
+    world: World, origins: Sequence[Origin], architecture: str, *, needed: bool = True
+) -> tuple[Index, ...]:
     """The Packages files of all components of ``origins`` for one architecture, in the store.
 
-    Raises :class:`ResolveError` where a Release has no index for the architecture.
+    Raises :class:`ResolveError` where a Release has no index for the architecture, unless it is not ``needed``.
     """
-    wanted = [(origin, name, packed) for origin in origins for name, packed in _listed(origin, architecture)]
+    found = {}
+    for origin in origins:
+        for name, packed in _listed(origin, architecture, needed=needed):
+            found[origin.source.dists, name] = (origin, name, packed)  # sources may name a component twice
+    wanted = list(found.values())
     missing = [item for item in wanted if _unpacked(world, item[0], item[1], item[2]) is None]
     inputs = []
     for origin, name, suffix in missing:
@@ -161,8 +167,10 @@ def _fetch_indices(world: World, inputs: Sequence[Input], origins: Sequence[Orig
         ) from None
 
 
-def _listed(origin: Origin, architecture: str) -> Iterator[tuple[str, str]]:
+def _listed(origin: Origin, architecture: str, *, needed: bool) -> Iterator[tuple[str, str]]:
     """Paths of Packages files that the Release lists, without their suffix, and the suffix to get."""
+    if origin.source.architectures and architecture not in origin.source.architectures:
+        return
     release = origin.release
     names = [architecture]
     if "all" in release.fields.get("Architectures", "").split() and (
@@ -175,7 +183,7 @@ def _listed(origin: Origin, architecture: str) -> Iterator[tuple[str, str]]:
             suffix = next((suffix for suffix in _PACKED if path + suffix in release.files), None)
             if suffix is not None:
                 yield path, suffix
-            elif name == architecture:
+            elif name == architecture and needed:
                 raise ResolveError(
                     f"suite {origin.source.suite!r} has no {component!r} packages for {architecture}",
                     where=origin.source.dists,

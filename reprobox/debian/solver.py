@@ -83,9 +83,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What apt would do: install ``choices``, remove and downgrade these packages; ``selected`` stand for virtual
-    names.
-    """
+    """What apt would do: install ``choices``, and remove and downgrade these packages."""
 
     choices: tuple[Choice, ...]
     removed: tuple[str, ...]

@@ -151,7 +151,11 @@ def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[
         origins = archive.open_debian(world, suite, host_sources(), trusted)
     else:
         origins = archive.open_sources(world, system.base_system(world, base.id), system.host_system())
-    return origins, tuple(index for name in architectures for index in archive.open_indices(world, origins, name))
+    native, *foreign = architectures
+    indices = list(archive.open_indices(world, origins, native))
+    for name in foreign:
+        indices += archive.open_indices(world, origins, name, needed=False)
+    return origins, tuple(indices)
 
 
 # -- asking apt --------------------------------------------------------------------------------------------------------
@@ -272,9 +276,10 @@ class UnknownPackagesError(ResolveError):
 
 def _near(name: str, known: Collection[str]) -> str:
     """Names like ``name``, as a choice in words. Names far off in length or beginning are not even compared."""
+    usual = [f"{start}{name}{end}" for start in ("", "lib", "python3-") for end in ("", "-dev")]
     similar = [other for other in known if abs(len(other) - len(name)) <= 3 and set(other[:2]) & set(name[:2])]
-    found = get_close_matches(name, similar, n=3, cutoff=0.75)
-    return " or ".join(repr(other) for other in found)
+    found = [other for other in usual if other in known] + get_close_matches(name, similar, n=3, cutoff=0.65)
+    return " or ".join(repr(other) for other in dict.fromkeys(found[:3]))
 
 
 def _suites(indices: Sequence[Index]) -> str:

@@ -302,3 +302,19 @@ def test_platforms():
     assert archive.debian_architecture("linux/arm64") == "arm64"
     with pytest.raises(ResolveError, match="linux/mips"):
         archive.debian_architecture("linux/mips")
+
+
+def test_a_component_named_twice_is_one_index(world, server, key, trusted, debs):
+    base = debian(server, key, debs)
+    origins = archive.open_sources(
+        world, system(source(base), source(base, components=("main", "main")), keys=trusted), system()
+    )
+    assert len(archive.open_indices(world, origins, "amd64")) == 1
+
+
+def test_sources_for_some_architectures_only(world, server, key, trusted, debs):
+    base = debian(server, key, debs)
+    origins = archive.open_sources(world, system(source(base, architectures=("amd64",)), keys=trusted), system())
+    assert archive.open_indices(world, origins, "i386") == ()
+    plain = archive.open_sources(world, system(source(base), keys=trusted), system())
+    assert archive.open_indices(world, plain, "i386", needed=False) == ()
