@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import NamedTuple, TypeAlias
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -28,39 +29,41 @@ def canonical(value: Json) -> bytes:
     Floating-point numbers are refused: nothing that reprobox hashes needs one, and they are where encoders differ.
     Integers must lie within ±(2**53 - 1), as RFC 8785 section 3.2.2.3 asks.
     """
-    return "".join(_pieces(value)).encode("utf-8")
+    pieces: list[str] = []
+    _add(value, pieces)
+    return "".join(pieces).encode("utf-8")
 
 
-def _pieces(value: Json) -> Iterable[str]:
-    if value is None or value is True or value is False:
-        yield {None: "null", True: "true", False: "false"}[value]
+def _add(value: Json, pieces: list[str]) -> None:
+    if isinstance(value, str):
+        pieces.append(encode_basestring(value))
+    elif isinstance(value, Mapping):
+        separator = "{"
+        for key in _sorted(value):
+            pieces += (separator, encode_basestring(key), ":")
+            _add(value[key], pieces)
+            separator = ","
+        pieces.append("}" if value else "{}")
+    elif isinstance(value, list | tuple):
+        separator = "["
+        for item in value:
+            pieces.append(separator)
+            _add(item, pieces)
+            separator = ","
+        pieces.append("]" if value else "[]")
+    elif value is None or value is True or value is False:
+        pieces.append({None: "null", True: "true", False: "false"}[value])
     elif isinstance(value, int):
         if abs(value) >= 2**53:
             raise ValueError(f"integer out of the canonical range: {value}")
-        yield str(value)
-    elif isinstance(value, str):
-        yield _quote(value)
-    elif isinstance(value, Mapping):
-        yield "{"
-        for position, key in enumerate(sorted(value, key=lambda text: text.encode("utf-16-be"))):
-            yield f"{',' if position else ''}{_quote(key)}:"
-            yield from _pieces(value[key])
-        yield "}"
-    elif isinstance(value, list | tuple):
-        yield "["
-        for position, item in enumerate(value):
-            if position:
-                yield ","
-            yield from _pieces(item)
-        yield "]"
+        pieces.append(str(value))
     else:
         raise TypeError(f"not canonical JSON: {type(value).__name__}")
 
 
-def _quote(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False)
+def _sorted(table: Mapping[str, Json]) -> list[str]:
+    """Keys by UTF-16 code units (RFC 8785 section 3.2.3); for ASCII, that is the order of code points."""
+    return sorted(table) if all(map(str.isascii, table)) else sorted(table, key=lambda key: key.encode("utf-16-be"))
 
 
 def sha256(data: bytes) -> str:
@@ -165,8 +168,20 @@ def write_index(entries: Iterable[Entry]) -> bytes:
 
 _HIDDEN_BELOW = (b"dev", b"proc", b"sys", b"run", b"tmp")
 _HIDDEN = frozenset(
-    (b"etc/resolv.conf", b"etc/hosts", b"etc/hostname", b"etc/mtab")
-    + (b".dockerenv", b".singularity.d", b".exec", b".run", b".shell", b".test", b"singularity", b"environment")
+    (
+        b"etc/resolv.conf",
+        b"etc/hosts",
+        b"etc/hostname",
+        b"etc/mtab",
+        b".dockerenv",
+        b".singularity.d",
+        b".exec",
+        b".run",
+        b".shell",
+        b".test",
+        b"singularity",
+        b"environment",
+    )
 )
 
 

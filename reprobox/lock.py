@@ -20,6 +20,7 @@ BASE = "base"
 
 _HEADER = "# Written by reprobox: edit research.toml and run `reprobox lock`.\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_OWN_KEYS = frozenset(("name", "type", "size", "sha256"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,10 @@ class Input:
             raise ValueError(f"not a sha256: {self.sha256!r}")
         if "/" in self.name or self.name in ("", ".", "..") or "\0" in self.name:
             raise ValueError(f"not a file name: {self.name!r}")
+        if self.size < 0:
+            raise ValueError(f"not a size: {self.size}")
+        if taken := _OWN_KEYS & self.facts.keys():
+            raise ValueError(f"facts of {self.name!r} have the name of a field: {', '.join(sorted(taken))}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,15 +126,15 @@ class Lock:
 
 def with_ids(layers: Sequence[LockedLayer], epoch: int) -> tuple[LockedLayer, ...]:
     """The same layers, in stacking order, each with its id; ancestors follow from ``parents``."""
-    ids: dict[str, str] = {}
-    above: dict[str, frozenset[str]] = {}
-    numbered = []
-    for layer in layers:
-        ancestors = frozenset(layer.parents).union(*(above[name] for name in layer.parents))
-        above[layer.name] = ancestors
-        ids[layer.name] = layer_id(layer.identity(epoch, [ids[name] for name in ids if name in ancestors]))
-        numbered.append(replace(layer, id=ids[layer.name]))
-    return tuple(numbered)
+    ids: list[str] = []
+    place: dict[str, int] = {}
+    above: list[frozenset[int]] = []
+    for number, layer in enumerate(layers):
+        parents = [place[name] for name in layer.parents]
+        above.append(frozenset(parents).union(*(above[parent] for parent in parents)))
+        place[layer.name] = number
+        ids.append(layer_id(layer.identity(epoch, [ids[at] for at in sorted(above[number])])))
+    return tuple(replace(layer, id=ids[number]) for number, layer in enumerate(layers))
 
 
 def ancestors(layers: Sequence[LockedLayer], name: str) -> tuple[LockedLayer, ...]:
@@ -171,6 +176,7 @@ def write(lock: Lock) -> str:
 
 def _lines(lock: Lock) -> Iterator[str]:
     yield f"version = {lock.version}"
+    yield f"checksum = {_value(_checksum(_document(lock)))}"
     yield f"epoch = {lock.epoch}"
     if lock.code:
         yield f"code = {_value(lock.code)}"
@@ -202,7 +208,40 @@ def _layer_lines(layer: LockedLayer) -> Iterator[str]:
         table = getattr(layer, name)
         yield from (f"{name}.{_key(key)} = {_block(table[key])}" for key in sorted(table))
     if layer.inputs:
-        yield f"inputs = {_block([_input_table(item) for item in layer.inputs])}"
+        yield "inputs = [\n" + "".join(f"    {_inline(_input_table(item))},\n" for item in layer.inputs) + "]"
+
+
+def _document(lock: Lock) -> dict[str, Json]:
+    """What :func:`parse` makes of the written lock, without seals."""
+    document: dict[str, Json] = {
+        "version": lock.version,
+        "epoch": lock.epoch,
+        "manifest": {"digest": lock.manifest, "keys": lock.keys},
+        "targets": {
+            name: {"platform": target.platform, "layers": [_layer_document(layer) for layer in target.layers]}
+            for name, target in lock.targets.items()
+        },
+    }
+    return document | {"code": lock.code} if lock.code else document
+
+
+def _layer_document(layer: LockedLayer) -> dict[str, Json]:
+    tables = {name: getattr(layer, name) for name in ("options", "facts", "environment")}
+    inputs = [_input_table(item) for item in layer.inputs]
+    return {
+        **{name: getattr(layer, name) for name in ("name", "kind", "recipe", "id", "request", "parents")},
+        **{name: table for name, table in {**tables, "inputs": inputs}.items() if table},
+    }
+
+
+def _checksum(document: Mapping[str, Any]) -> str:
+    """sha256 hex of all that the lock says but seals, which are checked by what is built."""
+    said = {name: value for name, value in document.items() if name != "checksum"}
+    targets = {
+        name: {key: value for key, value in target.items() if key != "seal"}
+        for name, target in document["targets"].items()
+    }
+    return sha256(canonical({**said, "targets": targets}))
 
 
 def _input_table(item: Input) -> dict[str, Json]:
@@ -236,13 +275,19 @@ def _value(value: Json) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
+        if value.isprintable() and '"' not in value and "\\" not in value:
+            return f'"{value}"'
         return '"' + "".join(_ESCAPES.get(char) or _printable(char) for char in value) + '"'
     if isinstance(value, Mapping):
-        items = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
-        return f"{{ {items} }}" if items else "{}"
+        return _inline({key: value[key] for key in sorted(value)})
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     raise TypeError(f"no TOML form: {type(value).__name__}")
+
+
+def _inline(table: Mapping[str, Json]) -> str:
+    items = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in table.items())
+    return f"{{ {items} }}" if items else "{}"
 
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -263,10 +308,10 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
     """The lock's TOML as plain values; the slow half of :func:`read`, which callers may remember by content."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise LockError(f"not TOML: {error}", where=file, hint=_EDITED) from None
     version = document.get("version")
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise LockError("it has no format version", where=file, hint=_EDITED)
     if version > FORMAT:
         raise LockError(
@@ -274,6 +319,12 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
             where=file,
             hint="upgrade reprobox, or re-create the lock with `reprobox lock`",
         )
+    try:
+        sound = document.get("checksum") == _checksum(document)
+    except (KeyError, TypeError, ValueError, AttributeError):  # not even values that a lock has
+        sound = False
+    if not sound:
+        raise LockError("its content does not match its checksum", where=file, hint=_EDITED)
     return document
 
 
@@ -349,14 +400,14 @@ def _layer(table: Mapping[str, Any]) -> LockedLayer:
         request=_typed(table["request"], str),
         parents=tuple(table["parents"]),
         inputs=tuple(_input(item) for item in table.get("inputs", ())),
-        options=table.get("options", {}),
-        facts=table.get("facts", {}),
-        environment=table.get("environment", {}),
+        options=_typed(table.get("options", {}), dict),
+        facts=_typed(table.get("facts", {}), dict),
+        environment=_typed(table.get("environment", {}), dict),
     )
 
 
 def _input(table: Mapping[str, Any]) -> Input:
-    facts = {key: _typed(value, str) for key, value in table.items() if key not in ("name", "type", "size", "sha256")}
+    facts = {key: _typed(value, str) for key, value in table.items() if key not in _OWN_KEYS}
     return Input(
         type=_typed(table["type"], str),
         name=_typed(table["name"], str),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
@@ -10,11 +11,16 @@ from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One layer to be built: the layers it stands on, in stacking order, and those among them that are built first."""
+    """One layer of ``target`` to be built, and the steps that it waits for; what those wait for is not repeated."""
 
     layer: LockedLayer
-    below: tuple[LockedLayer, ...]
+    target: LockedTarget
     waits_for: tuple[str, ...]
+
+    @property
+    def below(self) -> tuple[LockedLayer, ...]:
+        """The layers it stands on, in stacking order."""
+        return ancestors(self.target.layers, self.layer.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,14 +44,19 @@ def plan(
 
     ``image`` says that an image is wanted: then the blobs of a base that is kept verbatim are wanted too.
     """
-    missing_layers = {layer.name for layer in target.layers if not has_layer(layer.id)}
-    steps = []
+    steps: list[Step] = []
     wanted: dict[str, Input] = {}
+    ready: dict[str, tuple[str, ...]] = {}  # by layer: the steps after which it is there
     for layer in target.layers:
-        if layer.name in missing_layers:
-            below = ancestors(target.layers, layer.name)
-            waits = tuple(item.name for item in below if item.name in missing_layers)
-            steps.append(Step(layer=layer, below=below, waits_for=waits))
-        if layer.name in missing_layers or (image and layer is target.base):
+        waits_for = _joined([ready[name] for name in layer.parents])
+        missing = not has_layer(layer.id)
+        ready[layer.name] = (layer.name,) if missing else waits_for
+        if missing:
+            steps.append(Step(layer=layer, target=target, waits_for=waits_for))
+        if missing or (image and layer is target.base):
             wanted |= {item.sha256: item for item in layer.inputs if not has_blob(item.sha256)}
     return Plan(layers=target.layers, steps=tuple(steps), missing=tuple(wanted.values()))
+
+
+def _joined(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    return names[0] if len(names) == 1 else tuple(dict.fromkeys(itertools.chain.from_iterable(names)))

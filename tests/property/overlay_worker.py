@@ -62,7 +62,9 @@ class Editor:
 
     def write(self, full: bytes, content: str, mode: int) -> None:
         os.makedirs(os.path.dirname(full), exist_ok=True)
-        with open(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+        with open(
+            os.open(full, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644), "w"
+        ) as file:
             file.write(content)
         os.chmod(full, mode)
 

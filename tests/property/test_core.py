@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -135,6 +136,7 @@ def worker(session_folder) -> Iterator[Worker]:
         request = {"folder": str(folder / str(next(numbers))), "base": base, "steps": steps}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
+        assert select.select([process.stdout], [], [], 60)[0], "the worker does not answer"
         answer = process.stdout.readline()
         assert answer, "the worker died: what it said is on standard error"
         found: list[dict[str, Any]] = json.loads(answer)

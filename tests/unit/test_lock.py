@@ -1,0 +1,380 @@
+"""research.lock: what is written is read back, and nothing else is taken for a lock."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reprobox import lock
+from reprobox.digest import layer_id, sha256
+from reprobox.errors import LockError
+from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, ancestors, changed_keys, with_ids
+
+TESTS = Path(__file__).resolve().parents[1]
+EPOCH = 1_736_552_400
+
+
+def deb(name: str = "libc6", **facts: str) -> Input:
+    return Input(
+        type="deb",
+        name=f"{name}_2.36-9_amd64.deb",
+        sha256=sha256(name.encode()),
+        size=2_757_668,
+        facts={"package": name, "version": "2.36-9", "suite": "bookworm", **facts},
+    )
+
+
+LAYERS = (
+    LockedLayer(
+        name="base",
+        kind="bootstrap",
+        recipe=1,
+        request="4b227777d4dd1fc6",
+        inputs=(deb("libc6"), deb("dpkg")),
+        options={"suite": "bookworm", "keys": {"b": 'two\nlines "quoted" \\', "a": [1, [True, {}], []]}},
+        facts={"armor": "-----BEGIN-----\n\nx=\n-----END-----\n", "removed": ["a", "b"]},
+    ),
+    LockedLayer(name="conf", kind="copy", recipe=1, request="0" * 16, parents=("base",), options={"to": "/etc/é"}),
+    LockedLayer(
+        name="python", kind="pip", recipe=2, request="1" * 16, parents=("base",), environment={"A.B": "c d", "Z": ""}
+    ),
+    LockedLayer(name="skeleton", kind="skeleton", recipe=1, request="2" * 16, parents=("conf", "python")),
+)
+SEAL = Seal(image_digest="sha256:" + "1" * 64, tree_digest="sha256:" + "2" * 64, layers={"base": "sha256:" + "3" * 64})
+LOCK = Lock(
+    epoch=EPOCH,
+    manifest=sha256(b"manifest"),
+    keys={"base": "3e23e8160039594a", "env.LANG": "18ac3e7343f01689", "layers.python.packages": "148de9c5a7a44d19"},
+    targets={
+        "default": LockedTarget(name="default", platform="linux/amd64", layers=with_ids(LAYERS, EPOCH), seal=SEAL),
+        "my gpu": LockedTarget(name="my gpu", platform="linux/arm64", layers=with_ids(LAYERS[:1], EPOCH)),
+    },
+    code="4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+)
+TEXT = lock.write(LOCK)
+
+
+# -- writing and reading -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read():
+    assert lock.read(TEXT) == LOCK
+    assert lock.write(lock.read(TEXT)) == TEXT
+
+
+def test_the_text_is_frozen():
+    assert (TESTS / "golden/research.lock").read_text() == TEXT
+
+
+def test_the_order_of_mappings_does_not_count():
+    def turned(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: turned(item) for key, item in reversed(value.items())}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    layers = tuple(
+        replace(layer, options=turned(layer.options), facts=turned(layer.facts), environment=turned(layer.environment))
+        for layer in LAYERS
+    )
+    targets = {
+        name: replace(target, layers=with_ids(layers[: len(target.layers)], EPOCH))
+        for name, target in reversed(LOCK.targets.items())
+    }
+    assert lock.write(replace(LOCK, keys=turned(LOCK.keys), targets=targets)) == TEXT
+
+
+def test_one_item_a_line():
+    assert [line for line in TEXT.splitlines() if "libc6" in line][:1] == [
+        '    { name = "libc6_2.36-9_amd64.deb", type = "deb", size = 2757668, package = "libc6", suite = "bookworm",'
+        f' version = "2.36-9", sha256 = "{sha256(b"libc6")}" }},'
+    ]
+
+
+def test_nothing_of_the_machine_is_written(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert lock.write(LOCK) == TEXT
+    assert not re.search(r"://|/home|/tmp|\d{4}-\d\d-\d\d", TEXT)
+
+
+def test_line_ends_of_a_windows_checkout_do_not_count():
+    assert lock.read(TEXT.replace("\n", "\r\n")) == LOCK
+
+
+def test_a_reformatted_lock_is_the_same_lock():
+    rewritten = TEXT.replace(" = ", "=").replace("# Written", "\n#  Written")
+    assert lock.read(rewritten) == LOCK
+
+
+def test_a_lock_of_nothing_but_a_base():
+    bare = Lock(
+        epoch=0,
+        manifest="",
+        keys={},
+        targets={"x": LockedTarget(name="x", platform="", layers=with_ids(LAYERS[:1], 0))},
+    )
+    assert lock.read(lock.write(bare)) == bare
+    assert "code" not in lock.write(bare)
+
+
+def test_the_digest_is_of_the_text():
+    assert LOCK.digest() == sha256(TEXT.encode())
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_of_the_layer_and_all_below_in_stacking_order():
+    base, conf, python, skeleton = LOCK.targets["default"].layers
+    assert skeleton.id == layer_id(skeleton.identity(EPOCH, [base.id, conf.id, python.id]))
+    assert python.id == layer_id(python.identity(EPOCH, [base.id]))
+
+
+def test_the_order_of_parents_does_not_count():
+    turned = (*LAYERS[:3], replace(LAYERS[3], parents=("python", "conf")))
+    assert [layer.id for layer in with_ids(turned, EPOCH)] == [layer.id for layer in with_ids(LAYERS, EPOCH)]
+
+
+def test_a_change_below_changes_all_above_and_nothing_beside():
+    changed = (*LAYERS[:2], replace(LAYERS[2], environment={}), LAYERS[3])
+    before, after = with_ids(LAYERS, EPOCH), with_ids(changed, EPOCH)
+    assert [one.id == other.id for one, other in zip(before, after, strict=True)] == [True, True, False, False]
+
+
+def test_facts_and_requests_change_no_id():
+    changed = tuple(replace(layer, facts={"x": "y"}, request="f" * 16) for layer in LAYERS)
+    assert [layer.id for layer in with_ids(changed, EPOCH)] == [layer.id for layer in with_ids(LAYERS, EPOCH)]
+
+
+def test_ancestors_are_in_stacking_order():
+    assert [layer.name for layer in ancestors(LAYERS, "skeleton")] == ["base", "conf", "python"]
+    assert ancestors(LAYERS, "base") == ()
+
+
+# -- what is not a lock ------------------------------------------------------------------------------------------------
+
+
+def refused(text: str) -> LockError:
+    with pytest.raises(LockError) as caught:
+        lock.read(text, file="here/research.lock")
+    assert caught.value.status == 3
+    assert caught.value.where == "here/research.lock"
+    assert "reprobox lock" in caught.value.hint
+    return caught.value
+
+
+def swapped_layers(text: str) -> str:
+    head, *layers = text.split("[[targets.default.layers]]")
+    layers[1], layers[2] = layers[2], layers[1]
+    return "[[targets.default.layers]]".join([head, *layers])
+
+
+EDITS: dict[str, Callable[[str], str]] = {
+    "a sha256": lambda text: text.replace(sha256(b"libc6"), sha256(b"other")),
+    "a digit of a sha256": lambda text: text.replace(sha256(b"dpkg")[:8], "00000000"),
+    "half a sha256": lambda text: text.replace(sha256(b"libc6"), sha256(b"libc6")[:32]),
+    "a sha256 in capitals": lambda text: text.replace(sha256(b"libc6"), sha256(b"libc6").upper()),
+    "a size": lambda text: text.replace("2757668", "2757669"),
+    "a negative size": lambda text: text.replace("2757668", "-1"),
+    "a size as text": lambda text: text.replace("2757668", '"2757668"'),
+    "a file name": lambda text: text.replace("libc6_2.36", "libc6_2.37"),
+    "a path for a file name": lambda text: text.replace('"libc6_2.36-9_amd64.deb"', '"../../etc/passwd"'),
+    "a hint": lambda text: text.replace('suite = "bookworm"', 'suite = "sid"', 1),
+    "an option": lambda text: text.replace('options.suite = "bookworm"', 'options.suite = "sid"'),
+    "an option dropped": lambda text: text.replace('options.suite = "bookworm"\n', ""),
+    "a fact": lambda text: text.replace('    "a",\n', '    "c",\n'),
+    "a fact dropped": lambda text: re.sub(r"facts\.removed = \[[^]]*\]\n", "", text),
+    "an environment variable": lambda text: text.replace('"c d"', '"c e"'),
+    "the epoch": lambda text: text.replace(f"epoch = {EPOCH}", f"epoch = {EPOCH + 1}"),
+    "the epoch as text": lambda text: text.replace(f"epoch = {EPOCH}", f'epoch = "{EPOCH}"'),
+    "the platform": lambda text: text.replace("linux/amd64", "linux/arm64"),
+    "a kind": lambda text: text.replace('kind = "pip"', 'kind = "apt"'),
+    "a recipe": lambda text: text.replace("recipe = 2", "recipe = 3"),
+    "an id": lambda text: text.replace(LOCK.targets["default"].layers[2].id, "0" * 64),
+    "a parent": lambda text: text.replace('parents = ["conf", "python"]', 'parents = ["python"]'),
+    "an unknown parent": lambda text: text.replace('parents = ["conf", "python"]', 'parents = ["conf", "nobody"]'),
+    "the order of layers": swapped_layers,
+    "a layer twice": lambda text: text.replace('name = "python"', 'name = "conf"'),
+    "a layer dropped": lambda text: text.partition('[[targets.default.layers]]\nname = "skeleton"')[0],
+    "a target dropped": lambda text: text.partition('\n[targets."my gpu"]')[0],
+    "all targets dropped": lambda text: text.partition("\n[targets.default]")[0],
+    "a target without layers": lambda text: text + '\n[targets.empty]\nplatform = "linux/amd64"\nlayers = []\n',
+    "a key of the manifest": lambda text: text.replace("18ac3e7343f01689", "0000000000000000"),
+    "the code": lambda text: text.replace("4b825dc6", "00000000"),
+    "the request": lambda text: text.replace("4b227777d4dd1fc6", "0000000000000000"),
+    "the checksum": lambda text: re.sub('checksum = "[0-9a-f]{64}"', f'checksum = "{"0" * 64}"', text),
+    "the checksum dropped": lambda text: re.sub("checksum = .*\n", "", text),
+    "a key that nobody knows": lambda text: text.replace("epoch", 'comment = "x"\nepoch'),
+    "an older version": lambda text: text.replace("version = 1\n", "version = 0\n"),
+    "a version that is a truth": lambda text: text.replace("version = 1\n", "version = true\n"),
+    "no version": lambda text: text.replace("version = 1\n", ""),
+    "a merge left halfway": lambda text: text.replace("epoch", "<<<<<<< HEAD\nepoch"),
+    "nothing left": lambda _: "",
+    "deep nonsense": lambda text: text + "x = " + "[" * 5000,
+    "a date": lambda text: text.replace(f"epoch = {EPOCH}", "epoch = 2025-01-01"),
+    "a number that nobody hashes": lambda text: text.replace(f"epoch = {EPOCH}", "epoch = 1.5"),
+    "targets that are no table": lambda text: text.partition("\n[manifest]")[0] + "\nmanifest = 1\ntargets = 2\n",
+}
+for _line in TEXT.splitlines():
+    if re.match(r"(name|kind|recipe|id|request|parents|platform|epoch|digest|code)\b", _line):
+        EDITS.setdefault(f"{_line.split()[0]} dropped", lambda text, line=_line: text.replace(line + "\n", "", 1))
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_lock_is_refused(name):
+    edited = EDITS[name](TEXT)
+    assert edited != TEXT
+    refused(edited)
+
+
+HASHED = ["a sha256", "a file name", "an option", "an option dropped", "an environment variable", "the epoch", "a kind"]
+HASHED += ["a recipe", "an id", "a parent", "an unknown parent", "the order of layers", "a layer twice"]
+
+
+@pytest.mark.parametrize("name", HASHED)
+def test_what_layers_are_made_of_is_checked_by_their_ids_too(name):
+    """The decoded form is remembered without its checksum being computed again, and a checksum can be mended."""
+    with pytest.raises(LockError, match="does not match its id|it is not a lock"):
+        lock.decode(tomllib.loads(EDITS[name](TEXT)))
+
+
+@pytest.mark.parametrize("part", range(1, 20))
+def test_a_lock_that_was_cut_short_is_refused(part):
+    unsealed = lock.write(replace(LOCK, targets={"default": replace(LOCK.targets["default"], seal=None)}))
+    refused(unsealed[: len(unsealed) * part // 20])
+
+
+def test_a_newer_format_says_so():
+    error = refused(TEXT.replace("version = 1\n", "version = 2\n"))
+    assert error.message == "the lock has format 2, and this reprobox knows up to 1"
+    assert error.hint == "upgrade reprobox, or re-create the lock with `reprobox lock`"
+
+
+def test_a_newer_format_need_not_be_understood():
+    assert "format 7" in refused("version = 7\n").message
+
+
+def test_a_seal_may_be_taken_away_or_changed():
+    """It is not part of what is built: a build says whether it is right."""
+    unsealed = TEXT.partition("\n[targets.default.seal]")[0] + TEXT[TEXT.index('\n[targets."my gpu"]') :]
+    assert lock.read(unsealed).targets["default"].seal is None
+    other = lock.read(TEXT.replace("2" * 64, "4" * 64))
+    assert other.targets["default"].seal.tree_digest == "sha256:" + "4" * 64
+
+
+def test_errors_name_the_layer():
+    layers = LOCK.targets["default"].layers
+    broken = replace(
+        LOCK,
+        targets={
+            "default": LockedTarget(name="default", platform="", layers=(*layers[:3], replace(layers[3], id="x")))
+        },
+    )
+    assert refused(lock.write(broken)).message == "layer 'skeleton' of target 'default' does not match its id"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sha256": "0" * 63}, "not a sha256"),
+        ({"sha256": "0" * 64 + "\n"}, "not a sha256"),
+        ({"name": "a/b"}, "not a file name"),
+        ({"name": ".."}, "not a file name"),
+        ({"name": ""}, "not a file name"),
+        ({"size": -1}, "not a size"),
+        ({"facts": {"sha256": "x"}}, "have the name of a field: sha256"),
+        ({"facts": {"name": "x"}}, "have the name of a field: name"),
+    ],
+)
+def test_an_input_cannot_be_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(deb(), **change)
+
+
+# -- freshness ---------------------------------------------------------------------------------------------------------
+
+
+def test_changed_keys_are_named():
+    keys = {"base": "3e23e8160039594a", "env.LANG": "other", "layers.gym.rev": "new"}
+    assert changed_keys(LOCK, keys) == (
+        "env.LANG (changed)",
+        "layers.gym.rev (new)",
+        "layers.python.packages (removed)",
+    )
+    assert changed_keys(LOCK, LOCK.keys) == ()
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large() -> Lock:
+    """10,000 inputs in 20 layers that stand on one another."""
+    layers = [
+        LockedLayer(
+            name=f"layer{number}",
+            kind="apt",
+            recipe=1,
+            request="0" * 16,
+            parents=(f"layer{number - 1}",) if number else (),
+            inputs=tuple(
+                deb(
+                    f"package-{number}-{item}",
+                    architecture="amd64",
+                    archive="debian",
+                    path=f"pool/main/p/package-{number}-{item}/package-{number}-{item}_2.36-9_amd64.deb",
+                    sha1="0" * 40,
+                )
+                for item in range(500)
+            ),
+        )
+        for number in range(20)
+    ]
+    target = LockedTarget(name="default", platform="linux/amd64", layers=with_ids(layers, EPOCH))
+    return Lock(epoch=EPOCH, manifest="0" * 64, keys={}, targets={"default": target})
+
+
+def fastest(work: Callable[[], object], times: int = 5) -> float:
+    """The best of some runs: what the work costs when nothing else has the processor."""
+    seconds = []
+    for _ in range(times):
+        started = time.process_time()
+        work()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def test_10_000_inputs_are_read_checked_and_planned_in_half_a_second(large):
+    from reprobox.plan import plan
+
+    decoded = json.dumps(lock.parse(lock.write(large)))
+
+    def work() -> None:
+        read = lock.decode(json.loads(decoded))
+        changed_keys(read, {})
+        plan(read.targets["default"], has_layer=lambda _: False, has_blob=lambda _: False)
+
+    assert lock.decode(json.loads(decoded)) == large
+    assert fastest(work) < 0.5
+
+
+def test_ids_of_many_layers_cost_what_each_costs():
+    """Layers that stand on the base alone: twice as many may not cost four times as much."""
+
+    def seconds(count: int) -> float:
+        layers = [LAYERS[0]]
+        layers += [
+            LockedLayer(name=f"l{number}", kind="copy", recipe=1, request="", parents=("base",))
+            for number in range(count)
+        ]
+        return fastest(lambda: with_ids(layers, EPOCH), 3)
+
+    assert seconds(8000) < 3 * seconds(4000)
