@@ -7,7 +7,7 @@ distributions keep simple; whatever comes on top is left to apt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from reprobox.debian.control import Package, Relation, Universe
 from reprobox.errors import ResolveError
@@ -38,6 +38,20 @@ def base_packages(universe: Universe, *, extra: tuple[str, ...] = ("apt",)) -> t
                 queue.append(needed.name)
     _check_conflicts(chosen)
     return tuple(chosen[name] for name in sorted(chosen))
+
+
+def working_set(packages: Iterable[Package]) -> frozenset[str]:
+    """Names of what must be unpacked before any script can run: the essential packages and what they need."""
+    chosen = {package.name: package for package in packages}
+    queue = [name for name in chosen if chosen[name].essential]
+    for name in queue:  # grows while it is walked
+        for alternatives in chosen[name].relations("Pre-Depends", "Depends"):
+            for wanted in alternatives:
+                found = [
+                    other.name for other in chosen.values() if other.name == wanted.name or _provides(other, wanted)
+                ]
+                queue += [other for other in found if other not in queue]
+    return frozenset(queue)
 
 
 def _present(wanted: Relation, chosen: dict[str, Package]) -> bool:

@@ -4,8 +4,8 @@
 what was unpacked to have a dpkg at all. So what it leaves behind is written directly for *plain* packages, those
 whose unpacking runs no script and declares no trigger: their files (configuration files under ``.dpkg-new``),
 ``info/*``, and an ``unpacked`` stanza, in the form of dpkg's own ``lib/dpkg/{archives,dump,infodb-format}.c``. The
-others are unpacked for their files only, so that the root works; real dpkg unpacks them again, and real dpkg
-configures everything. A test holds the result against one made by dpkg alone.
+others are left to real dpkg, which also configures everything; those without which it would not run are unpacked for
+their files only before it unpacks them again. A test holds the result against one made by dpkg alone.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from functools import partial
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, deb, seed, system
-from reprobox.debian.closure import base_packages
+from reprobox.debian.closure import base_packages, working_set
+from reprobox.debian.control import Package
 from reprobox.debian.sources import host_sources
 from reprobox.digest import Json
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
@@ -47,17 +48,18 @@ class Bootstrap:
         inputs = archive.lock_packages(world, packages, indices)
         return Resolution(
             inputs=inputs,
-            options=_options(world.store, inputs, architecture),
+            options=_options(world.store, packages, inputs, architecture),
             facts=archive.facts(indices, origins),
             dates=tuple(origin.release.date for origin in origins),
         )
 
     def step(self, request: StepRequest) -> Commands:
-        """Unpack everything, let dpkg unpack what has scripts, and let it configure all."""
+        """Unpack what can be unpacked here, let dpkg unpack what has scripts, and let it configure all."""
         options = request.layer.options
-        by_dpkg = [name for name in _strings(options["unpack"]) if name in request.files]
+        by_dpkg = _strings(options["unpack"])
+        left_to_dpkg = set(by_dpkg) - set(_strings(options["seed"]))
         planting = seed.Planting(
-            debs=list(request.files.values()),
+            debs=[path for name, path in request.files.items() if name not in left_to_dpkg],
             by_dpkg=frozenset(request.files[name] for name in by_dpkg),
             links=_strings(options["links"]),
             epoch=request.epoch,
@@ -78,17 +80,30 @@ def _strings(value: Json) -> list[str]:
     return [str(item) for item in value]
 
 
-def _options(store: Store, inputs: Sequence[Input], architecture: str) -> dict[str, Json]:
-    """What the step needs to know of the packages, so that it need not look into them."""
+def _options(store: Store, packages: Sequence[Package], inputs: Sequence[Input], architecture: str) -> dict[str, Json]:
+    """What the step needs to know of the packages, so that it need not look into them.
+
+    ``unpack`` are those that dpkg unpacks itself, in order; ``seed`` those of them without which it would not run.
+    """
     unpack = []
     links: tuple[str, ...] = ()
     for item in inputs:
         data = store.blob(item.sha256).read_bytes()
         control = deb.control_files(data)
         if seed.needs_dpkg(control, control.get("triggers", b"")):
-            unpack.append(item.name)
+            unpack.append(item)
         if item.facts["package"] == "base-files":
             links = seed.merged_usr_links(data, architecture)
-    first = ("base-passwd_", "base-files_")  # they bring the users and folders that the others' scripts expect
-    unpack.sort(key=lambda name: (not name.startswith(first[0]), not name.startswith(first[1]), name))
-    return {"architecture": architecture, "links": list(links), "unpack": unpack}
+    unpack.sort(key=lambda item: (_turn(item.facts["package"]), item.name))
+    working = working_set(packages)
+    return {
+        "architecture": architecture,
+        "links": list(links),
+        "seed": sorted(item.name for item in unpack if item.facts["package"] in working),
+        "unpack": [item.name for item in unpack],
+    }
+
+
+def _turn(package: str) -> int:
+    """The users and the folders that other packages' scripts expect come first."""
+    return {"base-passwd": 0, "base-files": 1}.get(package, 2)

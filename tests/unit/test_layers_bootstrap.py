@@ -120,6 +120,7 @@ def test_a_base_is_locked_from_all_three_suites(tiny):
     assert found.options == {
         "architecture": "amd64",
         "links": ["bin", "lib", "lib32", "lib64", "libx32", "sbin"],
+        "seed": ["libc6_1.0_amd64.deb"],
         "unpack": ["base-passwd_1.0_amd64.deb", "libc6_1.0_amd64.deb"],
     }
     assert max(found.dates) == NOW - 300
@@ -236,6 +237,6 @@ def test_the_base_is_the_one_that_dpkg_alone_makes(bookworm, session_folder):
     world, layer, epoch = bookworm
     ours = built(world, layer, epoch, session_folder / "planted")
     names = sorted((item.name for item in layer.inputs), key=lambda name: not name.startswith("base-passwd_"))
-    by_dpkg = replace(layer, options={**layer.options, "unpack": names})
+    by_dpkg = replace(layer, options={**layer.options, "unpack": names, "seed": names})
     assert built(world, by_dpkg, epoch, session_folder / "by-dpkg") == ours
     assert "etc/apt/sources.list\n" not in ours[1]
