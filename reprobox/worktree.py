@@ -7,19 +7,23 @@ Source: git's object format (gitformat-pack(5), git-hash-object(1)).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from reprobox.errors import IntegrityError, ReproboxError
 from reprobox.tree import Tree
 
 #: Never part of code or of a copied folder: what reprobox and version control write themselves.
 NEVER = frozenset((b".git", b"research.lock", b".research.lock.new"))
 
 _FILE, _PROGRAM, _LINK, _FOLDER = b"100644", b"100755", b"120000", b"40000"
+_CHUNK = 1 << 20
 
 
 class Source(NamedTuple):
@@ -31,35 +35,71 @@ class Source(NamedTuple):
     origin: bytes
 
 
+# -- what there is -----------------------------------------------------------------------------------------------------
+
+
+def within(project: Path, name: str) -> Path:
+    """Where ``name`` of the project is. Links of folders on the way may not lead out of the project; the last part is
+    not followed.
+
+    Raises :class:`ReproboxError` if it leads out or is not there.
+    """
+    path = Path(os.path.normpath(project / name))
+    home = os.path.realpath(project)
+    folder = home if path == Path(os.path.normpath(project)) else os.path.realpath(path.parent)
+    if os.path.commonpath((home, folder)) != home:
+        raise ReproboxError(
+            f"{name} leads out of the project through a link",
+            where=str(path),
+            hint="put the files themselves into the project: manifest and lock travel with it",
+        )
+    with _told(os.fsencode(path)):
+        os.lstat(path)
+    return path
+
+
 def collect(
-    root: Path, *, skip: Collection[bytes] = (), ignored: Callable[[str, bool], bool] | None = None
+    root: Path, *, skip: Collection[bytes] = (), ignored: Callable[[bytes, bool], bool] | None = None
 ) -> list[Source]:
-    """Every file and link below the folder ``root``, by path bytes. Links are kept as links and never followed.
+    """Every file and link below the folder ``root``, by path bytes. Links are kept as links and never followed; FIFOs,
+    sockets and devices are left out, as git does.
 
     ``skip`` are absolute paths to leave out with everything below; ``ignored(path, is_folder)`` decides the rest.
+    Raises :class:`ReproboxError` naming what cannot be read.
     """
     found = list(_below(os.fsencode(root), b"", frozenset(skip), ignored or _nothing))
     return sorted(found, key=lambda item: item.path)
 
 
-def one(path: Path, name: bytes = b"") -> Source:
-    """A single file or link, as :func:`collect` would list it under ``name``."""
-    return _source(name or os.fsencode(path.name), os.fsencode(path), os.lstat(path))
+def one(path: Path) -> Source:
+    """A single file or link, as :func:`collect` would list it under its own name."""
+    full = os.fsencode(path)
+    with _told(full):
+        status = os.lstat(path)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
+        raise ReproboxError(
+            "it is neither a file nor a folder", where=str(path), hint="name a file, a folder or a link"
+        )
+    return _source(os.fsencode(path.name), full, status)
 
 
-def _nothing(_: str, __: bool) -> bool:  # noqa: FBT001 - the shape of a predicate
+def _nothing(_: bytes, __: bool) -> bool:  # noqa: FBT001 - the shape of a predicate
     return False
 
 
 def _below(
-    root: bytes, below: bytes, skip: Collection[bytes], ignored: Callable[[str, bool], bool]
+    root: bytes, below: bytes, skip: Collection[bytes], ignored: Callable[[bytes, bool], bool]
 ) -> Iterator[Source]:
-    for name in sorted(os.listdir(os.path.join(root, below) if below else root)):
+    here = os.path.join(root, below) if below else root
+    with _told(here):
+        names = sorted(os.listdir(here))
+    for name in names:
         path = os.path.join(below, name) if below else name
         full = os.path.join(root, path)
-        status = os.lstat(full)
+        with _told(full):
+            status = os.lstat(full)
         folder = stat.S_ISDIR(status.st_mode)
-        if name in NEVER or full in skip or ignored(os.fsdecode(path), folder):
+        if name in NEVER or full in skip or ignored(path, folder):
             continue
         if folder:
             yield from _below(root, path, skip, ignored)
@@ -68,14 +108,37 @@ def _below(
 
 
 def _source(path: bytes, full: bytes, status: os.stat_result) -> Source:
-    if stat.S_ISLNK(status.st_mode):
-        target = os.readlink(full)
-        return Source(path, _LINK, _hash(b"blob", target), full)
-    state = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
-    with open(full, "rb") as file:
-        while data := file.read(1 << 20):
-            state.update(data)
+    with _told(full):
+        if stat.S_ISLNK(status.st_mode):
+            return Source(path, _LINK, _hash(b"blob", os.readlink(full)), full)
+        state = _blob(status.st_size)
+        with open(full, "rb") as file:
+            while data := file.read(_CHUNK):
+                state.update(data)
     return Source(path, _PROGRAM if status.st_mode & 0o100 else _FILE, state.hexdigest(), full)
+
+
+@contextmanager
+def _told(path: bytes) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise ReproboxError(
+            "there is no such file or folder", where=os.fsdecode(path), hint="give one that exists in the project"
+        ) from None
+    except OSError as error:
+        raise ReproboxError(
+            f"it cannot be read: {error.strerror}",
+            where=os.fsdecode(path),
+            hint="make it readable, or leave it out: .gitignore and code.exclude are honoured for code",
+        ) from None
+
+
+# -- hashes ------------------------------------------------------------------------------------------------------------
+
+
+def _blob(size: int) -> hashlib._Hash:
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def _hash(kind: bytes, data: bytes) -> str:
@@ -98,73 +161,101 @@ def tree_hash(sources: Sequence[Source]) -> str:
     return _hash(b"tree", b"".join(mode + b" " + name + b"\0" + bytes.fromhex(blob) for name, mode, blob in entries))
 
 
-def ignore_rules(root: Path, patterns: Sequence[str]) -> Callable[[str, bool], bool]:
-    """What ``patterns`` and the ``.gitignore`` files below ``root`` leave out: gitignore(5), nearest file last."""
-    import pathspec
-
-    own = pathspec.GitIgnoreSpec.from_lines(patterns)
-    specs: dict[str, pathspec.GitIgnoreSpec] = {}
-
-    def spec(folder: str) -> pathspec.GitIgnoreSpec:
-        if folder not in specs:
-            try:
-                lines = (root / folder / ".gitignore").read_text(errors="surrogateescape").splitlines()
-            except OSError:
-                lines = []
-            specs[folder] = pathspec.GitIgnoreSpec.from_lines(lines)
-        return specs[folder]
-
-    def ignored(path: str, folder: bool) -> bool:  # noqa: FBT001 - the shape of a predicate
-        name = path + "/" if folder else path
-        if own.match_file(name):
-            return True
-        above = path.rpartition("/")[0]
-        while True:
-            inside = name[len(above) + 1 :] if above else name
-            verdict = spec(above).check_file(inside).include
-            if verdict is not None:
-                return verdict
-            if not above:
-                return False
-            above = above.rpartition("/")[0]
-
-    return ignored
+# -- putting them in place ---------------------------------------------------------------------------------------------
 
 
-def place(source: Source, target: bytes, root: Path, parents: Tree) -> None:
-    """Put one file at ``target`` (in the environment) below the staging folder ``root``: mode 0644 or 0755, or a link.
+class Placing:
+    """Puts folders and files into the empty staging folder ``root``, where the parents' merged tree is what they meet.
 
-    Folders of ``target`` are looked up through the links of the parents' tree, inside it; new ones get mode 0755.
-    Raises :class:`NotADirectoryError` where the parents have a file in the way.
+    Used as a context: folders have their modes at its end, since some may not be written into.
     """
-    folder, _, name = target.rpartition(b"/")
-    inside = make_folders(root, folder, parents)
-    full = os.path.join(os.fsencode(root), inside, name) if inside else os.path.join(os.fsencode(root), name)
-    if os.path.lexists(full):
-        os.unlink(full)
-    if source.mode == _LINK:
-        os.symlink(os.readlink(source.origin), full)
-        return
-    with open(source.origin, "rb") as reader, open(full, "wb") as writer:
-        while data := reader.read(1 << 20):
+
+    def __init__(self, root: Path, parents: Tree) -> None:
+        self._root = os.fsencode(root)
+        self._parents = parents
+        self._modes: dict[bytes, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for path in sorted(self._modes, reverse=True):
+                os.chmod(os.path.join(self._root, path), self._modes[path])
+
+    def folder(self, path: bytes, mode: int | None = None) -> None:
+        """Make ``path`` and what is above it, links of the parents followed.
+
+        A folder that the parents have keeps its mode, a new one gets 0755, and the last one ``mode`` if that is given.
+        Raises :class:`NotADirectoryError` where something else is in the way.
+        """
+        place = self._folders(path)
+        if mode is not None:
+            self._modes[place] = mode
+
+    def file(self, source: Source, target: bytes) -> None:
+        """Put one file at ``target`` (in the environment): mode 0644 or 0755, or a link.
+
+        Folders are made as :meth:`folder` does; a link at ``target`` itself is replaced. Raises
+        :class:`NotADirectoryError` or :class:`IsADirectoryError` where something else is in the way, and
+        :class:`IntegrityError` if the file is no more what it was when it was listed.
+        """
+        folder, _, name = target.rpartition(b"/")
+        inside = b"/".join(part for part in (self._folders(folder), name) if part)
+        full = os.path.join(self._root, inside)
+        if self._is_folder(inside):
+            raise IsADirectoryError(errno.EISDIR, "a folder is in the way", f"/{os.fsdecode(inside)}")
+        if os.path.lexists(full):
+            os.unlink(full)
+        same = _link(source, full) if source.mode == _LINK else _file(source, full)
+        if not same:
+            raise IntegrityError(
+                "it changed while it was copied", where=os.fsdecode(source.origin), hint="run it again"
+            )
+
+    def _folders(self, path: bytes) -> bytes:
+        """Make every folder of ``path``; returns where that is."""
+        resolved = self._parents.resolve(path, final=True)
+        parts = resolved.split(b"/") if resolved else []
+        for count in range(1, len(parts) + 1):
+            inside = b"/".join(parts[:count])
+            if inside not in self._modes:
+                self._make(inside)
+        return resolved
+
+    def _make(self, inside: bytes) -> None:
+        entry = self._parents.get(inside)
+        full = os.path.join(self._root, inside)
+        # What this layer brings is not followed either: on the host, a link would lead out of the staging folder.
+        if (entry is not None and entry.kind != "d") or os.path.lexists(full):
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", f"/{os.fsdecode(inside)}")
+        os.mkdir(full)
+        os.chmod(full, 0o700)
+        self._modes[inside] = entry.mode if entry else 0o755
+
+    def _is_folder(self, inside: bytes) -> bool:
+        entry = self._parents.get(inside)
+        return inside in self._modes or (entry is not None and entry.kind == "d")
+
+
+def _link(source: Source, full: bytes) -> bool:
+    with _told(source.origin):
+        target = os.readlink(source.origin)
+    os.symlink(target, full)
+    return _hash(b"blob", target) == source.blob
+
+
+def _file(source: Source, full: bytes) -> bool:
+    with _told(source.origin):
+        descriptor = os.open(source.origin, os.O_RDONLY | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as reader, open(full, "wb") as writer:
+        state = _blob(os.fstat(descriptor).st_size)
+        while data := reader.read(_CHUNK):
+            state.update(data)
             writer.write(data)
     os.chmod(full, 0o755 if source.mode == _PROGRAM else 0o644)
+    return state.hexdigest() == source.blob
 
 
-def make_folders(root: Path, path: bytes, parents: Tree, mode: int = 0o755) -> bytes:
-    """Make ``path`` and what is above it below ``root``; returns where that is, links of the parents followed.
-
-    Folders that the parents have keep their modes; a new last one gets ``mode``, new ones above it 0755.
-    """
-    resolved = parents.resolve(path, final=True)
-    parts = [part for part in resolved.split(b"/") if part]
-    for count in range(1, len(parts) + 1):
-        inside = b"/".join(parts[:count])
-        entry = parents.get(inside)
-        if entry is not None and entry.kind != "d":
-            raise NotADirectoryError(20, "a file is in the way", "/" + os.fsdecode(inside))
-        full = os.path.join(os.fsencode(root), inside)
-        if not os.path.isdir(full):
-            os.mkdir(full)
-            os.chmod(full, entry.mode if entry else mode if count == len(parts) else 0o755)
-    return resolved
+#: Ways in which a path of the environment can be no place for a file: errno values.
+IN_THE_WAY = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from reprobox.errors import LockError
+from reprobox.errors import BuildError, LockError, ReproboxError
+from reprobox.layers.gitignore import ignore_rules
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.skeleton import NoKeys
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
-from reprobox.worktree import Source, collect, ignore_rules, place, tree_hash
+from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, tree_hash, within
 
 
 class CodeKind:
@@ -55,9 +56,12 @@ def code_hash(project: Path, manifest: Manifest) -> str:
 
 
 def _collect(project: Path, path: str, exclude: Sequence[str], mounts: Sequence[str]) -> list[Source]:
-    root = Path(os.path.normpath(project / path))
+    root = within(project, path)
+    if root.is_symlink() or not root.is_dir():
+        raise ReproboxError("the code is not a folder", where=str(root), hint="code.path names a folder of the project")
     skip = {os.fsencode(os.path.normpath(project / mount)) for mount in mounts}
-    return collect(root, skip=skip, ignored=ignore_rules(root, exclude))
+    top = Path(os.path.normpath(project))
+    return collect(root, skip=skip, ignored=ignore_rules(root, exclude, top))
 
 
 def _strings(value: object) -> list[str]:
@@ -66,5 +70,15 @@ def _strings(value: object) -> list[str]:
 
 
 def _write(sources: Sequence[Source], target: bytes, root: Path, parents: Tree) -> None:
-    for source in sources:
-        place(source, target + b"/" + source.path, root, parents)
+    with Placing(root, parents) as placing:
+        try:
+            placing.folder(target)
+            for source in sources:
+                placing.file(source, target + b"/" + source.path)
+        except OSError as error:
+            if error.errno not in IN_THE_WAY:
+                raise
+            raise BuildError(
+                f"the code cannot be put at /{os.fsdecode(target)}: {error.filename}: {error.strerror}",
+                hint="choose another code.target",
+            ) from None

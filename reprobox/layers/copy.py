@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from reprobox.digest import Json
-from reprobox.errors import BuildError, LockError, ManifestError
+from reprobox.errors import BuildError, LockError, ManifestError, Problem, ReproboxError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
-from reprobox.manifest import Layer, absolute_path, key, relative_inside
+from reprobox.manifest import Check, Finding, Layer, absolute_path, key, relative_inside
 from reprobox.tree import Tree
-from reprobox.worktree import Source, collect, one, place, tree_hash
+from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
+
+
+def _destination(text: str) -> Finding | None:
+    return absolute_path.find(text.removesuffix("/") if len(text) > 1 else text)
+
+
+destination = Check(find=_destination, schema=absolute_path.schema)
+"""An absolute path; a slash at its end says that it is a folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,13 +29,14 @@ class CopyFile:
     """One file or folder to copy.
 
     A folder's content goes into the folder ``to``. A file becomes ``to``; where ``to`` ends with a slash, or is a
-    folder of the environment, it goes into that folder under its own name.
+    folder of the environment, it goes into that folder under its own name. Folders on the way are looked up through the
+    links of the environment, and made where they are missing.
     """
 
     source: str = key(
         "File or folder of the project.", toml_name="from", check=relative_inside, hint='add from = "conf/"'
     )
-    to: str = key("Where it goes in the environment.", check=absolute_path, hint='add to = "/etc/…"')
+    to: str = key("Where it goes in the environment.", check=destination, hint='add to = "/etc/…"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +49,10 @@ class CopyOptions:
 
 
 class Copy:
-    """The kind. Modes are 0644, 0755 for what is executable, 0755 for folders; links stay links."""
+    """The kind. Modes are 0644, 0755 for what is executable, 0755 for new folders; links stay links.
+
+    Of a folder, what git would not keep is left out, and so are mount sources below it.
+    """
 
     name = "copy"
     recipe = 1
@@ -55,72 +67,90 @@ class Copy:
         """Paths of the project that this layer is made of, relative to it."""
         return tuple(item.source for item in layer.options.files)
 
+    def destinations(self, layer: Layer) -> tuple[str, ...]:
+        """Where it writes in the environment."""
+        return tuple(item.to for item in layer.options.files)
+
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Each source by its tree hash, as git hashes trees."""
         files: list[Json] = []
+        problems: list[Problem] = []
         mounts = sorted({mount.source for mount in request.manifest.mounts.values() if mount.source})
         for number, item in enumerate(request.layer.options.files):
             try:
-                found = _sources(request.world.project, item.source, mounts)
-            except FileNotFoundError:
-                path = ("layers", request.layer.index, "files", number, "from")
-                problem = request.manifest.problem(
-                    path, f"there is no {item.source} in the project", "give a file or folder that exists"
-                )
-                raise ManifestError([problem]) from None
-            entry = {"to": item.to, "kind": "folder" if _is_folder(request.world.project, item.source) else "file"}
-            files.append({**entry, "tree": tree_hash(found)})
-        origins = [item.source for item in request.layer.options.files]
-        return Resolution(options={"files": files}, facts={"from": origins, "mounts": mounts})
+                found = _found(request.world.project, item.source, mounts)
+            except ReproboxError as error:
+                at = ("layers", request.layer.index, "files", number, "from")
+                where = f"{error.where}: " if error.where else ""
+                problems.append(request.manifest.problem(at, f"{where}{error.message}", error.hint or ""))
+                continue
+            kind = "folder" if found.folder else "file"
+            files.append({"to": item.to, "kind": kind, "tree": tree_hash(found.sources)})
+        if problems:
+            raise ManifestError(problems)
+        return Resolution(options={"files": files}, facts={"from": list(self.sources(request.layer)), "mounts": mounts})
 
     def step(self, request: StepRequest) -> Files:
         """Copy what was locked, or say that it changed."""
-        origins, files = request.layer.facts["from"], request.layer.options["files"]
-        assert isinstance(origins, Sequence)
-        assert isinstance(files, Sequence)
-        work = []
-        for origin, item in zip(origins, files, strict=True):
-            assert isinstance(item, Mapping)
-            work.append((_locked(request, str(origin), str(item["tree"])), str(item["to"]), str(item["kind"])))
-        return Files(write=partial(_write, work))
+        return Files(write=partial(_write, list(_work(request))))
 
 
-def _locked(request: StepRequest, origin: str, wanted: str) -> list[Source]:
-    mounts = request.layer.facts["mounts"]
-    assert isinstance(mounts, Sequence)
-    try:
-        found = _sources(request.project, origin, [str(mount) for mount in mounts])
-    except FileNotFoundError:
-        found = None
-    if found is None or tree_hash(found) != wanted:
-        raise LockError(
-            f"{origin} is not what was locked for layer {request.layer.name!r}",
-            where=str(request.project / origin),
-            hint="restore it, or run `reprobox lock`",
-        )
-    return found
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What a ``from`` is: a folder with these files, or a single one."""
+
+    folder: bool
+    sources: Sequence[Source]
 
 
-def _is_folder(project: Path, origin: str) -> bool:
-    path = project / origin
-    return path.is_dir() and not path.is_symlink()
-
-
-def _sources(project: Path, origin: str, mounts: Sequence[str]) -> list[Source]:
-    path = Path(os.path.normpath(project / origin))
+def _found(project: Path, origin: str, mounts: Sequence[str]) -> _Found:
+    path = within(project, origin)
+    if not path.is_dir() or path.is_symlink():
+        return _Found(folder=False, sources=[one(path)])
     skip = {os.fsencode(os.path.normpath(project / mount)) for mount in mounts}
-    return collect(path, skip=skip) if _is_folder(project, origin) else [one(path)]
+    return _Found(folder=True, sources=collect(path, skip=skip))
 
 
-def _write(work: Sequence[tuple[Sequence[Source], str, str]], root: Path, parents: Tree) -> None:
-    for sources, to, kind in work:
-        target = os.fsencode(to.strip("/"))
-        entry = parents.get(parents.resolve(target, final=True))
-        into = kind == "folder" or to.endswith("/") or (entry is not None and entry.kind == "d")
-        for source in sources:
+def _work(request: StepRequest) -> Iterator[tuple[_Found, str]]:
+    """What to copy, and where to; all of it still as it was locked."""
+    origins, files = request.layer.facts["from"], request.layer.options["files"]
+    mounts = request.layer.facts["mounts"]
+    assert isinstance(origins, Sequence)
+    assert isinstance(files, Sequence)
+    assert isinstance(mounts, Sequence)
+    for origin, item in zip(origins, files, strict=True):
+        assert isinstance(item, Mapping)
+        try:
+            found = _found(request.project, str(origin), [str(mount) for mount in mounts])
+            same = ("folder" if found.folder else "file", tree_hash(found.sources)) == (item["kind"], item["tree"])
+        except ReproboxError:
+            same = False
+        if not same:
+            raise LockError(
+                f"{origin} is not what was locked for layer {request.layer.name!r}",
+                where=str(request.project / str(origin)),
+                hint="restore it, or run `reprobox lock`",
+            )
+        yield found, str(item["to"])
+
+
+def _write(work: Sequence[tuple[_Found, str]], root: Path, parents: Tree) -> None:
+    with Placing(root, parents) as placing:
+        for found, to in work:
             try:
-                place(source, target + b"/" + source.path if into else target, root, parents)
-            except (NotADirectoryError, IsADirectoryError) as error:
-                raise BuildError(
-                    f"{to} cannot be written: {error.filename} is in the way", hint="copy to another place"
-                ) from None
+                _copy(found, to, placing, parents)
+            except OSError as error:
+                if error.errno not in IN_THE_WAY:
+                    raise
+                reason = f"{error.filename}: {error.strerror}"
+                raise BuildError(f"{to} cannot be written: {reason}", hint="copy to another place") from None
+
+
+def _copy(found: _Found, to: str, placing: Placing, parents: Tree) -> None:
+    target = os.fsencode(to.strip("/"))
+    entry = parents.get(parents.resolve(target, final=True))
+    into = found.folder or to.endswith("/") or (entry is not None and entry.kind == "d")
+    if into:
+        placing.folder(target)
+    for source in found.sources:
+        placing.file(source, target + b"/" + source.path if into else target)

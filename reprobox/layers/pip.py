@@ -75,7 +75,8 @@ class Pip:
 
     def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
         """The layers that may bring the interpreter, and those that installed for it."""
-        return tuple(other.name for other in above if other.kind in ("apt", "pip"))
+        nearest = (next((other.name for other in reversed(above) if other.kind == kind), "") for kind in ("apt", "pip"))
+        return tuple(name for name in nearest if name)
 
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin one wheel for each package, and the uv that will install them.
@@ -88,7 +89,7 @@ class Pip:
         except ResolveError as error:
             raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
         uv = Uv(world.store, world.index, offline=world.offline)
-        if uv.unused:
+        if uv.unused and not any(layer.kind == self.name for layer in request.below):  # told once
             world.say(f"pip's settings {', '.join(uv.unused)} are not used to lock; uv's own settings are")
         below = _pins(item for layer in request.below for item in layer.inputs)
         packages = _solve(uv, request, python, below)

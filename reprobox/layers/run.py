@@ -7,14 +7,35 @@ from dataclasses import dataclass
 
 from reprobox.graph import EVERYTHING
 from reprobox.layers.kind import Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.manifest import Layer, key
+from reprobox.manifest import Check, Finding, Layer, key
+
+_LARGEST = 128 << 10  # bytes that Linux takes in one argument, with its final zero
+
+
+def _script(text: str) -> Finding | None:
+    if not text.strip():
+        return Finding("the script is empty", "write commands, or remove the layer")
+    if text.lstrip().startswith("#!"):
+        return Finding(
+            "the script is run by /bin/sh, and its first line asks for another program",
+            "remove that line; for bash write \"bash -euc '…'\", and for longer programs copy a file and call it",
+        )
+    if len(text.encode()) >= _LARGEST:
+        return Finding("the script is longer than 128 KiB", "copy it as a file in a layer above, and call it")
+    return None
+
+
+shell_script = Check(find=_script, schema={"minLength": 1})
+"""Commands for /bin/sh."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
     """The keys of a ``run`` layer."""
 
-    script: str = key("Shell script; it stops at the first command that fails.", hint='add script = "…"')
+    script: str = key(
+        "Shell script; it stops at the first command that fails.", check=shell_script, hint='add script = "…"'
+    )
     secrets: tuple[str, ...] = key(
         "Secrets that the script reads below /run/secrets.", default=(), refers="secrets", available=False
     )
@@ -22,7 +43,7 @@ class RunOptions:
 
 
 class RunKind:
-    """The kind. The script is run by ``/bin/sh -eu`` in ``/``, without network; start it with ``bash -c`` for bash."""
+    """The kind. The script is run by ``/bin/sh -eu`` in ``/``, without network; for bash let it call ``bash -euc``."""
 
     name = "run"
     recipe = 1

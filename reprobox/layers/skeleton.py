@@ -12,8 +12,9 @@ from reprobox.errors import BuildError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
-from reprobox.worktree import make_folders
+from reprobox.worktree import IN_THE_WAY, Placing
 
+#: Also where the parents have them otherwise: apt, and whoever runs here as another user, need these so.
 _MODES = {"/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108 - paths inside the environment
 _ALWAYS = ("/dev", "/etc", "/proc", "/run", "/sys", "/tmp")  # noqa: S108
 
@@ -54,11 +55,14 @@ def _folders(manifest: Manifest) -> Iterator[str]:
 
 
 def _write(folders: Sequence[str], root: Path, parents: Tree) -> None:
-    for folder in folders:
-        try:
-            make_folders(root, os.fsencode(folder.strip("/")), parents, _MODES.get(folder, 0o755))
-        except NotADirectoryError as error:
-            raise BuildError(
-                f"{folder} cannot be a folder of the environment: {error.filename} is a file there",
-                hint="choose another mount point or working directory",
-            ) from None
+    with Placing(root, parents) as placing:
+        for folder in folders:
+            try:
+                placing.folder(os.fsencode(folder.strip("/")), _MODES.get(folder))
+            except OSError as error:
+                if error.errno not in IN_THE_WAY:
+                    raise
+                raise BuildError(
+                    f"{folder} cannot be a folder of the environment: {error.filename}: {error.strerror}",
+                    hint="choose another mount point or working directory",
+                ) from None
