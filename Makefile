@@ -54,7 +54,8 @@ lint: $(VENV)/.installed-dev ## check style, types and the arrows of the design
 
 .PHONY: docs
 docs: $(VENV)/.installed-docs ## build the documentation into docs/_build/html
-	"$(BIN)/python" -m sphinx -W -n --keep-going -b html docs docs/_build/html
+	"$(BIN)/python" -m sphinx -q -W -n --keep-going -b html docs docs/_build/html
+	@echo "The documentation: $(CURDIR)/docs/_build/html/index.html"
 
 .PHONY: bench
 bench: $(VENV)/.installed ## measure against Docker, buildah and mmdebstrap (needs root and the engines)
