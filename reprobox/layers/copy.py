@@ -17,7 +17,7 @@ from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_ha
 
 
 def _destination(text: str) -> Finding | None:
-    return absolute_path.find(text.removesuffix("/") if len(text) > 1 else text)
+    return absolute_path.find(text.removesuffix("/") if len(text) > 2 else text)
 
 
 destination = Check(find=_destination, schema=absolute_path.schema)
