@@ -6,7 +6,7 @@ a plugin under the entry point group ``reprobox``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,6 @@ class BuiltIn:
         kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), Rootfs()]
         return [*kinds, Apt(), Pip(), Copy(), RunKind(), Fetch(), Git(), Skeleton(), CodeKind()]
 
-
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
         from reprobox.debian.provider import ArchiveProvider
@@ -115,16 +114,20 @@ class Plugins:
         version = point.dist.version if point.dist else ""
         try:
             self._register(point.load(), point.name, version, origin)
-        except Exception as error:  # noqa: BLE001 - a stranger's code must not take the tool down
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code must not take the tool down
             problem = f"{type(error).__name__}: {error}"
             self.installed.append(Installed(name=point.name, version=version, origin=origin, problem=problem))
 
     def _register(self, plugin: object, name: str, version: str, origin: str) -> None:
         self._manager.register(plugin, name=name)
-        others = [other for other in self._manager.get_plugins() if other is not plugin]
-        hooks = self._manager.subset_hook_caller
-        backends = _named(hooks("reprobox_backends", others)(), self.backends)
-        kinds = _named(hooks("reprobox_layer_kinds", others)(), self.kinds)
+        try:
+            others = [other for other in self._manager.get_plugins() if other is not plugin]
+            hooks = self._manager.subset_hook_caller
+            backends = _named(hooks("reprobox_backends", others)(), self.backends, _BACKEND)
+            kinds = _named(hooks("reprobox_layer_kinds", others)(), self.kinds, _KIND)
+        except BaseException:
+            self._manager.unregister(plugin)
+            raise
         self.backends |= backends
         self.kinds |= kinds
         self.installed.append(
@@ -145,9 +148,16 @@ class Plugins:
         )
 
 
-def _named(offers: Iterable[Iterable[Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+#: What the protocols ask for: a noun that lacks something is refused when it is registered, not when it is used.
+_BACKEND = ("name", "probe", "build", "tool", "realize", "run")
+_KIND = ("name", "recipe", "pinned", "options", "needs", "resolve", "step")
+
+
+def _named(offers: Iterable[Iterable[Any]], known: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for item in (item for offered in offers for item in offered):
+        if lacking := [attribute for attribute in wanted if not hasattr(item, attribute)]:
+            raise TypeError(f"{type(item).__name__} has no {', '.join(lacking)}")
         if item.name in known or item.name in named:
             raise ValueError(f"the name {item.name!r} is taken")
         named[item.name] = item
