@@ -86,6 +86,17 @@ class Session:
                 hint="install the plugin that offers it; `reprobox plugins` shows what is installed",
             ) from None
 
+    def buildable(self, layer: LockedLayer) -> Kind:
+        """The kind of a locked layer, if it still builds by the recipe that the layer was locked with."""
+        kind = self.kind(layer.kind)
+        if layer.recipe not in getattr(kind, "recipes", (kind.recipe,)):
+            raise LockError(
+                f"layer {layer.name!r} was locked with recipe {layer.recipe} of kind {layer.kind!r}, and this version"
+                f" builds by recipe {kind.recipe}",
+                hint="install the version of reprobox that made the lock, or run `reprobox lock`",
+            )
+        return kind
+
     def fetch(self, inputs: Sequence[Input]) -> None:
         """Bring inputs into the store, showing progress."""
         missing = [item for item in inputs if not self.store.has_blob(item.sha256)]
@@ -233,13 +244,23 @@ def build_layer(
         return stored
 
 
+def rebuild(
+    session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
+) -> list[Entry]:
+    """Build a layer once more beside the one in the store, for its index alone."""
+    session.fetch(layer.inputs)
+    with session.store.scratch() as stage:
+        _build_in(stage, session, layer, below, platform, epoch)
+        return read_index((stage / "layer" / "index").read_bytes())
+
+
 def _build_in(
     stage: Path, session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
 ) -> dict[str, Any]:
     output = stage / "layer"
     output.mkdir(mode=0o755)
     files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
-    step = session.kind(layer.kind).step(
+    step = session.buildable(layer).step(
         StepRequest(layer=layer, files=files, platform=platform, epoch=epoch, project=session.project)
     )
     if isinstance(step, Verbatim):
@@ -390,21 +411,18 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
 
 def _check_overlaps(target: LockedTarget, indexes: Sequence[Sequence[Entry]]) -> None:
     """Layers that may be built side by side must not touch one path: how they are stacked would decide the result."""
-    owner: dict[bytes, str] = {}
-    below: dict[str, frozenset[str]] = {}
+    owner: dict[bytes, tuple[str, str]] = {}
     for layer, index in list(zip(target.layers, indexes, strict=True))[1:]:
-        below[layer.name] = frozenset(item.name for item in ancestors(target.layers, layer.name))
+        below = frozenset(item.name for item in ancestors(target.layers, layer.name))
         for entry in index:
-            if entry.kind == "d":
-                continue
-            other = owner.get(entry.path)
-            if other is not None and other not in below[layer.name]:
+            other, kind = owner.get(entry.path, ("", "d"))
+            if other and other not in below and (entry.kind, kind) != ("d", "d"):
                 path = entry.path.decode(errors="replace")
                 raise BuildError(
                     f"layers {other!r} and {layer.name!r} both write /{path}, and neither stands on the other",
                     hint=f'say which comes first: add `after = ["{other}"]` to layer {layer.name!r}',
                 )
-            owner[entry.path] = layer.name
+            owner[entry.path] = (layer.name, entry.kind)
 
 
 def _image_layers(store: Store, layer: StoredLayer) -> Iterator[image.Layer]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from reprobox.digest import sha256
-from reprobox.errors import LockError, UsageError
+from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.lock import FILE_NAME, Lock, decode, parse, write
 from reprobox.manifest import Kind, Manifest, load
 from reprobox.store import Store
@@ -65,6 +67,8 @@ class Project:
             data = self.lock_path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise LockError(f"it cannot be read: {error.strerror}", where=str(self.lock_path)) from None
         remembered = store.memo("locks", sha256(data))
         try:
             return decode(json.loads(remembered.read_bytes()), file=str(self.lock_path))
@@ -88,7 +92,23 @@ class Project:
                 return False
         except FileNotFoundError:
             pass
-        staged = self.lock_path.with_name(f".{FILE_NAME}.new")
-        staged.write_bytes(data)
-        staged.replace(self.lock_path)
+        try:
+            self._replace_lock(data)
+        except OSError as error:
+            hint = "the lock is written beside the manifest: that folder must be writable"
+            raise ReproboxError(
+                f"it cannot be written: {error.strerror}", where=str(self.lock_path), hint=hint
+            ) from None
         return True
+
+    def _replace_lock(self, data: bytes) -> None:
+        """Readers, and whoever comes after a power cut, see the old lock or the new one."""
+        staged = self.root / f".{FILE_NAME}.{secrets.token_hex(4)}"
+        try:
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(self.lock_path)
+        finally:
+            staged.unlink(missing_ok=True)

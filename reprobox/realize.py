@@ -13,7 +13,7 @@ from reprobox.backend import Realization, RealizeRequest
 from reprobox.engine import Environment, Session, assemble, available, build, image_environment
 from reprobox.image import Settings
 from reprobox.lock import Lock, LockedTarget, Seal
-from reprobox.manifest import Manifest
+from reprobox.manifest import Layer, Manifest
 from reprobox.project import Project
 from reprobox.resolve import with_code_layer
 from reprobox.seal import check_seal, remember_build
@@ -39,6 +39,7 @@ class Realized:
     environment: Environment
     realization: Realization
     result: Mapping[str, Any]
+    record: Mapping[str, Any]  # the launch record, whether or not it could be kept
 
 
 def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, wish: Wish) -> Realized:
@@ -67,10 +68,10 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
     )
     result = describe(environment, realization, done.cached)
     result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
-    realized = Realized(lock=lock, environment=environment, realization=realization, result=result)
+    record = _record(session, project, selected, environment, realization) | {"result": result}
     if wish.output is None and not wish.with_code:
-        _write_record(session, project, selected, wish, realized)
-    return realized
+        _keep(session, project, wish, record, only=len(lock.targets) == 1)
+    return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)
 
 
 def sealed(lock: Lock, name: str, environment: Environment) -> Lock:
@@ -99,7 +100,7 @@ def settings_of(manifest: Manifest, target: LockedTarget) -> Callable[[Any], Set
         command = tuple(manifest.run.command)
         return Settings(
             architecture=architecture,
-            environment={**image_environment({"config": base}), **manifest.env},
+            environment={**image_environment({"config": base}), **dict(sorted(manifest.env.items()))},
             user=base.get("User") or "",
             entrypoint=() if command else tuple(base.get("Entrypoint") or ()),
             command=command or tuple(base.get("Cmd") or ()),
@@ -134,23 +135,24 @@ def describe(environment: Environment, realization: Realization, cached: frozens
     }
 
 
-def _write_record(session: Session, project: Project, manifest: Manifest, wish: Wish, realized: Realized) -> None:
-    environment, realization = realized.environment, realized.realization
+def _record(
+    session: Session, project: Project, manifest: Manifest, environment: Environment, realization: Realization
+) -> dict[str, Any]:
     config = environment.image.settings
+    base = Layer(name="base", kind=manifest.base.kind, options=manifest.base)
     watched = [
         str(session.project / path)
-        for layer in manifest.layers
+        for layer in (base, *manifest.layers)
         for path in getattr(session.kind(layer.kind), "sources", _no_sources)(layer)
     ]
-    files = launch.signature([str(project.manifest_path), str(project.lock_path), *watched])
-    if launch.changed_since(files, project.opened):
-        return  # what was realized may be of other files than these; the next command finds out
-    record = {
+    # HOME is private to a run: only the manifest may say otherwise, not the base image.
+    inherited = {name: value for name, value in config.environment.items() if name != "HOME" or name in manifest.env}
+    return {
         "format": launch.FORMAT,
-        "files": files,
+        "files": launch.signature([str(project.manifest_path), str(project.lock_path), *watched]),
         "watched": watched,
         "trees": [str(tree) for tree in realization.trees],
-        "environment": dict(config.environment),
+        "environment": inherited,
         "workdir": config.workdir or "/",
         "command": [*config.entrypoint, *config.command],
         "shell": _shell(environment),
@@ -159,10 +161,15 @@ def _write_record(session: Session, project: Project, manifest: Manifest, wish: 
             for path, mount in manifest.mounts.items()
         },
         "code": {"source": str(session.project / manifest.code.path), "target": manifest.code.target},
-        "result": dict(realized.result),
     }
+
+
+def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, Any], *, only: bool) -> None:
+    """Keep the record for quick runs, under the target's name, and under none where it is the only one."""
+    if launch.changed_since(record["files"], project.opened):
+        return  # what was realized may be of other files than these; the next command finds out
     data = json.dumps(record).encode()
-    for target in (wish.target, "") if len(realized.lock.targets) == 1 else (wish.target,):
+    for target in (wish.target, "") if only else (wish.target,):
         path = Path(launch.record_path(str(session.store.root), str(project.root), target, wish.backend))
         session.store.replace(path, data)
 

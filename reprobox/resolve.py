@@ -10,7 +10,7 @@ from reprobox import graph
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment
-from reprobox.errors import LockError, ManifestError, ReproboxError
+from reprobox.errors import LockError, ManifestError, Problem, ReproboxError
 from reprobox.layers.code import code_hash
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import (
@@ -141,7 +141,9 @@ def _resolve_target(
     layers: list[LockedLayer] = []
     before = {layer.name: layer for layer in old.layers} if old and old.platform == platform else {}
     available(session.builder, session.store)
-    for node in graph.build(manifest, session.plugins.kinds).nodes:
+    layer_graph = graph.build(manifest, session.plugins.kinds)
+    _check_destinations(session, manifest, layer_graph)
+    for node in layer_graph.nodes:
         layer, dates = _resolve_layer(session, manifest, node, layers, before.get(node.name), world, upgrade=upgrade)
         if node.name == graph.BASE:
             kept = before.get(node.name)
@@ -191,7 +193,7 @@ def _resolve_layer(
             key="base" if node.name == graph.BASE else f"layers[{node.layer.index}]",
             platform=world.platform,
             below=below,
-            previous=old,
+            previous=old if old is not None and old.kind == node.kind else None,
             upgrade=upgrade,
             world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
         )
@@ -205,6 +207,35 @@ def _resolve_layer(
         environment=dict(node.layer.env),
     )
     return locked, found.dates
+
+
+def _check_destinations(session: Session, manifest: Manifest, layers: graph.LayerGraph) -> None:
+    """Layers that may be built side by side must write to different places; told before anything is fetched."""
+    below: dict[str, frozenset[str]] = {}
+    owners: dict[str, list[str]] = {}
+    for node in layers.nodes:
+        below[node.name] = frozenset(node.parents).union(*(below[name] for name in node.parents))
+        for place in getattr(session.kind(node.kind), "destinations", _nowhere)(node.layer):
+            owners.setdefault(place.rstrip("/"), []).append(node.name)
+    for place in sorted(owners):
+        above = [place[:end] for end, char in enumerate(place) if char == "/" and end]
+        for other in (name for path in (*above, place) for name in owners.get(path, ())):
+            for name in owners[place]:
+                if other != name and other not in below[name] and name not in below[other]:
+                    first, second = sorted((other, name), key=[node.name for node in layers.nodes].index)
+                    raise ManifestError([_side_by_side(manifest, first, second, place)])
+
+
+def _side_by_side(manifest: Manifest, first: str, second: str, place: str) -> Problem:
+    return manifest.problem(
+        ("layers", next(layer.index for layer in manifest.layers if layer.name == second)),
+        f"layers {first!r} and {second!r} both write at {place}, and neither stands on the other",
+        f'say which comes first: add `after = ["{first}"]` to layer {second!r}, or let them write to other places',
+    )
+
+
+def _nowhere(_: object) -> tuple[str, ...]:
+    return ()
 
 
 def _asked(manifest: Manifest, node: graph.Node) -> Json:
@@ -260,7 +291,7 @@ def stale_keys(session: Session, manifest: Manifest, lock: Lock) -> tuple[str, .
     """Manifest keys, and local files that layers are made of, that changed since the lock was made."""
     changes = list(changed_keys(lock, manifest.keys()))
     if not changes:
-        changes += [f"{name} (its files changed)" for name in _changed_local_layers(session, manifest, lock)]
+        changes += _changed_local_layers(session, manifest, lock)
     return tuple(changes)
 
 
@@ -273,10 +304,22 @@ def _changed_local_layers(session: Session, manifest: Manifest, lock: Lock) -> C
         for node in graph.build(selected, session.plugins.kinds).nodes:
             if session.kind(node.kind).pinned or node.name not in locked:
                 continue
-            layer, _ = _resolve_layer(session, selected, node, target.layers, None, world, upgrade=False)
-            if _content(layer) != _content(locked[node.name]) and f"layers.{node.name}" not in changed:
-                changed.append(f"layers.{node.name}")
+            key = graph.BASE if node.name == graph.BASE else f"layers.{node.name}"
+            state = _local_state(session, selected, node, locked[node.name], target, world)
+            if state and f"{key} ({state})" not in changed:
+                changed.append(f"{key} ({state})")
     return changed
+
+
+def _local_state(
+    session: Session, manifest: Manifest, node: graph.Node, locked: LockedLayer, target: LockedTarget, world: _World
+) -> str:
+    """What became of the local files of one layer since they were locked; empty if nothing did."""
+    try:
+        layer, _ = _resolve_layer(session, manifest, node, target.layers, None, world, upgrade=False)
+    except ManifestError:
+        return "its files are missing"
+    return "its files changed" if _content(replace(layer, recipe=locked.recipe)) != _content(locked) else ""
 
 
 def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str) -> None:

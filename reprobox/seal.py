@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reprobox.digest import Entry, read_index
-from reprobox.engine import Environment, Session, build_layer
+from reprobox.engine import Environment, Session, rebuild
 from reprobox.errors import IntegrityError
 from reprobox.lock import LockedTarget, ancestors
 
@@ -47,9 +47,7 @@ def _first_difference(session: Session, target: LockedTarget, epoch: int, name: 
         return _difference(read_index(remembered.read_bytes()), ours)
     # The sealed bytes were never on this machine. A step that is not deterministic differs from itself, too.
     session.reporter.say(f"building {name} once more, to find what differs")
-    session.store.forget_layer(layer.id)
-    again = build_layer(session, layer, ancestors(target.layers, name), target.platform, epoch)
-    return _difference(ours, read_index(again.index.read_bytes()))
+    return _difference(ours, rebuild(session, layer, ancestors(target.layers, name), target.platform, epoch))
 
 
 def _difference(one: list[Entry], other: list[Entry]) -> str:

@@ -200,6 +200,8 @@ class Store:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink()

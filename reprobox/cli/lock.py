@@ -21,6 +21,7 @@ examples:
   reprobox lock --check         say what changed, and exit 3 if anything did
   reprobox lock --upgrade       take the newest versions of everything
   reprobox lock --seal          build it, and record the digests that every later build must reproduce"""
+_KEEP = "restore the lock that was there, or let every version move with `reprobox lock --upgrade`"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         previous = project.lock_or_none(session.store)
     except LockError as error:
+        if not options.upgrade:
+            raise LockError(error.message, where=error.where, hint=_KEEP) from None
         session.reporter.say(f"the old lock is not used: {error.message}")
         previous = None
     lock = resolve(session, manifest, previous, upgrade=options.upgrade)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reprobox import launch
-from reprobox.backend import Bind, Realization, RunRequest
+from reprobox.backend import Bind, RunRequest
 from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options
 from reprobox.cli.session import open_session
 from reprobox.engine import staged
-from reprobox.errors import LockError, ReproboxError, UsageError
+from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import code_hash
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
@@ -63,27 +63,21 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     mounts = _mounts(options.mount)
     name = next(iter(manifest.select(options.target).targets))
-    realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
-    record = launch.read(launch.record_path(str(session.store.root), str(project.root), name, options.backend))
-    if record is None:
-        raise ReproboxError("the realization went away while it was needed", hint="run it again")
+    realized = realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
+    record = realized.record
     argv = record["shell"] if command is None else list(command) or record["command"]
     if not argv:
         hint = "give one: `reprobox run -- COMMAND`, or add [run] command to the manifest"
         raise UsageError("there is no command to run", where="run.command", hint=hint)
     wanted = launch.binds(record, mounts)
     launch.prepare(wanted, record["mounts"])
-    binds = [
-        Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"]) for bind in wanted
-    ]
+    binds = [Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"]) for bind in wanted]
     close = getattr(options.reporter, "close", None)
     if close is not None:
         close()
     return staged(session.plugins.backend(options.backend), session.store).run(
         RunRequest(
-            realization=Realization(
-                location=record["result"]["location"], trees=tuple(Path(tree) for tree in record["trees"])
-            ),
+            realization=realized.realization,
             argv=tuple(argv),
             environment=launch.environment(record["environment"], os.environ),
             binds=tuple(binds),

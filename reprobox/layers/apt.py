@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from reprobox.backend import Bind
@@ -58,8 +59,8 @@ class Apt:
     pinned = True
 
     def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's names
-        """Every apt layer above: there is one dpkg database."""
-        return tuple(other.name for other in above if other.kind == self.name)
+        """The nearest apt layer above, which stands on the others: there is one dpkg database."""
+        return tuple(islice((other.name for other in reversed(above) if other.kind == self.name), 1))
 
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin every package that must be installed, as apt decides it."""

@@ -70,6 +70,10 @@ class OciLayout(_Base):
     name = "oci"
     pinned = False
 
+    def sources(self, layer: Layer) -> tuple[str, ...]:
+        """The layout's index: it names all else by hash."""
+        return (f"{layer.options.reference}/index.json",)
+
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Find the image for the platform; its blobs are fetched from the layout when they are needed."""
         path = request.manifest.base.reference

@@ -122,7 +122,12 @@ Step: TypeAlias = Commands | Files | Verbatim
 
 
 class Kind(Protocol):
-    """A layer kind. Registered by the ``reprobox_layer_kinds`` hook."""
+    """A layer kind. Registered by the ``reprobox_layer_kinds`` hook.
+
+    A kind may have more: ``recipes``, the recipes that it still builds by (the current one if left out); ``sources``
+    (layer -> paths of the project that it is made of) and ``destinations`` (layer -> places where it writes), for kinds
+    that may be beside others.
+    """
 
     name: str
     recipe: int

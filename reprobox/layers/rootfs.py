@@ -30,6 +30,10 @@ class Rootfs:
         """A base stands on nothing."""
         return ()
 
+    def sources(self, layer: Layer) -> tuple[str, ...]:
+        """The folder that this base is made of."""
+        return (layer.options.reference,)
+
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin the folder by its tree digest."""
         path = request.manifest.base.reference
@@ -64,8 +68,6 @@ def _copy(folder: Path, wanted: str, root: Path, _: Tree) -> None:
             with opened(old) as reader, open(new, "wb") as writer:
                 shutil.copyfileobj(reader, writer)
             os.chmod(new, entry.mode)
-            status = os.lstat(old)
-            os.utime(new, ns=(status.st_mtime_ns, status.st_mtime_ns))
     for entry in reversed(entries):
         if entry.kind == "d":
             os.chmod(target + b"/" + entry.path, entry.mode)
