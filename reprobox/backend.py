@@ -149,9 +149,6 @@ class Backend(Protocol):
     def build(self, request: BuildRequest) -> BuildResult:
         """One step over its parents. Raises :class:`reprobox.errors.BuildError` with the step's last lines."""
 
-    def stop(self) -> None:
-        """Called from another thread when the work is given up: end what runs; ``build`` and ``tool`` then raise."""
-
     def tool(self, request: ToolRequest) -> ToolResult:
         """One program run for its output, on a root that is thrown away."""
 

@@ -111,6 +111,12 @@ def small_base() -> ImageLayer:
     return make_layer(folder / "base", "base", small_root)
 
 
+@functools.cache
+def small_skeleton() -> ImageLayer:
+    """A last layer with nothing in it: environments have at least two."""
+    return make_layer(small_base().tree.parents[1] / "skeleton", "skeleton", lambda _: None)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
     """A step that went well: what the backend answered, the layer that it made, and what the step printed."""
@@ -196,8 +202,8 @@ class Bench:
         return self.backend.tool(replace(request, **other))  # type: ignore[arg-type]
 
     def realize(self, *layers: ImageLayer, output: Path | None = None) -> Realization:
-        """The small base, or ``layers``, as the backend holds it."""
-        stack = layers or (small_base(),)
+        """The small base, or ``layers``, and a skeleton on top, as the backend holds it."""
+        stack = (*(layers or (small_base(),)), small_skeleton())
         merged = Tree.load(*(layer.index for layer in stack))
         (self.folder / "keep").mkdir(exist_ok=True)
         return self.backend.realize(

@@ -72,7 +72,6 @@ class Sandbox:
         self._elsewhere: dict[Path, Sandbox] = {}
         self._found: Availability | None = None
         self._lock = threading.Lock()
-        self._children: set[subprocess.Popen[bytes]] = set()
 
     # -- what works here
 
@@ -180,13 +179,11 @@ class Sandbox:
             start_new_session=True,  # Ctrl-C is the parent's to handle
             **streams,
         )
-        self._children.add(process)
         try:
             status = process.wait()
         finally:
             process.kill()
             process.wait()
-            self._children.discard(process)
         try:
             answer: dict[str, Any] = json.loads((stage / "answer").read_text())
         except FileNotFoundError:
@@ -196,11 +193,6 @@ class Sandbox:
                 f"the sandbox cannot be entered: {answer['error']}", hint="`reprobox doctor` says what works here"
             )
         return answer
-
-    def stop(self) -> None:
-        """End the steps and tools that other threads of this process wait for; their calls raise."""
-        for process in list(self._children):
-            process.kill()
 
     # -- using
 
@@ -224,11 +216,7 @@ class Sandbox:
                 root = stage / "root"
                 root.mkdir(mode=0o755)
                 merge_into(root, layers)
-                for name in FOLDERS:
-                    (root / name).mkdir(mode=0o755, exist_ok=True)
-                for name in FILES:
-                    if not os.path.lexists(root / name):
-                        (root / name).touch()
+                _add_mount_points(root)
                 kernel.flush(str(root))
                 try:
                     root.rename(place)
@@ -263,6 +251,16 @@ def _judge(results: Mapping[str, str]) -> Availability:
         if problem and name != "overlay":
             return Availability(ok=False, reason=f"{name}: {problem}", hint=_HINTS[name], details=details)
     return Availability(ok=True, details=details)
+
+
+def _add_mount_points(root: Path) -> None:
+    """What a run mounts on, where nothing can be added to a read-only root."""
+    for name in FOLDERS:
+        if not os.path.lexists(root / name):
+            (root / name).mkdir(mode=0o755)
+    for name in () if (root / "etc").is_symlink() else FILES:
+        if not os.path.lexists(root / name):
+            (root / name).touch()
 
 
 def _bind(bind: Bind) -> dict[str, Any]:

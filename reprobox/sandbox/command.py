@@ -8,6 +8,7 @@ Standard library only, and little of it: this is on the way of every ``reprobox 
 
 from __future__ import annotations
 
+import errno
 import os
 
 from reprobox.launch import HOME, user_name
@@ -25,12 +26,14 @@ _UNAVAILABLE, _NOT_EXECUTABLE, _NOT_FOUND = 4, 126, 127
 
 
 def stage_folder(scratch: str) -> str:
-    """An empty folder in ``scratch`` to mount a run's root over, in the run's own namespace; never anything else."""
+    """A folder in ``scratch`` to mount a run's root over, in the run's own namespace; never anything else."""
     path = os.path.join(scratch, f"stage-{os.getuid()}")
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
+    except OSError:
+        return scratch  # of a store that is only read: nothing in it is needed
     return path
 
 
@@ -106,8 +109,11 @@ def _enter(
     for path in (HOME, f"{HOME}/.cache"):
         os.mkdir(path, 0o700)
     for path, text in {**host_files, **_accounts(*entry)}.items():
-        if os.path.exists(path) or not whole:
+        try:
             root.show(path, text)
+        except OSError as error:
+            if error.errno != errno.EROFS:  # there is none, and none can be added
+                raise
     late = [bind for bind in binds if bind["target"].startswith(("/dev/", "/proc/", "/sys/"))]
     for bind in binds:
         if bind not in late:

@@ -29,6 +29,7 @@ _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR_RDONLY = 1
 _STAT_FLAGS = {2: NOSUID, 4: NODEV, 8: NOEXEC, 1024: 1 << 10, 2048: 1 << 11, 4096: 1 << 21}  # statvfs -> mount flags
 _DETACH = 2
+_MOUNTS = "/proc/self/mountinfo"
 _PDEATHSIG, _NO_NEW_PRIVS = 1, 38
 _IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 
@@ -67,7 +68,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     )
 
 
-def bind(source: str, target: str, *, writable: bool = False, recursive: bool = False, mounts: str = "") -> None:
+def bind(source: str, target: str, *, writable: bool = False, recursive: bool = False, mounts: str = _MOUNTS) -> None:
     """Bind ``source`` at ``target``; read-only unless ``writable``, without losing the source mount's own flags.
 
     ``mounts`` is a mountinfo(5) file of this namespace, for :func:`make_read_only`.
@@ -77,7 +78,7 @@ def bind(source: str, target: str, *, writable: bool = False, recursive: bool = 
         make_read_only(target, recursive=recursive, mounts=mounts)
 
 
-def make_read_only(target: str, *, recursive: bool = False, mounts: str = "/proc/self/mountinfo") -> None:
+def make_read_only(target: str, *, recursive: bool = False, mounts: str = _MOUNTS) -> None:
     """Make a mount read-only, with those below it if ``recursive``; they are found in ``mounts`` before Linux 5.12."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     at = _AT_RECURSIVE if recursive else 0
@@ -91,9 +92,15 @@ def make_read_only(target: str, *, recursive: bool = False, mounts: str = "/proc
 
 def _mounted_at_and_below(target: str, mounts: str) -> list[str]:
     with open(mounts, "rb") as file:
-        found = [line.split(b" ")[4].decode("unicode_escape").encode("latin-1") for line in file]
+        found = [_unescaped(line.split(b" ")[4]) for line in file]
     below = os.fsencode(target.rstrip("/")) + b"/"
     return [target, *(os.fsdecode(path) for path in found if path.startswith(below))]
+
+
+def _unescaped(path: bytes) -> bytes:
+    r"""A path of proc(5), in which blanks and backslashes stand as ``\040``."""
+    first, *rest = path.split(b"\\")
+    return first + b"".join(bytes([int(piece[:3], 8)]) + piece[3:] for piece in rest)
 
 
 def private_mounts() -> None:

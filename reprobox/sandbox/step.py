@@ -61,7 +61,7 @@ def _in_process_one(request: Mapping[str, Any]) -> dict[str, Any]:
     with os.fdopen(report, "rb") as pipe:
         told = pipe.read()
     _, status = os.waitpid(child, 0)
-    answer: dict[str, Any] = json.loads(told) if told else {"error": "its first process was killed"}
+    answer: dict[str, Any] = json.loads(told) if told else {"error": "its first process ended; the log may say why"}
     os.close(living)
     return answer if "error" in answer else answer | {"status": _shell_status(status)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from reprobox.sandbox.backend import Sandbox
 from reprobox.testing import BackendConformance
 
 pytestmark = pytest.mark.userns
@@ -12,13 +11,13 @@ pytestmark = pytest.mark.userns
 
 class TestStacked(BackendConformance):
     @pytest.fixture
-    def backend(self, tmp_path):
-        if Sandbox(tmp_path).probe().details.get("overlay") != "yes":
+    def backend(self, sandboxes):
+        if sandboxes["stacked"].probe().details.get("overlay") != "yes":
             pytest.skip("overlay does not work in user namespaces here")
-        return Sandbox(tmp_path)
+        return sandboxes["stacked"]
 
 
 class TestCopied(BackendConformance):
     @pytest.fixture
-    def backend(self, tmp_path):
-        return Sandbox(tmp_path, overlay=False)
+    def backend(self, sandboxes):
+        return sandboxes["copied"]
