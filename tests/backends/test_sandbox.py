@@ -14,6 +14,7 @@ import pytest
 
 from reprobox.backend import Bind, Realization
 from reprobox.errors import BackendError, BuildError
+from reprobox.sandbox import kernel
 from reprobox.sandbox.backend import Sandbox
 from reprobox.sandbox.command import become, stage_folder
 from reprobox.sandbox.launcher import ARGV
@@ -277,7 +278,7 @@ def test_a_caller_without_an_account(uid):
                 os.setgid(uid)
                 os.setuid(uid)
                 base = make_layer(place / "base", "base", small_root)
-                top = make_layer(place / "top", "top", lambda tree: None)
+                top = make_layer(place / "top", "top", lambda _: None)
                 realization = Realization(location=folder, trees=(base.tree, top.tree))
                 ended = Bench(InProcess(), place).shell(
                     realization, "id -un; id -u; touch /tmp/x; stat -c %u:%g /tmp/x"
@@ -305,6 +306,7 @@ if sys.argv[2] == "old":
     assert kernel.libc.prctl(38, 1, 0, 0, 0) == 0
     assert kernel.libc.prctl(22, 2, ctypes.byref(Program(len(program) // 8, program)), 0, 0) == 0
 from reprobox.testing import Bench, small_base
+from reprobox.sandbox import kernel
 from reprobox.sandbox.backend import Sandbox
 from reprobox.sandbox.command import become, stage_folder
 from reprobox.backend import Bind, Realization
