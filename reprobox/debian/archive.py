@@ -422,17 +422,22 @@ def _is_security(suite: str) -> bool:
 
 
 def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted: Keyring) -> Origin | None:
-    """The first candidate that answers with a Release of Debian's; None where an optional suite is nowhere."""
+    """The first candidate that answers with a Release of Debian's; None where an optional suite is nowhere.
+
+    That an optional suite is nowhere is only believed when servers say so: one that cannot be reached must not lead to
+    a lock without security updates.
+    """
     problems: list[ReproboxError] = []
     for candidate in candidates:
         try:
             origin = open_source(world, candidate.source, trusted)
         except (FetchError, OfflineError, IntegrityError) as error:
-            if isinstance(error, IntegrityError) and not candidate.guessed:
-                raise  # a source that somebody set up lies: going round it in silence would hide that
-            problems += [] if candidate.guessed and not wish.needed else [error]
+            if wish.needed or not candidate.guessed or not _absent(error):
+                problems.append(error)
             continue
         if origin.release.fields.get("Origin") == "Debian":
+            for problem in problems:
+                world.say(f"{problem.where}: {problem.message}; using another source")
             return origin
     if wish.needed and not candidates:
         raise ResolveError(
@@ -440,12 +445,24 @@ def _first(world: World, wish: _Wish, candidates: Sequence[_Candidate], trusted:
             hint="this machine's apt names none, so say it in reprobox's configuration:"
             ' [archives] debian = ["<address of a mirror, ending in /debian>"]',
         )
-    if not problems and not wish.needed:
-        return None
+    if wish.needed or problems:
+        raise _nowhere(wish, problems)
+    return None
+
+
+def _absent(error: ReproboxError) -> bool:
+    """Whether a place has answered that it has no such suite: so, or with something that is no Release file at all."""
+    return isinstance(error, (IntegrityError, OfflineError)) or (
+        isinstance(error, StatusError) and error.code in (403, 404)
+    )
+
+
+def _nowhere(wish: _Wish, problems: Sequence[ReproboxError]) -> ReproboxError:
     if len(problems) == 1 and not isinstance(problems[0], FetchError):
-        raise problems[0]
+        return problems[0]
+    kind = OfflineError if problems and all(isinstance(item, OfflineError) for item in problems) else FetchError
     told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
-    raise FetchError(
+    return kind(
         f"suite {wish.suite!r} could not be had from any known source{told}",
         hint=f'check the suite\'s name and the network; {_ADVICE} [archives] {wish.archive} = ["…"]',
     )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from reprobox.debian.archive import Index
 from reprobox.debian.control import Universe, fields, relations, stanzas, write
 from reprobox.digest import canonical, sha256
 from reprobox.lock import Input
+from reprobox.tree import remove
 
 if TYPE_CHECKING:
     from reprobox.layers.kind import World
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _ROOM = "/run/reprobox/apt"
 _REQUEST = "/run/reprobox/request"
+#: Seconds; no question to apt takes nearly as long.
+_KEPT_FOR = 7 * 24 * 3600
 _PINS = "/etc/apt/preferences.d/zz-reprobox"
 
 _CONFIGURATION = f"""\
@@ -128,13 +132,12 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
 
 @contextlib.contextmanager
 def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
-    """A folder with indices as apt wants them; it is kept, with the cache that apt makes, unless old packages are
-    added.
-    """
+    """A folder with indices as apt wants them. It is kept, with apt's own cache, unless old packages are added."""
     key = sha256(canonical([[index.label, index.sha256, index.release.sha256] for index in question.indices]))
     key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
     kept = store.memo("apt", key)
     if kept.is_dir() and not question.forgotten:
+        os.utime(kept)
         yield kept
         return
     room = scratch / "room"
@@ -143,6 +146,15 @@ def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
     if not question.forgotten and (room / "cache" / "srcpkgcache.bin").exists():
         with contextlib.suppress(OSError):  # another process was first
             room.rename(kept)
+        _forget_old_rooms(kept.parent)
+
+
+def _forget_old_rooms(folder: Path) -> None:
+    """Archives change every day, and a room is as large as apt's cache: those not used for long are removed."""
+    for room in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process was first
+            if time.time() - room.stat().st_mtime > _KEPT_FOR:
+                remove(room)
 
 
 def _furnish(room: Path, question: Question, store: Store) -> None:

@@ -102,7 +102,8 @@ class Apt:
             commands.append((*install, *files, *(f"{name}-" for name in removed)))
         if automatic:
             commands.append(("apt-mark", "auto", *automatic))
-        commands.append(("apt-mark", "manual", *manual))
+        if manual:
+            commands.append(("apt-mark", "manual", *manual))
         return Commands(
             commands=tuple(commands),
             binds=(

@@ -126,12 +126,21 @@ def test_another_distribution_is_not_debian(world, server, key, trusted):
     assert opened(world, [source(other), source(base)], trusted)[0] == f"{base}/dists/bookworm"
 
 
-def test_a_lying_source_is_not_gone_round(world, server, key, trusted):
+def test_a_source_that_lies_is_told_of(world, server, key, trusted):
     base = debian(server, key)
     server.always["/bad/dists/bookworm/InRelease"] = wrong()
     server.files["/bad/dists/bookworm/InRelease"] = server.files["/debian/dists/bookworm/InRelease"]
+    assert opened(world, [source(server.url("/bad")), source(base)], trusted)[0] == f"{base}/dists/bookworm"
+    assert any("/bad/" in line and "using another source" in line for line in world.said)
     with pytest.raises(IntegrityError):
-        opened(world, [source(server.url("/bad")), source(base)], trusted)
+        opened(world, [source(server.url("/bad"))], trusted)
+
+
+def test_a_server_that_fails_does_not_lead_to_a_lock_without_security(world, server, key, trusted):
+    base = debian(server, key)
+    server.always["/debian-security/dists/bookworm-security/InRelease"] = status(500)
+    with pytest.raises(FetchError, match=r"'bookworm-security' could not be had(.|\n)*500"):
+        opened(world, [source(base)], trusted)
 
 
 def test_a_stale_mirror(world, server, key, trusted):

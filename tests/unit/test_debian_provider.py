@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from reprobox.debian.provider import ArchiveProvider
 from reprobox.debian.sources import Source
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.store import Store
+from tests import images
 from tests.debs import Key, SmallWorld, Suite, serve
 from tests.servers import Server
 
@@ -104,3 +106,25 @@ def test_other_inputs_and_unknown_archives_are_left_to_others(world):
 def test_a_source_that_does_not_answer_is_no_source(world, server, host):
     host.append(Source(uri=server.url("/gone"), suite="bookworm"))
     assert ArchiveProvider(Settings(), world.documents).locate([ITEM])[ITEM.sha256] == []
+
+
+def test_the_sources_of_a_base_image_are_read_from_its_blobs(world, server):
+    base = serve(server, "/debian", [Suite("bookworm")], Key())
+    source = f"Types: deb\nURIs: {base}\nSuites: bookworm\nComponents: main\n".encode()
+    layers = [
+        gzip.compress(images.tar(images.entry("etc/apt/sources.list", b"deb http://old.example/ x main\n"))),
+        images.tar(
+            images.entry("./etc/apt/sources.list.d/debian.sources", source), images.entry("etc/apt/sources.list")
+        ),
+    ]
+    blobs = [
+        Input(
+            type="blob", name=f"{number}", sha256=world.store.add_blob(data), size=len(data), facts={"media_type": kind}
+        )
+        for number, (data, kind) in enumerate(zip(layers, (images.GZIP, images.PLAIN), strict=True))
+    ]
+    missing = Input(type="blob", name="m", sha256="3" * 64, size=1, facts={"media_type": images.GZIP})
+    layer = LockedLayer(name="base", kind="image", recipe=1, request="", inputs=(*blobs, missing))
+    target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
+    provider = ArchiveProvider(Settings(), world.documents, target, world.store)
+    assert urls(provider.locate([ITEM])) == [f"{base}/{ITEM.facts['path']}"]
