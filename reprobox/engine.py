@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import platform
 import queue
 import threading
 import time
@@ -40,6 +41,7 @@ BUILD_ENVIRONMENT: Mapping[str, str] = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
 }
+_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _SIDE_BY_SIDE = 4  # steps at a time
 
 
@@ -136,6 +138,7 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
     still on their way; steps that do not stand on one another run side by side.
     """
     session.target = target
+    _check_platform(target)
     todo = plan(
         target,
         has_layer=lambda key: session.store.layer(key) is not None,
@@ -147,6 +150,16 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
         with _Arrivals(session, todo) as arrivals:
             _run_steps(session, target, epoch, todo, arrivals)
     return todo
+
+
+def _check_platform(target: LockedTarget) -> None:
+    """Steps run the environment's own programs, so they must be this machine's."""
+    machine = _MACHINES.get(target.platform, "")
+    if platform.machine() != machine:
+        raise BackendError(
+            f"target {target.name!r} is for {target.platform}, and this machine is {platform.machine()}",
+            hint=f"use a machine with {machine} processors; environments for other processors come in a later release",
+        )
 
 
 class _Arrivals:

@@ -30,7 +30,7 @@ class HostSettings:
 
 def host_settings(index: Mapping[str, str], environment: Mapping[str, str]) -> HostSettings:
     """Where uv is to look: reprobox's own settings (``url``, and ``extra`` joined by spaces), else uv's, else pip's."""
-    variables = {}
+    variables = _trust(environment)
     if index.get("extra"):
         variables["UV_INDEX"] = f"{index['extra']} {environment.get('UV_INDEX', '')}".strip()
     if index.get("url"):
@@ -41,6 +41,15 @@ def host_settings(index: Mapping[str, str], environment: Mapping[str, str]) -> H
     if pip.get(PIP_SETTINGS[0]):
         variables["UV_DEFAULT_INDEX"] = pip[PIP_SETTINGS[0]]
     return HostSettings(variables=variables, unused=tuple(name for name in PIP_SETTINGS[1:] if pip.get(name)))
+
+
+def _trust(environment: Mapping[str, str]) -> dict[str, str]:
+    """Whom uv is to trust: the host, as all of reprobox does, and not a list of its own; or pip's ``cert``."""
+    variables = {name: "true" for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS") if not environment.get(name)}
+    certificates = _pip_settings(environment).get("cert", "")
+    if certificates and not environment.get("SSL_CERT_FILE") and Path(certificates).is_file():
+        variables["SSL_CERT_FILE"] = certificates
+    return variables
 
 
 def _uv_has_an_index(environment: Mapping[str, str]) -> bool:
@@ -84,7 +93,7 @@ def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
     for section in ("global", "install"):
         for path in files:
             found |= _section(path, section)
-    for name in PIP_SETTINGS:
+    for name in (*PIP_SETTINGS, "cert"):
         if value := environment.get(f"PIP_{name.upper().replace('-', '_')}"):
             found[name] = value
     return found

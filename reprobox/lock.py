@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reprobox.digest import Json, LayerInputs, canonical, layer_id, sha256
+from reprobox.digest import NORMALISER, Json, LayerInputs, canonical, layer_id, sha256
 from reprobox.errors import LockError
 
 FORMAT = 1
@@ -176,6 +176,7 @@ def write(lock: Lock) -> str:
 
 def _lines(lock: Lock) -> Iterator[str]:
     yield f"version = {lock.version}"
+    yield f"normaliser = {NORMALISER}"
     yield f"checksum = {_value(_checksum(_document(lock)))}"
     yield f"epoch = {lock.epoch}"
     if lock.code:
@@ -215,6 +216,7 @@ def _document(lock: Lock) -> dict[str, Json]:
     """What :func:`parse` makes of the written lock, without seals."""
     document: dict[str, Json] = {
         "version": lock.version,
+        "normaliser": NORMALISER,
         "epoch": lock.epoch,
         "manifest": {"digest": lock.manifest, "keys": lock.keys},
         "targets": {
@@ -317,7 +319,7 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
         raise LockError(
             f"the lock has format {version}, and this reprobox knows up to {FORMAT}",
             where=file,
-            hint="upgrade reprobox, or re-create the lock with `reprobox lock`",
+            hint="upgrade reprobox, or make a new lock with `reprobox lock --upgrade`",
         )
     try:
         sound = document.get("checksum") == _checksum(document)
@@ -325,6 +327,13 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
         sound = False
     if not sound:
         raise LockError("its content does not match its checksum", where=file, hint=_EDITED)
+    rules = document.get("normaliser")
+    if rules != NORMALISER:
+        raise LockError(
+            f"its layers are built by rules of version {rules}, and this reprobox has version {NORMALISER}",
+            where=file,
+            hint="install the version of reprobox that made it, or make a new lock with `reprobox lock --upgrade`",
+        )
     return document
 
 

@@ -469,7 +469,7 @@ def load(path: Path, kinds: Mapping[str, Kind]) -> Manifest:
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise _fault(file, 0, "there is no such file", "`reprobox init` writes one") from None
+        raise _fault(file, 0, "there is no such file", "write one: the tutorial shows how") from None
     except OSError as error:
         raise _fault(file, 0, f"cannot be read: {error.strerror}") from None
     return parse(data, kinds=kinds, file=file)

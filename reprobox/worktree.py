@@ -19,8 +19,8 @@ from typing import NamedTuple, Self
 from reprobox.errors import IntegrityError, ReproboxError
 from reprobox.tree import Tree
 
-#: Never part of code or of a copied folder: what reprobox and version control write themselves.
-NEVER = frozenset((b".git", b"research.lock", b".research.lock.new"))
+#: Never part of code or of a copied folder: what reprobox, version control and a run of the code write themselves.
+NEVER = frozenset((b".git", b"research.lock", b"__pycache__"))
 
 _FILE, _PROGRAM, _LINK, _FOLDER = b"100644", b"100755", b"120000", b"40000"
 _CHUNK = 1 << 20
@@ -99,7 +99,7 @@ def _below(
         with _told(full):
             status = os.lstat(full)
         folder = stat.S_ISDIR(status.st_mode)
-        if name in NEVER or full in skip or ignored(path, folder):
+        if name in NEVER or name.startswith(b".research.lock.") or full in skip or ignored(path, folder):
             continue
         if folder:
             yield from _below(root, path, skip, ignored)

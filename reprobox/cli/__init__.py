@@ -7,7 +7,17 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``reprobox``; returns the exit status. A current ``run`` takes the fast path and never returns."""
-    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C changes nothing
+        print("interrupted; what was fetched and built is kept", file=sys.stderr)
+        return 130
+
+
+def _main(given: list[str]) -> int:
     if given[:1] in (["run"], ["shell"]):
         from reprobox.cli import fast
 

@@ -27,7 +27,6 @@ VERBS = {
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",
 }
-_INTERRUPTED = 130
 _DESCRIPTION = """\
 Make computational research recreatable: research.toml says what an environment needs, research.lock names every byte of
 it, and every machine makes the same environment from the two."""
@@ -56,8 +55,7 @@ def dispatch(arguments: list[str]) -> int:
         return error.status
     except KeyboardInterrupt:
         _close(options)
-        print("interrupted; what was fetched and built is kept", file=sys.stderr)
-        return _INTERRUPTED
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

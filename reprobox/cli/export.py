@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from reprobox.cli.options import add_builder_option, add_network_options
@@ -13,6 +14,7 @@ from reprobox.engine import Environment
 from reprobox.errors import UsageError
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.realize import Wish, realize
+from reprobox.registry import Reference
 from reprobox.resolve import ensure_fresh
 from reprobox.tree import merge_into, remove
 
@@ -48,7 +50,10 @@ def execute(options: argparse.Namespace) -> int:
     wants_image = options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
-    tag = options.tag or f"{manifest.project.name}:{manifest.project.version or 'latest'}"
+    tag = (
+        options.tag or f"{manifest.project.name}:{re.sub('[^A-Za-z0-9_.-]', '-', manifest.project.version or 'latest')}"
+    )
+    Reference.parse(tag)
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)
     try:

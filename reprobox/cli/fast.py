@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
         return
     store = launch.store_root()
     record = launch.read(launch.record_path(store, os.path.dirname(manifest), wanted["target"], "sandbox"))
-    if record is None or not launch.is_current(record, manifest):
+    if record is None or wanted["mounts"].keys() - record["mounts"].keys() or not launch.is_current(record, manifest):
         return
     command = record["shell"] if arguments[0] == "shell" else wanted["command"] or record["command"]
     binds = launch.binds(record, wanted["mounts"])

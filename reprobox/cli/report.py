@@ -67,7 +67,7 @@ class _FetchLines:
             self._told = time.monotonic()
             self._lines.say(f"  {human(self._count)} of {human(self._size)}, {self._ready} of {self._files} files")
 
-    def done(self, name: str) -> None:
+    def done(self, name: str) -> None:  # noqa: ARG002 - the protocol's names
         self._ready += 1
 
     def note(self, text: str) -> None:

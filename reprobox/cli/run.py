@@ -14,6 +14,7 @@ from reprobox.cli.session import open_session
 from reprobox.engine import staged
 from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import code_hash
+from reprobox.manifest import mount_point
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 
@@ -94,5 +95,9 @@ def _mounts(given: Sequence[str]) -> dict[str, str]:
         target, equals, source = text.partition("=")
         if not equals or not source or not target.startswith("/"):
             raise UsageError(f"--mount takes /INSIDE=PATH, not {text!r}", hint="such as --mount /dataset=/scratch/data")
+        if wrong := mount_point.find(target):
+            raise UsageError(wrong.message, where=f"--mount {text}", hint=wrong.hint)
+        if target in mounts:
+            raise UsageError(f"two sources are given for {target}", where=f"--mount {text}", hint="give one")
         mounts[target] = source
     return mounts

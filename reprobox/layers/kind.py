@@ -34,7 +34,7 @@ class World(Protocol):
     index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
-        """A small document. ``fresh`` revalidates a remembered copy with the server; offline, only a remembered copy."""
+        """A small document. ``fresh`` asks the server whether a remembered copy is current; offline, that copy."""
 
     def fetch(self, inputs: Sequence[Input]) -> None:
         """Bring inputs into the store through all providers, each checked against its hash."""

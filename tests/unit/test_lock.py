@@ -255,7 +255,7 @@ def test_a_lock_that_was_cut_short_is_refused(part):
 def test_a_newer_format_says_so():
     error = refused(TEXT.replace("version = 1\n", "version = 2\n"))
     assert error.message == "the lock has format 2, and this reprobox knows up to 1"
-    assert error.hint == "upgrade reprobox, or re-create the lock with `reprobox lock`"
+    assert error.hint == "upgrade reprobox, or make a new lock with `reprobox lock --upgrade`"
 
 
 def test_a_newer_format_need_not_be_understood():

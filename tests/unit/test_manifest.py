@@ -93,7 +93,7 @@ def test_hostile_nesting_is_refused_before_it_costs_anything(text: str):
 
 def test_a_missing_or_unreadable_file_is_told_plainly(tmp_path: Path):
     with pytest.raises(
-        ManifestError, match=r"research.toml: there is no such file\n  hint: `reprobox init` writes one"
+        ManifestError, match=r"research.toml: there is no such file\n  hint: write one: the tutorial shows how"
     ):
         manifest.load(tmp_path / "research.toml", KINDS)
     with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
