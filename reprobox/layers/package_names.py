@@ -43,6 +43,15 @@ _KNOWN = (  # noqa: SIM905 - one line a name would be a page
 
 def meant(name: str, others: Iterable[str] = ()) -> str:
     """A hint with the package that ``name`` may stand for, of ``others`` and those known here; else empty."""
-    wanted = re.sub(r"[-_.]+", "-", name).lower()
-    near = _IMPORTED_AS.get(wanted) or next(iter(difflib.get_close_matches(wanted, {*_KNOWN, *others}, n=1)), None)
-    return f'did you mean "{near}"?' if near else ""
+    near = next(iter(difflib.get_close_matches(_plain(name), sorted({*_KNOWN, *others}), n=1)), None)
+    return imported_as(name) or (f'did you mean "{near}"?' if near else "")
+
+
+def imported_as(name: str) -> str:
+    """A hint with the package that is imported as ``name``, where its own name is another; else empty."""
+    package = _IMPORTED_AS.get(_plain(name))
+    return f'did you mean "{package}"?' if package else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

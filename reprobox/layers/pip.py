@@ -15,7 +15,7 @@ from reprobox.errors import ResolveError
 from reprobox.layers import install_wheels
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
-from reprobox.layers.package_names import meant
+from reprobox.layers.package_names import imported_as, meant
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Check, Finding, Layer, Rule, exactly_one, key, relative_inside
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
@@ -151,7 +151,7 @@ def _no_solution(reason: str, request: ResolveRequest, python: Python, below: Ma
         hint = meant(name, [*below, *_previous_names(request)]) or "check its spelling, and which index is asked"
     elif without := re.search(r"\b([\w.-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable )?wheels", reason):
         name, message = without[1], f"{without[1]} has no wheel for {asked}"
-        hint = _NO_WHEEL
+        hint = imported_as(name) or _NO_WHEEL
     else:
         name, message = _only_one_named(reason, request), f"no set of packages satisfies the layer for {asked}"
         held = [f"{other}=={below[other]}" for other in sorted(below) if re.search(rf"\b{re.escape(other)}==", reason)]

@@ -338,6 +338,11 @@ def test_only_a_source_distribution(world, index):
     assert error.where == "research.toml:13: layers[1].packages"
 
 
+def test_an_empty_package_named_as_people_import_it(world, index):
+    index.add_file("sklearn", "sklearn-0.0.tar.gz", b"source")
+    assert refused(world, "sklearn").hint == 'did you mean "scikit-learn"?'
+
+
 def test_versions_that_do_not_fit_together(world, index):
     index.add("app", "1.0", requires=["lib<2"])
     for version in ("1.0", "2.0"):
