@@ -30,7 +30,7 @@ class HostSettings:
 
 def host_settings(index: Mapping[str, str], environment: Mapping[str, str]) -> HostSettings:
     """Where uv is to look: reprobox's own settings (``url``, and ``extra`` joined by spaces), else uv's, else pip's."""
-    variables = _trust(environment)
+    variables = {}
     if index.get("extra"):
         variables["UV_INDEX"] = f"{index['extra']} {environment.get('UV_INDEX', '')}".strip()
     if index.get("url"):
@@ -43,7 +43,7 @@ def host_settings(index: Mapping[str, str], environment: Mapping[str, str]) -> H
     return HostSettings(variables=variables, unused=tuple(name for name in PIP_SETTINGS[1:] if pip.get(name)))
 
 
-def _trust(environment: Mapping[str, str]) -> dict[str, str]:
+def host_trust(environment: Mapping[str, str]) -> dict[str, str]:
     """Whom uv is to trust: the host, as all of reprobox does, and not a list of its own; or pip's ``cert``."""
     variables = {name: "true" for name in ("UV_SYSTEM_CERTS", "UV_NATIVE_TLS") if not environment.get(name)}
     certificates = _pip_settings(environment).get("cert", "")

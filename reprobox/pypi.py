@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.errors import FetchError, OfflineError, ReproboxError, ResolveError
-from reprobox.index_settings import host_settings, with_login
+from reprobox.index_settings import host_settings, host_trust, with_login
 from reprobox.lock import Input
 from reprobox.providers import Location
 from reprobox.store import Store
@@ -90,6 +90,7 @@ class Uv:
         self.unused = settings.unused
         self.environment = {
             "UV_CACHE_DIR": str(store.memo("uv", "cache")),
+            **host_trust(environment),
             **environment,
             **settings.variables,
             **_QUIET,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.index_settings import host_settings, with_login
+from reprobox.index_settings import host_settings, host_trust, with_login
 
 MIRROR = "http://mirror.test/simple"
 OTHER = "http://other.test/simple"
@@ -126,3 +126,14 @@ def test_a_login_from_netrc(home):
     assert with_login("http://other.test/a.whl", home) == "http://other.test/a.whl"
     assert with_login("http://mirror.test/a.whl", {"NETRC": str(path)}) == "http://me:s%40cret@mirror.test/a.whl"
     assert with_login("http://mirror.test/a.whl", {}) == "http://mirror.test/a.whl"
+
+
+def test_uv_trusts_whom_the_host_trusts(tmp_path):
+    certificates = tmp_path / "ca.pem"
+    certificates.write_text("")
+    (tmp_path / "pip.conf").write_text(f"[global]\ncert = {certificates}\n")
+    known = {"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    assert host_trust(known)["UV_SYSTEM_CERTS"] == "true"
+    assert host_trust(known)["SSL_CERT_FILE"] == str(certificates)
+    assert "SSL_CERT_FILE" not in host_trust({**known, "SSL_CERT_FILE": "/own"})
+    assert "UV_SYSTEM_CERTS" not in host_trust({**known, "UV_SYSTEM_CERTS": "0"})
