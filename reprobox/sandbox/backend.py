@@ -32,7 +32,7 @@ from reprobox.sandbox.launcher import ARGV
 from reprobox.sandbox.root import FILES, FOLDERS
 from reprobox.sandbox.seccomp import ABIS
 from reprobox.staging import staging_folder
-from reprobox.tree import merge_into, strip_inherited
+from reprobox.tree import strip_inherited
 
 _LAST_LINES = 20
 _NO_OVERLAY = "REPROBOX_SANDBOX_OVERLAY"
@@ -96,10 +96,10 @@ class Sandbox:
                 hint="use a machine or a virtual machine with Linux",
             )
         with staging_folder(self._scratch) as stage:
-            answer = subprocess.run([*ARGV, "probe", str(stage)], capture_output=True, text=True, check=False)
-        if answer.returncode != 0:
-            return Availability(ok=False, reason=f"the launcher failed: {answer.stderr.strip()}", hint=_HINTS["mounts"])
-        return _judge(json.loads(answer.stdout))
+            try:
+                return _judge(_child("probe", stage))
+            except (OSError, BuildError) as error:
+                return Availability(ok=False, reason=f"it cannot be tried: {error}", hint=_HINTS["mounts"])
 
     def overlay(self) -> bool:
         """Whether layers are stacked here; where not, parents are copied."""
@@ -125,7 +125,7 @@ class Sandbox:
             request.log.write_bytes(b"")
             # Appending, since a step may open its /dev/stdout anew.
             with request.log.open("ab") as log:
-                answer = self._launch(stage, document, stdout=log, stderr=subprocess.STDOUT)
+                answer = _carry_out("step", stage, document, stdout=log, stderr=subprocess.STDOUT)
         if answer["status"] != 0:
             raise _failure(request, answer["status"])
         return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
@@ -137,7 +137,7 @@ class Sandbox:
             out, err, source = stage / "stdout", stage / "stderr", stage / "stdin"
             source.write_bytes(request.stdin)
             with out.open("ab") as stdout, err.open("ab") as stderr, source.open("rb") as stdin:
-                answer = self._launch(stage, document, stdin=stdin, stdout=stdout, stderr=stderr)
+                answer = _carry_out("step", stage, document, stdin=stdin, stdout=stdout, stderr=stderr)
             return ToolResult(status=answer["status"], stdout=out.read_bytes(), stderr=err.read_bytes())
 
     def _request(
@@ -152,70 +152,46 @@ class Sandbox:
             (stage / name).mkdir(mode=0o755)
             strip_inherited(stage / name, 0o755)
         document: dict[str, Any] = {
-            "parent": os.getpid(),
             "stage": str(stage / "stage"),
             "binds": [_bind(bind) for bind in binds],
             "environment": dict(environment),
-            "answer": str(stage / "answer"),
             "whole": seed is not None or not self.overlay(),
+            "layers": [],
         }
+        trees = [tree.absolute() for tree in parents]
         if document["whole"]:
-            root = (seed or stage / "upper").absolute()
-            if seed is None:
-                merge_into(root, [(tree, tree.parent / "index") for tree in parents])
-            return document | {"root": str(root), "changes": str(root)}
-        trees = [str(tree.absolute()) for tree in parents]
+            root = str((seed or stage / "upper").absolute())
+            layers = [] if seed else _with_indexes(trees)
+            return document | {"root": root, "changes": root, "layers": layers}
         upper = str(stage / "upper")
-        return document | {"parents": trees, "upper": upper, "work": str(stage / "work"), "changes": upper}
-
-    def _launch(
-        self, stage: Path, document: Mapping[str, Any], stdin: Any = subprocess.DEVNULL, **streams: Any
-    ) -> dict[str, Any]:
-        path = stage / "request.json"
-        path.write_text(json.dumps(document))
-        process = subprocess.Popen(
-            [*ARGV, "step", str(path)],
-            stdin=stdin,
-            start_new_session=True,  # Ctrl-C is the parent's to handle
-            **streams,
-        )
-        try:
-            status = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-        try:
-            answer: dict[str, Any] = json.loads((stage / "answer").read_text())
-        except FileNotFoundError:
-            raise BuildError(f"the sandbox was ended from outside (status {status})", hint="run it again") from None
-        if "error" in answer:
-            raise BackendError(
-                f"the sandbox cannot be entered: {answer['error']}", hint="`reprobox doctor` says what works here"
-            )
-        return answer
+        stacked = {"parents": [str(tree) for tree in trees], "upper": upper, "work": str(stage / "work")}
+        return document | stacked | {"changes": upper}
 
     # -- using
 
     def realize(self, request: RealizeRequest) -> Realization:
-        layers = [(layer.tree, layer.index) for layer in request.layers]
+        trees = tuple(layer.tree.absolute() for layer in request.layers)
         if request.output is not None:
             request.output.mkdir(mode=0o755)
             strip_inherited(request.output, 0o755)
-            merge_into(request.output, layers)
+            self._merge(request.output, trees)
             return Realization(location=str(request.output), trees=(request.output,))
         if not self.overlay():
-            merged = self._merged(request.keep / request.image_digest, layers)
+            merged = self._merged(request.keep / request.image_digest, trees)
             return Realization(location=str(merged), trees=(merged,))
-        trees = tuple(layer.tree for layer in request.layers)
         return Realization(location=str(trees[-1].parent), trees=trees)
 
-    def _merged(self, place: Path, layers: Sequence[tuple[Path, Path]]) -> Path:
+    def _merge(self, root: Path, trees: Sequence[Path]) -> None:
+        with staging_folder(self._scratch) as stage:
+            _carry_out("merge", stage, {"root": str(root.absolute()), "layers": _with_indexes(trees)})
+
+    def _merged(self, place: Path, trees: Sequence[Path]) -> Path:
         """The layers as one folder, made once: where nothing can be stacked, this is what runs."""
         if not place.is_dir():
             with staging_folder(self._scratch) as stage:
                 root = stage / "root"
                 root.mkdir(mode=0o755)
-                merge_into(root, layers)
+                self._merge(root, trees)
                 _add_mount_points(root)
                 kernel.flush(str(root))
                 try:
@@ -251,6 +227,50 @@ def _judge(results: Mapping[str, str]) -> Availability:
         if problem and name != "overlay":
             return Availability(ok=False, reason=f"{name}: {problem}", hint=_HINTS[name], details=details)
     return Availability(ok=True, details=details)
+
+
+def _with_indexes(trees: Sequence[Path]) -> list[list[str]]:
+    return [[str(tree), str(tree.parent / "index")] for tree in trees]
+
+
+def _carry_out(way: str, stage: Path, document: Mapping[str, Any], **streams: Any) -> dict[str, Any]:
+    """Let a child do what ``document`` asks for. Raises :class:`BackendError` if it cannot begin."""
+    path = stage / "request.json"
+    path.write_text(json.dumps({**document, "parent": os.getpid()}))
+    answer: dict[str, Any] = _child(way, path, **streams)
+    if "problem" in answer:
+        problem = answer["problem"]
+        raise BackendError(f"the sandbox cannot be entered: {problem}", hint="`reprobox doctor` says what works here")
+    return answer
+
+
+def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **streams: Any) -> Any:
+    """What a child answers. Raises the :class:`OSError` that it met, or :class:`BuildError` if it was killed."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as answer:
+        try:
+            process = subprocess.Popen(
+                [*ARGV, way, str(argument), str(writer)],
+                stdin=stdin,
+                start_new_session=True,  # Ctrl-C is the parent's to handle
+                pass_fds=(writer,),
+                **streams,
+            )
+        finally:
+            os.close(writer)
+        try:
+            told = answer.read()
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+    try:
+        document = json.loads(told)
+    except ValueError:
+        raise BuildError(f"its process was ended (status {process.returncode})", hint="run it again") from None
+    if "error" in document:
+        raise OSError(*document["error"])
+    return document["result"]
 
 
 def _add_mount_points(root: Path) -> None:

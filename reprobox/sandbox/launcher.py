@@ -1,6 +1,9 @@
-"""The child process of the sandbox: a bare interpreter, started with the way and its argument.
+"""The child process of the sandbox: a bare interpreter, started with the way and what it goes with.
 
-``step REQUEST`` builds or runs a tool, ``probe FOLDER`` tries what works, ``command DESCRIPTOR`` becomes a command.
+``step REQUEST ANSWER`` builds or runs a tool, ``merge REQUEST ANSWER`` copies layers into one folder,
+``probe FOLDER ANSWER`` tries what works, ``command REQUEST`` becomes a command. ANSWER is a descriptor, and so is the
+last way's REQUEST.
+
 A child, because namespaces can only be entered by a process with one thread. Standard library only.
 """
 
@@ -9,8 +12,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 #: How to start one: the interpreter, its options, and a program that uses what is compiled already.
 ARGV = (
@@ -24,19 +28,32 @@ ARGV = (
 
 def main(arguments: Sequence[str]) -> None:
     """Go one of the ways."""
-    way, argument = arguments
-    if way == "probe":
-        from reprobox.sandbox.probe import probe
-
-        sys.stdout.write(json.dumps(probe(argument)))
-    elif way == "step":
-        from reprobox.sandbox.step import carry_out
-
-        request = json.loads(Path(argument).read_text())
-        Path(request["answer"]).write_text(json.dumps(carry_out(request)))
-    else:
+    way, argument, *rest = arguments
+    if way == "command":
         from reprobox.sandbox.command import become
 
         with os.fdopen(int(argument)) as file:
             record = json.load(file)
         become(record)
+    answer = int(rest[0])
+    os.set_inheritable(answer, False)  # noqa: FBT003 - it takes no keyword
+    with os.fdopen(answer, "w") as file:
+        json.dump(_answer(_work(way), argument), file)
+
+
+def _work(way: str) -> Callable[[str], Any]:
+    if way == "probe":
+        from reprobox.sandbox.probe import probe
+
+        return probe
+    from reprobox.sandbox import step
+
+    work = step.carry_out if way == "step" else step.merge
+    return lambda path: work(json.loads(Path(path).read_text()))
+
+
+def _answer(work: Callable[[str], Any], argument: str) -> dict[str, Any]:
+    try:
+        return {"result": work(argument)}
+    except OSError as error:
+        return {"error": [error.errno, error.strerror, error.filename if isinstance(error.filename, str) else None]}

@@ -31,22 +31,47 @@ _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stde
 def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
     """What became of a request: ``{"status"}``, with ``diff_id``, ``size`` and ``dropped`` of a build that went well.
 
-    A status above 128 is a signal's, as shells have it. ``{"error"}`` if the sandbox itself could not be entered.
+    A status above 128 is a signal's, as shells have it. ``{"problem"}`` if the sandbox itself could not be entered.
     """
     started = time.time()
-    outside = (os.getuid(), os.getgid())
-    flags = kernel.NEWUSER | kernel.NEWPID | kernel.NEWIPC | kernel.NEWUTS
-    kernel.unshare(flags | kernel.NEWNET if request["network"] is None else flags)
-    kernel.map_one_id((0, 0), outside)
-    kernel.die_with_parent()
-    if os.getppid() != request["parent"]:
-        return {"error": "the process that asked for it is gone"}
-    os.umask(0o022)
+    flags = kernel.NEWPID | kernel.NEWIPC | kernel.NEWUTS
+    problem = _become_user_0(request, flags if request["network"] is not None else flags | kernel.NEWNET)
+    if problem:
+        return {"problem": problem}
+    if request["layers"]:
+        _merge(request)
     answer = _in_process_one(request)
     if request["mode"] == "build" and answer.get("status") == 0:
         _unmake(request["changes"], answer.pop("made"))
         answer |= _pack(request, started)
     return answer
+
+
+def merge(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy ``layers`` into the empty folder ``root``, as the user who can read what its modes hide."""
+    problem = _become_user_0(request, 0)
+    if problem:
+        return {"problem": problem}
+    _merge(request)
+    return {}
+
+
+def _become_user_0(request: Mapping[str, Any], flags: int) -> str:
+    outside = (os.getuid(), os.getgid())
+    try:
+        kernel.unshare(kernel.NEWUSER | flags)
+        kernel.map_one_id((0, 0), outside)
+        kernel.die_with_parent()
+    except OSError as error:
+        return error.strerror or str(error)
+    os.umask(0o022)
+    return "" if os.getppid() == request["parent"] else "the process that asked for it is gone"
+
+
+def _merge(request: Mapping[str, Any]) -> None:
+    from reprobox.tree import merge_into
+
+    merge_into(Path(request["root"]), [(Path(tree), Path(index)) for tree, index in request["layers"]])
 
 
 def _in_process_one(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,9 +86,9 @@ def _in_process_one(request: Mapping[str, Any]) -> dict[str, Any]:
     with os.fdopen(report, "rb") as pipe:
         told = pipe.read()
     _, status = os.waitpid(child, 0)
-    answer: dict[str, Any] = json.loads(told) if told else {"error": "its first process ended; the log may say why"}
+    answer: dict[str, Any] = json.loads(told) if told else {"problem": "its first process ended; the log may say why"}
     os.close(living)
-    return answer if "error" in answer else answer | {"status": _shell_status(status)}
+    return answer if "problem" in answer else answer | {"status": _shell_status(status)}
 
 
 def _shell_status(wait_status: int) -> int:
@@ -89,7 +114,7 @@ def _process_one(request: Mapping[str, Any], reporter: int, alive: int) -> NoRet
         reason = error.strerror or str(error)
         os.write(2, f"reprobox: {reason}\n".encode())
         with contextlib.suppress(OSError):  # closed, if it was entered
-            os.write(reporter, json.dumps({"error": reason}).encode())
+            os.write(reporter, json.dumps({"problem": reason}).encode())
     except BaseException:  # noqa: BLE001 - a bug in here: the process must not return into its parent's code
         sys.excepthook(*sys.exc_info())
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -293,6 +294,15 @@ def test_a_caller_without_an_account(uid):
 
 # -- read-only, on old kernels too -------------------------------------------------------------------------------------
 
+OWN_MOUNTS = """
+if os.getuid():
+    outside = (os.getuid(), os.getgid())
+    kernel.unshare(kernel.NEWUSER | kernel.NEWNS)
+    kernel.map_one_id((0, 0), outside)
+else:
+    kernel.unshare(kernel.NEWNS)
+kernel.private_mounts()
+"""
 _NO_MOUNT_SETATTR = """
 import ctypes, os, struct, sys
 from pathlib import Path
@@ -312,8 +322,7 @@ from reprobox.sandbox.backend import Sandbox
 from reprobox.sandbox.command import become, stage_folder
 from reprobox.backend import Bind, Realization
 outer = Path(sys.argv[3])
-kernel.unshare(kernel.NEWUSER | kernel.NEWNS) if os.getuid() else kernel.unshare(kernel.NEWNS)
-kernel.private_mounts()
+OWN_MOUNTS
 kernel.mount("tmpfs", str(outer / "in ner"), "tmpfs", 0, "mode=0755")
 (outer / "in ner" / "file").write_text("inner")
 bench = Bench(Sandbox(Path(sys.argv[4])), Path(sys.argv[4]))
@@ -324,11 +333,10 @@ for ended in (bench.shell(bench.realize(small_base(), points.layer), script, bin
     sys.stdout.write(ended.stdout.decode() + ended.stderr.decode())
 built = bench.build(script, small_base(), points.layer, binds=binds)
 sys.stdout.write(built.log)
-"""
+""".replace("OWN_MOUNTS", OWN_MOUNTS)
 
 
 @pytest.mark.parametrize("age", ["new", "old"])
-@pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system of its own")
 def test_a_read_only_mount_is_read_only_all_the_way_down(tmp_path, age):
     outer, place = tmp_path / "outer", tmp_path / "place"
     (outer / "in ner").mkdir(parents=True)
@@ -390,12 +398,36 @@ def test_work_that_goes_on_is_not_swept(tmp_path):
 
 
 def test_a_step_that_is_asked_for_by_nobody_does_not_start(tmp_path):
-    import json
-
     request = tmp_path / "request.json"
-    request.write_text(json.dumps({"parent": 1, "network": None, "answer": str(tmp_path / "answer")}))
-    subprocess.run([*ARGV, "step", str(request)], check=True)
-    assert json.loads((tmp_path / "answer").read_text()) == {"error": "the process that asked for it is gone"}
+    request.write_text(json.dumps({"parent": 1, "network": None}))
+    done = subprocess.run([*ARGV, "step", str(request), "1"], capture_output=True, check=True)
+    assert json.loads(done.stdout) == {"result": {"problem": "the process that asked for it is gone"}}
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(stacked, tmp_path):
+    """Also where only the child, which packs the layer, meets it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    program = f"""
+import sys
+sys.path.insert(0, {ARGV[-1]!r})
+from pathlib import Path
+from reprobox.sandbox import kernel
+import os
+{OWN_MOUNTS}
+kernel.mount("tmpfs", {str(small)!r}, "tmpfs", 0, "size=40M")
+from reprobox.testing import Bench
+from reprobox.sandbox.backend import Sandbox
+bench = Bench(Sandbox(Path({str(small)!r}), overlay=False), Path({str(small)!r}))
+free = os.statvfs({str(small)!r})
+Path({str(small)!r}, "filler").write_bytes(bytes(free.f_bavail * free.f_bsize - (1 << 20)))
+try:
+    bench.build("true")
+except OSError as error:
+    print(error.errno, [path.name for path in Path({str(small)!r}).iterdir() if path.suffix == ".lock"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("28 []\n", "")
 
 
 def test_a_closed_and_unreadable_layer_can_be_stacked_and_copied(bench):
