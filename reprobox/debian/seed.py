@@ -11,7 +11,8 @@ their files only before it unpacks them again. A test holds the result against o
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,9 +22,12 @@ from typing import NamedTuple
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
 from reprobox.download import cannot_write
+from reprobox.errors import IntegrityError
 from reprobox.tar_stream import FILE, FOLDER, SYMLINK
 
 _DATABASE = "var/lib/dpkg"
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # of packages and architectures: Debian Policy 5.6.1 and 5.6.8
+_CONTROL_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 #: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
 _LIBRARY_FOLDERS = {
     "amd64": ("lib32", "lib64", "libx32"),
@@ -68,7 +72,8 @@ class _InfoFile(NamedTuple):
 
 def _open(path: Path) -> _Opened:
     data = path.read_bytes()
-    return _Opened(path, {m.path.decode(): m for m in deb.tar_members(deb.control_tar(data))}, deb.data_tar(data))
+    control = {os.fsdecode(member.path): member for member in deb.tar_members(deb.control_tar(data))}
+    return _Opened(path, control, deb.data_tar(data))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,12 +116,16 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
             plain = opened.path not in planting.by_dpkg
             paths = _unpack(unpacker, opened, plain=plain)
             if plain:
-                status.append(_stanza(opened))
-                info += _info(opened, paths, planting.epoch)
+                values = _control(opened)
+                status.append(_stanza(opened, values))
+                info += _info(opened, values, paths, planting.epoch)
             running += [pool.submit(_open, path) for path in islice(waiting, 1)]
     for folder in ("info", "updates", "triggers"):  # dpkg's own package has them too
         unpacker.write(deb.Member(f"{_DATABASE}/{folder}".encode(), FOLDER, 0o755, planting.epoch, b"", b""))
-    _write_database(root / _DATABASE, status, info, planting.epoch)
+    for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
+        _write_file(unpacker, name, _InfoFile(name, data, 0o644, planting.epoch))
+    for file in info:
+        _write_file(unpacker, f"info/{file.name}", file)
 
 
 def _conffiles(opened: _Opened) -> list[str]:
@@ -138,9 +147,21 @@ def _unpack(unpacker: deb.Unpacker, opened: _Opened, *, plain: bool) -> list[byt
     return paths
 
 
-def _stanza(opened: _Opened) -> bytes:
-    values = fields(bytes(opened.control["control"].data))
-    name = values.pop("Package")
+def _control(opened: _Opened) -> dict[str, str]:
+    """The control fields, once it is clear that no name in them could be a path."""
+    control = opened.control.get("control")
+    values = fields(bytes(control.data)) if control else {}
+    for name in ("Package", "Architecture"):
+        if not _NAME.fullmatch(values.get(name, "")):
+            raise IntegrityError(f"not a Debian package: {name} is {values.get(name, '')!r}", where=opened.path.name)
+    for name in opened.control:
+        if not _CONTROL_FILE.fullmatch(name):
+            raise IntegrityError(f"not a Debian package: it has a control file {name!r}", where=opened.path.name)
+    return values
+
+
+def _stanza(opened: _Opened, values: Mapping[str, str]) -> bytes:
+    name = values["Package"]
     entry = {"Package": name, "Status": "install ok unpacked", **values}
     conffiles = _conffiles(opened)
     if conffiles:
@@ -148,9 +169,8 @@ def _stanza(opened: _Opened) -> bytes:
     return write(entry)
 
 
-def _info(opened: _Opened, paths: Sequence[bytes], epoch: int) -> Iterator[_InfoFile]:
+def _info(opened: _Opened, values: Mapping[str, str], paths: Sequence[bytes], epoch: int) -> Iterator[_InfoFile]:
     """The package's files in ``info/``."""
-    values = fields(bytes(opened.control["control"].data))
     prefix = values["Package"]
     if values.get("Multi-Arch") == "same":
         prefix += f":{values['Architecture']}"
@@ -161,14 +181,7 @@ def _info(opened: _Opened, paths: Sequence[bytes], epoch: int) -> Iterator[_Info
             yield _InfoFile(f"{prefix}.{name}", bytes(member.data), member.mode, member.mtime)
 
 
-def _write_database(database: Path, status: Sequence[bytes], info: Sequence[_InfoFile], epoch: int) -> None:
-    for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
-        _write_file(database / name, data, 0o644, epoch)
-    for file in info:
-        _write_file(database / "info" / file.name, file.data, file.mode, file.mtime)
-
-
-def _write_file(path: Path, data: bytes, mode: int, mtime: int) -> None:
-    path.write_bytes(data)
-    path.chmod(mode)
-    os.utime(path, (mtime, mtime))
+def _write_file(unpacker: deb.Unpacker, path: str, file: _InfoFile) -> None:
+    """Write one of the database's files as a package's are: links that a package left there never lead out."""
+    name = f"{_DATABASE}/{path}".encode()
+    unpacker.write(deb.Member(name, FILE, file.mode, file.mtime, b"", file.data))

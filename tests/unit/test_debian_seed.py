@@ -8,8 +8,10 @@ import subprocess
 import pytest
 
 from reprobox.debian import seed
+from reprobox.errors import IntegrityError
 from reprobox.tree import scan
 from tests.debs import TIME, make_deb
+from tests.images import entry, link, tar
 
 pytestmark = pytest.mark.tool("dpkg")
 
@@ -116,3 +118,48 @@ def test_links_of_merged_usr(tmp_path):
     assert seed.merged_usr_links(without, "amd64") == ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
     assert seed.merged_usr_links(without, "arm64") == ("bin", "lib", "sbin")
     assert seed.merged_usr_links(brought.read_bytes(), "amd64") == ()
+
+
+def archive(path, control, tree):
+    """A .deb of exactly these tars, which dpkg-deb would not make."""
+    data = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0\n"), ("control.tar", control), ("data.tar", tree)):
+        data += f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content
+        data += b"\n" * (len(content) % 2)
+    path.write_bytes(data)
+    return path
+
+
+def hostile(folder, package="own", architecture="all", more=(), tree=()):
+    control = f"Package: {package}\nVersion: 1\nArchitecture: {architecture}\n".encode()
+    return archive(folder / "x.deb", tar(entry("./control", control), *more), tar(*tree))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"package": "../../../../victim/own"},
+        {"package": "Own"},
+        {"package": ""},
+        {"architecture": "../all"},
+        {"more": [entry("./a/b", b"x")]},
+        {"more": [entry("./.hidden", b"x")]},
+    ],
+    ids=["path", "capital", "none", "architecture", "control file below", "hidden control file"],
+)
+def test_names_that_are_paths_are_refused(tmp_path, odd):
+    (tmp_path / "victim").mkdir()
+    with pytest.raises(IntegrityError, match="not a Debian package"):
+        planted(tmp_path / "root", [hostile(tmp_path, **odd)])
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["var/lib/dpkg/info", "var/lib/dpkg", "var/lib/dpkg/status", "var"])
+def test_the_database_is_written_inside_the_root_whatever_a_package_put_there(tmp_path, place):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    target = victim / "kept" if place.endswith("status") else victim
+    path = hostile(tmp_path, more=[entry("./postinst", b"x")], tree=[link(f"./{place}", str(target))])
+    root = planted(tmp_path / "root", [path])
+    assert list(victim.iterdir()) == []
+    assert b"Package: own" in b"".join(file.read_bytes() for file in root.rglob("status") if not file.is_symlink())
