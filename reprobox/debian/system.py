@@ -23,6 +23,7 @@ STATUS = "/var/lib/dpkg/status"
 ARCHITECTURES = "/var/lib/dpkg/arch"
 APT = "/usr/bin/apt-get"
 _APT_FILES = ("etc/apt", "usr/share/keyrings")
+_END = bytes(1024)  # closes a tar that is whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,15 +43,22 @@ def host_system() -> System:
 def base_system(world: World, identity: str) -> System:
     """The base of the environment, whose layer id is ``identity``.
 
-    A tool run in the base gives its files as one tar, links followed; it is remembered by the id.
+    A tool run in the base gives its files as one tar, links followed; it is remembered by the id. Raises
+    :class:`ResolveError` where the run was cut short.
     """
-    remembered = world.store.memo("systems", identity)
     try:
-        tar = remembered.read_bytes()
+        tar = world.store.memo("systems", identity).read_bytes()
     except FileNotFoundError:
+        tar = b""
+    if not tar.endswith(_END):
         there = 'cd / && for path; do test -e "$path" && printf "%s\\0" "$path"; done'
-        tar = world.tool(("sh", "-c", f"{there} | tar -chf - --null -T -", "sh", *_APT_FILES)).stdout
-        world.store.remember("systems", identity, tar)
+        result = world.tool(("sh", "-c", f"{there} | tar -chf - --null -T -", "sh", *_APT_FILES))
+        tar = result.stdout
+        if not tar.endswith(_END):
+            said = result.stderr.decode(errors="replace").strip() or f"tar ended with status {result.status}"
+            raise ResolveError(f"the base's apt configuration could not be read: {said}", hint="run it again")
+        if result.status == 0:  # else something there could not be read: a link to nowhere is nothing to apt either
+            world.store.remember("systems", identity, tar)
     files = _files(tar)
     named = [path for path in files if path.startswith("/etc/apt/sources.list")]
     keys = [path for path in files if any(fnmatch.fnmatchcase(path, pattern) for pattern in KEY_PATTERNS)]
