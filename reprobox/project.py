@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -72,7 +73,7 @@ class Project:
         remembered = store.memo("locks", sha256(data))
         try:
             return decode(json.loads(remembered.read_bytes()), file=str(self.lock_path))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError, LockError):  # not there, torn, or written by another reprobox: the file decides
             pass
         try:
             text = data.decode()
@@ -87,11 +88,9 @@ class Project:
     def write_lock(self, lock: Lock) -> bool:
         """Write the lock if it says something else than the one that is there; returns whether it did."""
         data = write(lock).encode()
-        try:
+        with contextlib.suppress(OSError):
             if self.lock_path.read_bytes() == data:
                 return False
-        except FileNotFoundError:
-            pass
         try:
             self._replace_lock(data)
         except OSError as error:

@@ -25,7 +25,7 @@ def check_seal(session: Session, target: LockedTarget, epoch: int, environment: 
         if wanted != digest:
             raise IntegrityError(
                 f"layer {name!r} is not the sealed one: {_first_difference(session, target, epoch, name, wanted or '')}"
-                f"\n  sealed {wanted}\n  built  {digest}",
+                f"\n  sealed {wanted or 'nothing'}\n  built  {digest}",
                 where=f"target {target.name!r}",
                 hint="the layer's step does not always give the same bytes: make it, then `reprobox lock --seal` again",
             )
@@ -38,6 +38,8 @@ def check_seal(session: Session, target: LockedTarget, epoch: int, environment: 
 
 
 def _first_difference(session: Session, target: LockedTarget, epoch: int, name: str, sealed: str) -> str:
+    if not sealed:
+        return "the seal does not have it"
     layer = next(item for item in target.layers if item.name == name)
     stored = session.store.layer(layer.id)
     assert stored is not None

@@ -1,0 +1,283 @@
+"""From manifest to lock: what is kept, what moves, what is stale, and what is refused before anything is built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reprobox import resolve
+from reprobox.errors import LockError, ManifestError
+from reprobox.lock import Lock, LockedLayer
+from reprobox.resolve import NO_DATE, ensure_fresh, stale_keys
+from tests import images
+from tests.local import HEAD, Local, copying, running
+
+pytestmark = pytest.mark.userns
+
+OCI = '[project]\nname = "test"\n[base]\noci = "layout"\n'
+
+
+@pytest.fixture
+def local(tmp_path, store) -> Local:
+    """A project whose base is next to nothing: nothing is built here."""
+    local = Local(tmp_path / "project", store)
+    return local.file("base/etc/os-release", "ID=none\n").file("conf/x", "x").file("code.py", "print()")
+
+
+def layer(lock: Lock, name: str) -> LockedLayer:
+    return next(item for item in lock.targets["default"].layers if item.name == name)
+
+
+def stale(local: Local) -> tuple[str, ...]:
+    session = local.session
+    return stale_keys(session, local.manifest(), local.project.lock(session.store))
+
+
+def layout(local: Local, created: str, name: str = "layout") -> None:
+    """An OCI layout of one small image that says when it was made."""
+    made = images.Layout(local.path / name)
+    manifest = made.image(images.tar(images.entry("made", created.encode())))
+    config = json.loads(made.path(json.loads(made.path(manifest).read_text())["config"]).read_text())
+    described = json.loads(made.path(manifest).read_text())
+    described["config"] = made.blob(json.dumps({**config, "created": created}).encode(), images.CONFIG)
+    made.tag(
+        made.blob(json.dumps(described).encode(), images.MANIFEST, platform={"os": "linux", "architecture": "amd64"})
+    )
+
+
+# -- what a lock says --------------------------------------------------------------------------------------------------
+
+
+def test_every_node_of_the_graph_is_locked_in_stacking_order(local):
+    lock = local.write(copying("conf", "conf", "/etc/conf") + running("all", "true")).lock()
+    target = lock.targets["default"]
+    assert [(item.name, item.kind, item.parents) for item in target.layers] == [
+        ("base", "rootfs", ()),
+        ("conf", "copy", ("base",)),
+        ("all", "run", ("conf",)),
+        ("skeleton", "skeleton", ("all",)),
+    ]
+    assert target.platform == "linux/amd64"
+    assert lock.epoch == NO_DATE
+    assert lock.manifest == local.manifest().digest()
+    assert not list((local.store / "layers").iterdir())
+
+
+def test_locking_again_writes_the_same_bytes(local):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    before = local.project.lock_path.read_bytes()
+    local.lock()
+    assert local.project.lock_path.read_bytes() == before
+    local.lock(upgrade=True)
+    assert local.project.lock_path.read_bytes() == before
+
+
+def test_folder_store_and_times_are_not_in_a_lock(local, tmp_path, monkeypatch):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    moved = tmp_path / "elsewhere" / "a b"
+    moved.parent.mkdir()
+    subprocess.run(["cp", "-r", local.path, moved], check=True)
+    (moved / "research.lock").unlink()
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("LC_ALL", "C")
+    Local(moved, tmp_path / "store").lock()
+    assert (moved / "research.lock").read_bytes() == local.project.lock_path.read_bytes()
+    assert str(tmp_path) not in (moved / "research.lock").read_text()
+
+
+def test_the_epoch_is_the_date_of_the_base_and_stays(local):
+    layout(local, "2024-05-06T07:08:09Z")
+    first = local.write("", head=OCI).lock()
+    assert first.epoch == images.CREATED_SECONDS
+    more = local.write(copying("conf", "conf", "/etc/conf"), head=OCI).lock()
+    assert more.epoch == first.epoch
+    assert layer(more, "base").id == layer(first, "base").id
+
+
+def test_the_epoch_moves_with_another_base(local):
+    layout(local, "2024-05-06T07:08:09Z")
+    first = local.write("", head=OCI).lock()
+    layout(local, "2025-05-06T07:08:09Z", "other")
+    second = local.write("", head=OCI.replace("layout", "other")).lock()
+    assert second.epoch > first.epoch
+    assert layer(second, "skeleton").id != layer(first, "skeleton").id
+
+
+def test_the_same_base_under_another_name_changes_no_id(local):
+    layout(local, "2024-05-06T07:08:09Z")
+    first = local.write("", head=OCI).lock()
+    (local.path / "layout").rename(local.path / "moved")
+    second = local.write("", head=OCI.replace("layout", "moved")).lock()
+    assert [item.id for item in second.targets["default"].layers] == [
+        item.id for item in first.targets["default"].layers
+    ]
+
+
+def test_the_environment_of_a_layer_is_part_of_its_id_alone(local):
+    text = running("one", "true") + running("two", "true")
+    first = local.write(text).lock()
+    second = local.write(text.replace("script", 'env = { A = "1" }\nscript', 1) + '[env]\nLANG = "C"\n').lock()
+    assert layer(second, "one").environment == {"A": "1"}
+    assert layer(second, "two").environment == {}
+    assert layer(second, "base").id == layer(first, "base").id
+    assert layer(second, "one").id != layer(first, "one").id
+
+
+def test_code_is_locked_and_stales_nothing(local):
+    first = local.write(copying("conf", "conf", "/etc/conf")).lock()
+    local.file("code.py", "print('edited')")
+    assert stale(local) == ()
+    second = local.lock()
+    assert second.code != first.code
+    assert second.targets == first.targets
+
+
+# -- what is stale -----------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_lock_is_fresh(local):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    assert stale(local) == ()
+    local.write("# a comment\n" + copying("conf", "conf", "/etc/conf"))
+    assert stale(local) == ()
+
+
+def test_each_changed_key_is_named(local):
+    local.write(copying("conf", "conf", "/etc/conf") + '[env]\nLANG = "C"\n').lock()
+    local.write(copying("conf", "conf", "/etc/other") + running("new", "true") + '[env]\nLC_ALL = "C"\n')
+    session = local.session
+    with pytest.raises(LockError) as caught:
+        ensure_fresh(session, local.manifest(), local.project.lock(session.store), "here/research.lock")
+    assert caught.value.status == 3
+    assert caught.value.where == "here/research.lock"
+    assert caught.value.hint == "run `reprobox lock`"
+    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
+        "env.LANG (removed)",
+        "env.LC_ALL (new)",
+        "layers (changed)",
+        "layers.conf.files (changed)",
+        "layers.new.kind (new)",
+        "layers.new.script (new)",
+    ]
+
+
+def test_files_that_layers_are_made_of_are_watched(local):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    local.file("conf/x", "y")
+    assert stale(local) == ("layers.conf (its files changed)",)
+    local.file("conf/x", "x").file("base/etc/os-release", "ID=other\n")
+    assert stale(local) == ("base (its files changed)",)
+    local.file("base/etc/os-release", "ID=none\n")
+    assert stale(local) == ()
+    (local.path / "conf").rename(local.path / "gone")
+    assert stale(local) == ("layers.conf (its files are missing)",)
+
+
+def test_a_changed_file_locks_its_layer_anew_and_keeps_the_others(local):
+    text = copying("one", "conf", "/one") + copying("two", "code.py", "/two")
+    first = local.write(text).lock()
+    local.file("conf/x", "y")
+    second = local.lock()
+    assert stale(local) == ()
+    same = [item.name for item in first.targets["default"].layers if item.id == layer(second, item.name).id]
+    assert same == ["base", "two"]
+
+
+# -- seals -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_seal_stays_while_nothing_changes(local):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    local.realize(seal=True)
+    sealed = local.project.lock_path.read_bytes()
+    assert b"[targets.default.seal]" in sealed
+    local.lock()
+    assert local.project.lock_path.read_bytes() == sealed
+
+
+@pytest.mark.parametrize("change", ["file", "description"])
+def test_a_seal_goes_with_what_it_was_for(local, change):
+    local.write(copying("conf", "conf", "/etc/conf")).lock()
+    local.realize(seal=True)
+    if change == "file":
+        local.file("conf/x", "y")
+    else:  # the image's labels have it
+        local.write(copying("conf", "conf", "/etc/conf"), head=HEAD.replace("[base]", 'description = "new"\n[base]'))
+    assert local.lock().targets["default"].seal is None
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(local: Local) -> str:
+    with pytest.raises(ManifestError) as caught:
+        local.lock()
+    assert not local.project.lock_path.exists()
+    (problem,) = caught.value.problems
+    assert problem.line
+    assert problem.hint
+    return f"{problem.key}: {problem.message}"
+
+
+def test_a_missing_file(local):
+    assert "layers[0].files[0].from" in refused(local.write(copying("conf", "nowhere", "/etc")))
+
+
+def test_a_missing_base(local):
+    assert (
+        refused(local.write("", head=HEAD.replace('"base"', '"nowhere"'))) == "base.rootfs: there is no folder nowhere"
+    )
+
+
+def test_what_is_not_available_yet(local):
+    text = running("one", "true").replace("script", "network = true\nscript")
+    assert refused(local.write(text)).startswith("layers[0].network")
+
+
+def test_a_cycle(local):
+    text = copying("a", "conf", "/a", after="b") + copying("b", "conf", "/b", after="a")
+    assert refused(local.write(text)).endswith("a -> b -> a")
+
+
+@pytest.mark.parametrize("one", ["/etc/conf", "/etc/conf/inside", "/etc/conf/"])
+def test_unordered_layers_with_one_destination(local, one):
+    told = refused(local.write(copying("one", "code.py", one) + copying("two", "code.py", "/etc/conf")))
+    assert "'one' and 'two' both write at" in told
+    local.write(copying("one", "conf", one) + copying("two", "conf", "/etc/conf", after="one")).lock()
+
+
+def test_disjoint_destinations(local):
+    local.write(
+        copying("one", "conf", "/etc/a") + copying("two", "conf", "/etc/b") + copying("c", "conf", "/etc/ab")
+    ).lock()
+
+
+def test_more_layers_than_engines_take(local, monkeypatch):
+    monkeypatch.setattr(resolve, "MOST_LAYERS", 5)
+    text = "".join(copying(f"l{number}", "code.py", f"/l{number}") for number in range(3))
+    local.write(text).lock()
+    with pytest.raises(LockError, match="would have 6 layers, and container engines stop at 125") as caught:
+        local.write(text + running("one more", "true").replace("one more", "one-more")).lock()
+    assert caught.value.hint == "join layers of kind 'copy', such as l0, l1, l2"
+
+
+def test_the_limit_is_below_what_docker_takes():
+    assert resolve.MOST_LAYERS <= 125 - 5
+
+
+def test_the_layers_of_a_base_image_count(local, monkeypatch):
+    made = images.Layout(local.path / "layout")
+    made.tag(made.image(*(images.tar(images.entry(f"f{number}")) for number in range(4))))
+    monkeypatch.setattr(resolve, "MOST_LAYERS", 4)
+    with pytest.raises(LockError, match="would have 5 layers"):
+        local.write("", head=OCI).lock()
+
+
+def test_a_project_needs_no_store_to_be_refused(local, tmp_path):
+    local.write("", head=HEAD + "nonsense = 1\n")
+    with pytest.raises(ManifestError):
+        local.manifest()
+    assert not Path(local.store).exists()
