@@ -40,7 +40,8 @@ def store_root() -> str:
 
 def record_path(store: str, project: str, target: str, backend: str) -> str:
     """Where the record of a project's target is; ``target`` is empty for the only one."""
-    name = "@".join((os.path.realpath(project), target, backend)).replace("%", "%25").replace("/", "%2F")
+    parts = (os.path.realpath(project), target, backend)
+    name = "@".join(part.replace("%", "%25").replace("/", "%2F").replace("@", "%40") for part in parts)
     if len(os.fsencode(name)) > _LONGEST:
         import hashlib
 
@@ -83,10 +84,10 @@ def read(path: str) -> dict[str, Any] | None:
     """The record, or None where there is none that this version can use."""
     try:
         with open(path, "rb") as file:
-            record: dict[str, Any] = json.load(file)
+            record = json.load(file)
     except (OSError, ValueError):
         return None
-    return record if record.get("format") == FORMAT else None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
 
 
 def is_current(record: Mapping[str, Any], manifest: str) -> bool:
