@@ -78,7 +78,7 @@ class BuiltIn:
         from reprobox.registry import BlobProvider
 
         return [
-            ArchiveProvider(session.config, session.documents, session.target),
+            ArchiveProvider(session.config, session.documents, session.target, session.store),
             IndexProvider(session.store, session.config.index, offline=session.offline),
             BlobProvider(session.registries),
         ]

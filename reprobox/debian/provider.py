@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,15 +11,18 @@ from typing import Any, Protocol
 
 from reprobox.debian.control import fields
 from reprobox.debian.release import archive_name
-from reprobox.debian.sources import Source, host_sources, read_sources, sibling
+from reprobox.debian.sources import Read, Source, host_sources, read_sources, sibling
 from reprobox.download import Location
-from reprobox.errors import ReproboxError
+from reprobox.errors import FetchError, OfflineError, ReproboxError
 from reprobox.lock import Input, LockedLayer, LockedTarget
-from reprobox.store import Store
+from reprobox.store import Store, StoredLayer
 from reprobox.tar_stream import FILE, TarError, TarStream, decompressed
+from reprobox.tree import Tree, opened
 
 _APT = (b"etc/apt/sources.list", b"etc/apt/mirrors/")
+_SOURCES = (".list", ".sources")
 _LARGEST = 1 << 20  # bytes of a file that says where packages are
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 class _Settings(Protocol):
@@ -35,7 +39,7 @@ class _Documents(Protocol):
 class ArchiveProvider:
     """Finds ``deb`` inputs by archive name and pool path.
 
-    Asked in this order: mirrors that the user configured; what this machine's apt uses, and then what the base image's
+    Asked in this order: mirrors that the user configured; what the base's own apt uses, and then what this machine's
     does; and snapshot services that the user configured, which have what live archives have dropped.
     """
 
@@ -52,11 +56,29 @@ class ArchiveProvider:
         self._documents = documents
         self._target = target
         self._store = store
+        self._unasked: list[ReproboxError] = []  # what places said that did not tell which archive they have
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
-        """Places of ``inputs`` by sha256."""
+        """Places of ``inputs`` by sha256. Raises :class:`FetchError` when there would be some, but for the network."""
         wanted = [item for item in inputs if item.type == "deb" and "path" in item.facts]
-        return {item.sha256: list(self._places(item)) for item in wanted}
+        places = {item.sha256: list(self._places(item)) for item in wanted}
+        if wanted and not any(places.values()):
+            self._refuse_if_unasked()
+        return places
+
+    def _refuse_if_unasked(self) -> None:
+        for error in self._unasked[:1]:
+            raise FetchError(error.message, where=error.where, hint=error.hint)
+        if self._waits_for_base():
+            raise FetchError(
+                "no place of its archive is known here, and the base, which may know one, was not built yet",
+                hint="run it again, now that the base is built; or name a mirror of the archive in the settings",
+            )
+
+    def _waits_for_base(self) -> bool:
+        if self._store is None or self._target is None or self._target.base.kind == "bootstrap" or self._base_sources:
+            return False
+        return self._store.layer(self._target.base.id) is None
 
     def _places(self, item: Input) -> Iterator[Location]:
         archive, path = item.facts.get("archive", ""), item.facts["path"]
@@ -65,23 +87,30 @@ class ArchiveProvider:
         for base in self._settings.snapshots.get(archive, ()):
             if moment := self._moments.get(item.sha256):
                 yield Location(url=f"{base}/{moment}/{path}", label=f"{archive} of {moment} ({base})")
+            # A pin that was kept may be older than the date of the index: by its hash it is found at any time.
+            service, found, _ = base.rpartition("/archive/")
+            if found and _SHA1.fullmatch(item.facts.get("sha1", "")):
+                url = f"{service}/file/{item.facts['sha1']}/{path.rpartition('/')[2]}"
+                yield Location(url=url, label=f"{archive} by hash ({service})")
 
     @cached_property
     def _known(self) -> dict[str, list[str]]:
-        """Base URIs by archive name, as apt here and in the base has them."""
+        """Base URIs by archive name, as apt in the base and here has them."""
         known: dict[str, list[str]] = {}
-        for source in dict.fromkeys((*host_sources(), *self._base_sources())):
+        for source in dict.fromkeys((*self._base_sources, *host_sources())):
             for place in source.places():
-                known.setdefault(self._archive_of(place), []).append(place.uri)
+                if name := self._archive_of(place):
+                    known.setdefault(name, []).append(place.uri)
         for uri in (*self._settings.archives.get("debian", ()), *known.get("debian", [])):
             known.setdefault("debian-security", []).append(sibling(uri, "debian-security"))
         return known
 
+    @cached_property
     def _base_sources(self) -> tuple[Source, ...]:
         if self._target is None or self._store is None:
             return ()
         try:
-            return image_sources(self._target.base, self._store)
+            return base_sources(self._target.base, self._store)
         except (TarError, OSError):
             return ()  # who unpacks the image will say what is wrong with it
 
@@ -89,7 +118,10 @@ class ArchiveProvider:
         """What the archive at this place calls itself. Unverified: what comes from there is held against its hash."""
         try:
             document = self._documents.get(f"{source.dists}/InRelease", fresh=False)
-        except ReproboxError:
+        except OfflineError:
+            return ""
+        except ReproboxError as error:
+            self._unasked.append(error)
             return ""
         content = re.sub(rb"\A-----BEGIN PGP SIGNED MESSAGE-----\n.*?\n\n", b"", document, flags=re.DOTALL)
         return archive_name(fields(content))
@@ -110,17 +142,48 @@ def _dates(indices: Any) -> dict[tuple[str | None, str | None], int]:
     return {(index.get("archive"), index.get("suite")): int(index["date"]) for index in indices or ()}
 
 
-def image_sources(base: LockedLayer, store: Store) -> tuple[Source, ...]:
-    """The sources that apt in an image base uses, read from the image's blobs as far as they are in the store.
+def base_sources(base: LockedLayer, store: Store) -> tuple[Source, ...]:
+    """The sources that apt in the base uses.
 
-    The base need not be unpacked yet: packages are fetched while it is being built.
+    Packages are fetched while the base is being built: an image that is not unpacked yet is read from those of its
+    blobs that are in the store.
     """
+    stored = store.layer(base.id)
+    if stored is not None:
+        return _stored_sources(stored)
     files: dict[str, bytes] = {}
     for item in base.inputs:
         if ".layer." in item.facts.get("media_type", "") and store.has_blob(item.sha256):
             with store.blob(item.sha256).open("rb") as file:
                 files |= _apt_files(TarStream(decompressed(file)))
-    return read_sources(files.get, [path for path in files if path.endswith((".list", ".sources"))])
+    return read_sources(files.get, [path for path in files if path.endswith(_SOURCES)])
+
+
+def _stored_sources(layer: StoredLayer) -> tuple[Source, ...]:
+    tree = Tree.load(layer.index)
+    read = _reader(tree, os.fsencode(layer.tree))
+    folder = tree.resolve(b"etc/apt/sources.list.d", final=True) + b"/"
+    names = (os.fsdecode(path.removeprefix(folder)) for path in tree.entries if path.startswith(folder))
+    found = [f"/etc/apt/sources.list.d/{name}" for name in names if "/" not in name and name.endswith(_SOURCES)]
+    return read_sources(read, ["/etc/apt/sources.list", *found])
+
+
+def _reader(tree: Tree, root: bytes) -> Read:
+    """Gives files by absolute path, links followed inside the root."""
+
+    def read(path: str) -> bytes | None:
+        try:
+            place = tree.resolve(os.fsencode(path), final=True)
+            entry = tree.get(place)
+            if entry is None or entry.kind != "f":
+                return None
+            with opened(root + b"/" + place) as file:
+                data = file.read(_LARGEST + 1)
+        except OSError:  # links in a circle, or a layer that is being removed
+            return None
+        return data if len(data) <= _LARGEST else None
+
+    return read
 
 
 def _apt_files(stream: TarStream) -> dict[str, bytes]:

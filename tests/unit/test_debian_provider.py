@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
 from reprobox.debian import provider as module
 from reprobox.debian.provider import ArchiveProvider
 from reprobox.debian.sources import Source
+from reprobox.digest import write_index
+from reprobox.errors import FetchError
 from reprobox.lock import Input, LockedLayer, LockedTarget
+from reprobox.plugins import BuiltIn
+from reprobox.providers import fetch
 from reprobox.store import Store
+from reprobox.tree import scan
 from tests import images
 from tests.debs import Key, SmallWorld, Suite, serve
 from tests.servers import Server
@@ -104,8 +110,67 @@ def test_other_inputs_and_unknown_archives_are_left_to_others(world):
 
 
 def test_a_source_that_does_not_answer_is_no_source(world, server, host):
-    host.append(Source(uri=server.url("/gone"), suite="bookworm"))
-    assert ArchiveProvider(Settings(), world.documents).locate([ITEM])[ITEM.sha256] == []
+    base = serve(server, "/debian", [Suite("bookworm")], Key())
+    host += [Source(uri=server.url("/gone"), suite="bookworm"), Source(uri=base, suite="bookworm")]
+    assert urls(ArchiveProvider(Settings(), world.documents).locate([ITEM])) == [f"{base}/{ITEM.facts['path']}"]
+
+
+def test_when_no_archive_can_be_asked_the_network_is_named(world, host):
+    host.append(Source(uri="http://127.0.0.1:1/debian", suite="bookworm"))
+    provider = ArchiveProvider(Settings(), world.documents)
+    with pytest.raises(FetchError) as caught:
+        fetch([ITEM], [provider], world.store, downloader=world.downloader)
+    assert "http://127.0.0.1:1/debian/dists/bookworm/InRelease: it cannot be reached" in caught.value.message
+    assert "check the network connection" in (caught.value.hint or "")
+    assert "--upgrade" not in str(caught.value)
+    wheel = Input(type="wheel", name="x.whl", sha256="2" * 64, size=1)
+    assert ArchiveProvider(Settings(), world.documents).locate([wheel]) == {}
+
+
+def test_snapshot_services_are_asked_by_hash_too(world):
+    item = replace(ITEM, facts={**ITEM.facts, "sha1": "a" * 40})
+    settings = Settings(snapshots={"debian": ("http://snapshot.example/archive/debian", "http://other.example/debian")})
+    found = ArchiveProvider(settings, world.documents, TARGET).locate([item])
+    assert urls(found) == [
+        "http://snapshot.example/archive/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb",
+        f"http://snapshot.example/file/{'a' * 40}/jq_1.6_amd64.deb",
+        "http://other.example/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb",
+    ]
+    unknown = ArchiveProvider(settings, world.documents).locate([item])  # no target: no moment
+    assert urls(unknown) == [f"http://snapshot.example/file/{'a' * 40}/jq_1.6_amd64.deb"]
+
+
+def test_the_sources_of_a_built_base_come_before_this_machines(world, server, host):
+    key = Key()
+    bases, hosts = (serve(server, place, [Suite("bookworm")], key) for place in ("/base", "/host"))
+    host.append(Source(uri=hosts, suite="bookworm"))
+    layer = LockedLayer(name="base", kind="rootfs", recipe=1, request="", id="b" * 64)
+    with world.store.scratch() as staged:
+        apt = staged / "tree/etc/apt"
+        (apt / "sources.list.d").mkdir(parents=True)
+        (apt / "sources.list").symlink_to("/etc/apt/sources.list")  # in a circle
+        (apt / "real").write_text(f"deb {bases} bookworm main\n")
+        (apt / "sources.list.d/x.list").symlink_to("/etc/apt/real")  # inside the root
+        (staged / "index").write_bytes(write_index(scan(staged / "tree")))
+        world.store.publish_layer(layer.id, staged, {})
+    target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
+    session = SimpleNamespace(
+        config=SimpleNamespace(archives={}, snapshots={}, index={}),
+        documents=world.documents,
+        target=target,
+        store=world.store,
+        offline=False,
+        registries=None,
+    )
+    provider, *_ = BuiltIn().reprobox_providers(session)
+    assert urls(provider.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}" for place in (bases, hosts)]
+
+
+def test_a_base_that_is_not_built_yet_is_told(world):
+    layer = LockedLayer(name="base", kind="rootfs", recipe=1, request="", id="b" * 64)
+    target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
+    with pytest.raises(FetchError, match="was not built yet"):
+        ArchiveProvider(Settings(), world.documents, target, world.store).locate([ITEM])
 
 
 def test_the_sources_of_a_base_image_are_read_from_its_blobs(world, server):
