@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from reprobox import graph, lock
 from reprobox.digest import Entry, canonical, escape, read_index, tree_digest, unescape, write_index
+from reprobox.errors import LockError, ManifestError, Problem
+from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, with_ids
+from reprobox.manifest import Layer
 from reprobox.tree import Tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,3 +213,176 @@ def test_a_step_that_changes_nothing_is_an_empty_layer(worker: Worker, example: 
     *_, answer = worker(([*base, ("mkdir", "a", 493)], [[*steps[0], ("rm", "a"), ("mkdir", "a", 0o755)], touched]))
     check(answer)
     assert answer["layer"]["index"] == ""
+
+
+# -- locks -------------------------------------------------------------------------------------------------------------
+
+TOML = st.recursive(
+    st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+TABLES = st.dictionaries(TEXTS, TOML, max_size=3)
+HASHES = st.binary(min_size=32, max_size=32).map(bytes.hex)
+INPUTS = st.builds(
+    Input,
+    type=TEXTS,
+    name=TEXTS.filter(lambda name: not set(name) & set("/\0") and name not in ("", ".", "..")),
+    sha256=HASHES,
+    size=st.integers(0, 2**53 - 1),
+    facts=st.dictionaries(
+        TEXTS.filter(lambda name: name not in ("name", "type", "size", "sha256")),
+        TEXTS | st.just('"""\n\\'),
+        max_size=3,
+    ),
+)
+SEALS = st.none() | st.builds(
+    Seal, image_digest=TEXTS, tree_digest=TEXTS, layers=st.dictionaries(TEXTS, TEXTS, max_size=2)
+)
+
+
+@st.composite
+def targets(draw: st.DrawFn, epoch: int) -> LockedTarget:
+    names = draw(st.lists(TEXTS, min_size=1, max_size=5, unique=True))
+    layers = [
+        LockedLayer(
+            name=name,
+            kind=draw(TEXTS),
+            recipe=draw(st.integers(0, 100)),
+            request=draw(TEXTS),
+            parents=tuple(draw(st.lists(st.sampled_from(names[:number]), unique=True))) if number else (),
+            inputs=tuple(draw(st.lists(INPUTS, max_size=2))),
+            options=draw(TABLES),
+            facts=draw(TABLES | st.dictionaries(TEXTS, st.text('a"\\\n\t\r\x85 ü', max_size=9), max_size=2)),
+            environment=draw(st.dictionaries(TEXTS, TEXTS, max_size=2)),
+        )
+        for number, name in enumerate(names)
+    ]
+    return LockedTarget(name="", platform=draw(TEXTS), layers=with_ids(layers, epoch), seal=draw(SEALS))
+
+
+@st.composite
+def locks(draw: st.DrawFn) -> Lock:
+    epoch = draw(st.integers(0, 2**40))
+    found = draw(st.dictionaries(TEXTS, targets(epoch), min_size=1, max_size=2))
+    return Lock(
+        epoch=epoch,
+        manifest=draw(TEXTS),
+        keys=draw(st.dictionaries(TEXTS, TEXTS, max_size=3)),
+        targets={name: replace(target, name=name) for name, target in found.items()},
+        code=draw(TEXTS),
+    )
+
+
+@settings(max_examples=50)
+@given(locks())
+def test_a_lock_is_read_as_it_was_written(value: Lock):
+    text = lock.write(value)
+    assert lock.read(text) == value
+    assert lock.write(lock.read(text)) == text
+    assert lock.decode(json.loads(json.dumps(lock.parse(text)))) == value
+
+
+def rebuilt(value: Any, order: random.Random) -> Any:
+    if isinstance(value, dict):
+        items = [(key, rebuilt(item, order)) for key, item in value.items()]
+        order.shuffle(items)
+        return dict(items)
+    return [rebuilt(item, order) for item in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=50)
+@given(locks(), st.randoms(use_true_random=False))
+def test_equal_locks_are_equal_bytes(value: Lock, order: random.Random):
+    def other(layer: LockedLayer) -> LockedLayer:
+        tables = {name: rebuilt(getattr(layer, name), order) for name in ("options", "facts", "environment")}
+        return replace(layer, **tables)
+
+    found = {name: replace(item, layers=tuple(map(other, item.layers))) for name, item in value.targets.items()}
+    same = replace(value, keys=rebuilt(value.keys, order), targets=rebuilt(found, order))
+    assert same == value
+    assert lock.write(same) == lock.write(value)
+
+
+@settings(max_examples=50)
+@given(locks(), st.data())
+def test_a_changed_character_is_noticed_or_says_the_same(value: Lock, data: st.DataObject):
+    text = lock.write(replace(value, targets={name: replace(item, seal=None) for name, item in value.targets.items()}))
+    place = data.draw(st.integers(0, len(text) - 1))
+    edited = text[:place] + data.draw(st.sampled_from('a0 "=[]{}.\n#')) + text[place + 1 :]
+    try:
+        found = lock.read(edited)
+    except LockError:
+        return
+    assert lock.write(found) == text
+
+
+# -- graphs ------------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def layers_with_edges(draw: st.DrawFn) -> list[Layer]:
+    """Layers in the order of a manifest, with ``after`` edges that make no cycle: they follow a hidden order."""
+    names = draw(st.permutations([f"l{number}" for number in range(draw(st.integers(1, 8)))]))
+    edges = {
+        name: tuple(draw(st.lists(st.sampled_from(names[:number]), unique=True))) if number else ()
+        for number, name in enumerate(names)
+    }
+    return [Layer(name=name, kind="copy", options=None, after=edges[name]) for name in draw(st.permutations(names))]
+
+
+def graph_of(layers: list[Layer]) -> graph.LayerGraph:
+    manifest: Any = SimpleNamespace(layers=tuple(layers), base=SimpleNamespace(kind="rootfs"))
+    return graph.build(manifest, {"copy": SimpleNamespace(needs=lambda *_: ())})
+
+
+@given(layers_with_edges())
+def test_layers_are_stacked_as_near_to_the_manifest_as_edges_allow(layers: list[Layer]):
+    wanted, waiting = [], list(layers)
+    while waiting:  # always the first of the manifest that may come
+        layer = next(item for item in waiting if set(item.after) <= set(wanted))
+        wanted.append(layer.name)
+        waiting.remove(layer)
+    assert [node.name for node in graph_of(layers).nodes] == ["base", *wanted, "skeleton"]
+
+
+@given(layers_with_edges(), st.randoms(use_true_random=False))
+def test_the_order_in_the_manifest_changes_no_edge(layers: list[Layer], order: random.Random):
+    shuffled = list(layers)
+    order.shuffle(shuffled)
+    one, other = graph_of(layers), graph_of(shuffled)
+    assert {node.name: set(node.parents) for node in one.nodes} == {
+        node.name: set(node.parents) for node in other.nodes
+    }
+    places = {node.name: number for number, node in enumerate(other.nodes)}
+    assert all(places[parent] < places[node.name] for node in other.nodes for parent in node.parents)
+
+
+@given(layers_with_edges())
+def test_the_skeleton_stands_on_everything(layers: list[Layer]):
+    above: dict[str, set[str]] = {}
+    for node in graph_of(layers).nodes:
+        above[node.name] = set(node.parents).union(*(above[parent] for parent in node.parents))
+    assert above["skeleton"] == {"base", *(layer.name for layer in layers)}
+
+
+@given(layers_with_edges(), st.data())
+def test_a_cycle_is_found_and_is_one(layers: list[Layer], data: st.DataObject):
+    """Turn one edge round: what is then reported stands on itself, step by step."""
+    with_edges = [layer for layer in layers if layer.after]
+    assume(with_edges)
+    last = data.draw(st.sampled_from(with_edges))
+    first = data.draw(st.sampled_from(last.after))
+    closed = [replace(layer, after=(*layer.after, last.name)) if layer.name == first else layer for layer in layers]
+    edges = {(parent, layer.name) for layer in closed for parent in layer.after}
+    told = SimpleNamespace(
+        layers=tuple(closed),
+        base=SimpleNamespace(kind="rootfs"),
+        problem=lambda path, message, hint: Problem(file="", line=1, key=str(path), message=message, hint=hint),
+    )
+    with pytest.raises(ManifestError) as caught:
+        graph.build(told, {"copy": SimpleNamespace(needs=lambda *_: ())})  # type: ignore[arg-type]
+    path = caught.value.problems[0].message.partition(": ")[2].split(" -> ")
+    assert path[0] == path[-1]
+    assert all(edge in edges for edge in itertools.pairwise(path))
+    assert path[0] == min(path, key=[layer.name for layer in closed].index)
