@@ -63,7 +63,9 @@ def _read(arguments: list[str]) -> dict[str, Any] | None:
             return None
         if not equals:
             position += 1
-            value = arguments[position] if position < len(arguments) else ""
+            if position == len(arguments):
+                return None
+            value = arguments[position]
         if name == "--mount":
             target, equals, source = value.partition("=")
             if not equals or not source or not target.startswith("/"):
@@ -77,6 +79,8 @@ def _read(arguments: list[str]) -> dict[str, Any] | None:
 
 def _manifest(start: str) -> str | None:
     folder = os.path.abspath(start)
+    if not os.path.isdir(folder):  # a manifest of any name, or a mistake
+        return None
     while True:
         manifest = os.path.join(folder, "research.toml")
         if os.path.isfile(manifest):
