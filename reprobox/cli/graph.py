@@ -12,8 +12,7 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.engine import Session
 from reprobox.errors import LockError
-from reprobox.lock import Lock
-from reprobox.manifest import Manifest
+from reprobox.lock import Lock, LockedTarget
 from reprobox.project import Project
 
 DETAILS = """\
@@ -31,25 +30,25 @@ def execute(options: argparse.Namespace) -> int:
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds).select(options.target)
     layers = graph.build(manifest, session.plugins.kinds)
-    rows = _rows(session, layers, _locked(session, project, manifest))
+    name = next(iter(manifest.targets))
+    lock = _locked(session, project)
+    rows = _rows(session, layers, lock.targets.get(name) if lock else None)
     if options.json or options.format == "json":
-        print(json.dumps({"target": next(iter(manifest.targets)), "layers": rows}))
+        print(json.dumps({"target": name, "layers": rows}))
     else:
         print("\n".join(_tree(rows)))
     return 0
 
 
-def _locked(session: Session, project: Project, manifest: Manifest) -> Lock | None:
+def _locked(session: Session, project: Project) -> Lock | None:
     try:
-        lock = project.lock_or_none(session.store)
+        return project.lock_or_none(session.store)
     except LockError as error:
         session.reporter.say(f"the lock is not used: {error.message}")
         return None
-    return lock if lock is not None and next(iter(manifest.targets)) in lock.targets else None
 
 
-def _rows(session: Session, layers: graph.LayerGraph, lock: Lock | None) -> list[dict[str, Any]]:
-    target = next(iter(lock.targets.values())) if lock else None
+def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | None) -> list[dict[str, Any]]:
     locked = {layer.name: layer for layer in target.layers} if target else {}
     rows = []
     for number, names in enumerate(layers.generations()):
