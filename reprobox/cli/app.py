@@ -27,6 +27,7 @@ VERBS = {
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",
 }
+_INTERRUPTED = 130
 _DESCRIPTION = """\
 Make computational research recreatable: research.toml says what an environment needs, research.lock names every byte of
 it, and every machine makes the same environment from the two."""
@@ -55,6 +56,8 @@ def dispatch(arguments: list[str]) -> int:
         return error.status
     except KeyboardInterrupt:
         _close(options)
+        if options.json:
+            print(json.dumps({"error": _document(ReproboxError("interrupted")) | {"status": _INTERRUPTED}}), flush=True)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
