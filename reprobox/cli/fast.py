@@ -68,7 +68,7 @@ def _read(arguments: list[str]) -> dict[str, Any] | None:
             value = arguments[position]
         if name == "--mount":
             target, equals, source = value.partition("=")
-            if not equals or not source or not target.startswith("/"):
+            if not equals or not source or not target.startswith("/") or target in wanted["mounts"]:
                 return None
             wanted["mounts"][target] = source
         else:
