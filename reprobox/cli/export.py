@@ -7,11 +7,10 @@ import json
 import re
 from pathlib import Path
 
-from reprobox.cli.options import add_builder_option, add_network_options
+from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.engine import Environment
-from reprobox.errors import UsageError
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.realize import Wish, realize
 from reprobox.registry import Reference
@@ -38,22 +37,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    if options.output.exists():
-        raise UsageError("it exists already", where=str(options.output), hint="give -o a new name")
-    if not options.output.absolute().parent.is_dir():
-        raise UsageError("its folder does not exist", where=str(options.output), hint="make the folder first")
+    check_output(options.output, "-o")
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
+    tag = (
+        options.tag or f"{manifest.project.name}:{re.sub('[^A-Za-z0-9_.-]', '-', manifest.project.version or 'latest')}"
+    )
+    Reference.parse(tag)
     ensure_fresh(session, manifest, lock, str(project.lock_path))
     name = next(iter(manifest.select(options.target).targets))
     wants_image = options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
-    tag = (
-        options.tag or f"{manifest.project.name}:{re.sub('[^A-Za-z0-9_.-]', '-', manifest.project.version or 'latest')}"
-    )
-    Reference.parse(tag)
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)
     try:

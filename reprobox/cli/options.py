@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
+
+from reprobox.errors import UsageError
 
 DEFAULT_BACKEND = "sandbox"
 
@@ -21,3 +25,14 @@ def _jobs(text: str) -> int:
 
 def add_builder_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
+
+
+def check_output(path: Path, option: str) -> None:
+    """Refuse, before anything is built, a place where no new file or folder can be made. Raises :class:`UsageError`."""
+    if os.path.lexists(path):
+        raise UsageError("it exists already", where=str(path), hint=f"give {option} a new name")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError("its folder does not exist", where=str(path), hint="make the folder first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError("its folder cannot be written", where=str(path), hint=f"give {option} another place")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import launch
-from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options
+from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
-from reprobox.errors import UsageError
 
 DETAILS = """\
 Builds what the store lacks, from the lock alone, and never locks by itself.
@@ -45,8 +44,8 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     from reprobox.realize import Wish, realize
     from reprobox.resolve import ensure_fresh
 
-    if options.output is not None and options.output.exists():
-        raise UsageError("it exists already", where=str(options.output), hint="give --output a new folder")
+    if options.output is not None:
+        check_output(options.output, "--output")
     session, project = open_session(options, Path(options.source) if options.source else None)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
