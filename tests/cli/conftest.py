@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,7 @@ class Project:
         try:
             status = main([str(word) for word in argv])
         except SystemExit as ended:
-            assert isinstance(ended.code, int)
-            status = ended.code
+            status = int(ended.code or 0)
         out, err = self._capsys.readouterr()
         return Told(status=status, out=out, err=err)
 
@@ -143,7 +143,9 @@ def _template(session_folder: Path) -> Path:
 
 
 @pytest.fixture
-def fresh(_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+def fresh(
+    _template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Project:
     """A copy of the project, locked, with an empty store of its own."""
     root = tmp_path / "project"
     shutil.copytree(_template / "project", root)
@@ -156,6 +158,15 @@ def project(fresh: Project, _template: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of the project, locked, with all its layers in a store that others use too."""
     monkeypatch.setenv("REPROBOX_STORE", str(_template / "store"))
     return fresh
+
+
+@pytest.fixture
+def realized(project: Project) -> Project:
+    """The same, with a launch record: `run` starts at once."""
+    time.sleep(0.05)  # files that changed just before they were read are not trusted
+    assert project("realize").status == 0
+    assert list(Path(os.environ["REPROBOX_STORE"], "realizations").glob(f"*{project.root.parent.name}*@@sandbox.json"))
+    return project
 
 
 @pytest.fixture
@@ -175,6 +186,6 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def offer(**plugins: object) -> None:
         points = [Point(name, plugin) for name, plugin in plugins.items()]
-        monkeypatch.setattr("reprobox.plugins.metadata.entry_points", lambda group: points)
+        monkeypatch.setattr("reprobox.plugins.metadata.entry_points", lambda **_: points)
 
     return offer
