@@ -55,6 +55,7 @@ class BuildRequest:
     seed: Path | None = None
     workdir: str = "/"
     network: bool = False
+    failed: Path | None = None  # where to leave the state of a step that fails, for a look into it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

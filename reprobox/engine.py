@@ -27,7 +27,7 @@ from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.registry import Registries
 from reprobox.store import Store, StoredLayer
-from reprobox.tree import Changes, Tree, normalise, scan
+from reprobox.tree import Changes, Tree, normalise, remove, scan
 
 #: What every step's environment holds; a layer's own ``env`` is added, and the base image's below it.
 BUILD_ENVIRONMENT: Mapping[str, str] = {
@@ -253,6 +253,7 @@ def build_layer(
             record |= {"name": layer.name, "kind": layer.kind, "seconds": round(time.monotonic() - started, 3)}
             record["inputs"] = layer.identity(epoch, [item.id for item in below]).document()
             stored = session.store.publish_layer(layer.id, stage / "layer", record)
+        remove(session.store.failed(layer.id))
         session.reporter.built(layer.name, time.monotonic() - started, record["size"])
         return stored
 
@@ -355,10 +356,12 @@ def _run_commands(
                 log=session.store.log(f"{layer.id}.log"),
                 seed=seed,
                 workdir=step.workdir,
+                failed=session.store.failed(layer.id),
             )
         )
     except BuildError as error:
-        raise BuildError(error.message, where=f"layer {layer.name!r}", hint=error.hint) from None
+        hint = f"{error.hint}; `reprobox shell --failed {layer.name}` opens a shell in the state that it failed in"
+        raise BuildError(error.message, where=f"layer {layer.name!r}", hint=hint) from None
     return {"diff_id": result.diff_id, "size": result.size, "dropped": list(result.dropped)}
 
 

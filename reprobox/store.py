@@ -5,6 +5,7 @@
     blobs/ab/<sha256>        input files, exactly as locked
     layers/<layer id>/       tree/, index, layer.json: a built layer (see ``reprobox.tree``)
     realizations/<key>/      what a backend needs to run an environment
+    failed/<layer id>/       what a failed step left, for a look into it
     memo/<kind>/<key>        what can be had again: decoded locks, indices, places where inputs were seen
     partial/<sha256>         a download to be resumed
     tmp/<random>/            staging; swept when its owner is gone
@@ -206,6 +207,10 @@ class Store:
         except BaseException:
             Path(name).unlink()
             raise
+
+    def failed(self, identity: str) -> Path:
+        """Where the state of a layer's failed step is left, until it is built."""
+        return self.root / "failed" / identity
 
     def log(self, name: str) -> Path:
         """The file for a step's full output."""

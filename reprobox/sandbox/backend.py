@@ -32,7 +32,7 @@ from reprobox.sandbox.launcher import ARGV
 from reprobox.sandbox.root import FILES, FOLDERS
 from reprobox.sandbox.seccomp import ABIS
 from reprobox.staging import staging_folder
-from reprobox.tree import strip_inherited
+from reprobox.tree import remove, strip_inherited
 
 _LAST_LINES = 20
 _NO_OVERLAY = "REPROBOX_SANDBOX_OVERLAY"
@@ -126,9 +126,24 @@ class Sandbox:
             # Appending, since a step may open its /dev/stdout anew.
             with request.log.open("ab") as log:
                 answer = _carry_out("step", stage, document, stdout=log, stderr=subprocess.STDOUT)
+            if answer["status"] != 0:
+                _keep_failed(request, document)
         if answer["status"] != 0:
             raise _failure(request, answer["status"])
         return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
+
+    def reenter(self, failed: Path, argv: Sequence[str]) -> int:
+        """Run a command, with the caller's streams, in the state that a failed step left at ``failed``."""
+        document = json.loads((failed / "request.json").read_bytes())
+        changes = str(failed / "changes")
+        with staging_folder(self._scratch) as stage:
+            for name in ("stage", "work"):
+                (stage / name).mkdir(mode=0o755)
+                strip_inherited(stage / name, 0o755)
+            document |= {"mode": "tool", "commands": [list(argv)], "layers": [], "stage": str(stage / "stage")}
+            document |= {"root": changes} if document["whole"] else {"upper": changes, "work": str(stage / "work")}
+            status: int = _carry_out("step", stage, document, stdin=None)["status"]
+            return status
 
     def tool(self, request: ToolRequest) -> ToolResult:
         with staging_folder(self._scratch) as stage:
@@ -285,6 +300,15 @@ def _add_mount_points(root: Path) -> None:
 
 def _bind(bind: Bind) -> dict[str, Any]:
     return {"source": os.path.realpath(bind.source), "target": bind.target, "writable": bind.writable}
+
+
+def _keep_failed(request: BuildRequest, document: Mapping[str, Any]) -> None:
+    if request.failed is None:
+        return
+    remove(request.failed)
+    request.failed.mkdir(mode=0o700, parents=True)
+    Path(document["changes"]).rename(request.failed / "changes")
+    (request.failed / "request.json").write_text(json.dumps(document))
 
 
 def _resolver() -> str:
