@@ -92,8 +92,10 @@ def test_the_order_of_mappings_does_not_count():
 
 def test_one_item_a_line():
     assert [line for line in TEXT.splitlines() if "libc6" in line][:1] == [
-        '    { name = "libc6_2.36-9_amd64.deb", type = "deb", size = 2757668, package = "libc6", suite = "bookworm",'
-        f' version = "2.36-9", sha256 = "{sha256(b"libc6")}" }},'
+        (
+            '    { name = "libc6_2.36-9_amd64.deb", type = "deb", size = 2757668, package = "libc6", suite = "bookworm",'
+            f' version = "2.36-9", sha256 = "{sha256(b"libc6")}" }},'
+        )
     ]
 
 
