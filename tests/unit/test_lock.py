@@ -244,7 +244,7 @@ HASHED += ["a recipe", "an id", "a parent", "an unknown parent", "the order of l
 @pytest.mark.parametrize("name", HASHED)
 def test_what_layers_are_made_of_is_checked_by_their_ids_too(name):
     """The decoded form is remembered without its checksum being computed again, and a checksum can be mended."""
-    with pytest.raises(LockError, match="does not match its id|it is not a lock"):
+    with pytest.raises(LockError, match=r"does not match its id|it is not a lock"):
         lock.decode(tomllib.loads(EDITS[name](TEXT)))
 
 
