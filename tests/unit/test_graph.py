@@ -133,7 +133,9 @@ def test_a_target_leaves_out_layers_and_what_followed_them():
 
 def test_a_cycle_is_printed_as_a_path():
     with pytest.raises(ManifestError) as caught:
-        graph.build(manifest_of(("x", "copy"), ("a", "copy", ["c"]), ("b", "copy", ["a"]), ("c", "copy", ["b"])), NEEDS)
+        graph.build(
+            manifest_of(("x", "copy"), ("a", "copy", ["c"]), ("b", "copy", ["a"]), ("c", "copy", ["x", "b"])), NEEDS
+        )
     (problem,) = caught.value.problems
     assert problem.message == "the layers stand on one another in a circle: a -> b -> c -> a"
     assert (problem.file, problem.line, problem.key) == ("here/research.toml", 10, "layers[1]")

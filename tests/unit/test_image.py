@@ -123,9 +123,24 @@ def test_nothing_else_is_said(make):
 
 
 def test_pax_is_written_only_where_it_is_needed(make):
-    data = tar_of(make(write({"a/" + "n" * 98: b"", "p" * 77 + "/" + "p" * 77 + "/" + "n" * 100: b"", "x y\n": b""})))
+    data = tar_of(
+        make(
+            write(
+                {"x" * 100: b"", "a/" + "n" * 98: b"", "p" * 77 + "/" + "p" * 77 + "/" + "n" * 100: b"", "x y\n": b""}
+            )
+        )
+    )
     assert not any(item.pax_headers for item in read(data))
     assert b"PaxHeaders" not in data
+
+
+def test_names_that_are_not_utf_8_are_said_to_be_bytes(make):
+    def put(root: Path) -> None:
+        with open(os.path.join(os.fsencode(root), b"caf\xe9"), "wb"):
+            pass
+
+    assert b" hdrcharset=BINARY\n" in tar_of(make(put))
+    assert b"hdrcharset" not in tar_of(make(write({"caf\xe9": b""})))
 
 
 def test_entries_are_sorted_by_their_bytes(make):
@@ -244,6 +259,7 @@ def test_a_file_that_shrinks_while_it_is_read_stops_the_tar(make):
         image._content(Hashed(), os.fsencode(layer.tree / "x"), 600)
 
 
+@pytest.mark.userns  # only for this: CI runs these as an ordinary user
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_files_nobody_may_read_are_read(make):
     layer = make(both(write({"x": b"secret"}), lambda root: (root / "x").chmod(0)))

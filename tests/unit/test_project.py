@@ -173,6 +173,7 @@ def test_a_kill_at_any_moment_leaves_the_old_lock_or_the_new(project):
     assert project.lock_path.read_text() == locks.write(other)
 
 
+@pytest.mark.userns  # only for this: CI runs these as an ordinary user
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(project):
     project.root.chmod(0o500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -21,6 +22,7 @@ import pytest
 
 from reprobox.digest import sha256
 from reprobox.errors import ReproboxError
+from reprobox.staging import flocked
 from reprobox.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +224,24 @@ def test_a_killed_worker_lets_the_next_one_work(here):
         pass
 
 
+def test_a_lock_whose_file_went_away_while_one_waited_is_taken_anew(tmp_path):
+    """Who waited for a file that was removed meanwhile would hold a lock that nobody else can see."""
+    path = tmp_path / "lock"
+    seen: list[bool] = []
+
+    def work() -> None:
+        with flocked(path, fcntl.LOCK_EX):
+            seen.append(path.exists())
+
+    with flocked(path, fcntl.LOCK_EX):
+        waiting = threading.Thread(target=work)
+        waiting.start()
+        time.sleep(0.1)
+        path.unlink()
+    waiting.join()
+    assert seen == [True]
+
+
 # -- kills and power cuts ----------------------------------------------------------------------------------------------
 
 
@@ -346,6 +366,21 @@ def test_umask_setgid_and_acls_around_do_not_enter(store):
     assert_valid(mine)
 
 
+@pytest.mark.tool("setfacl")
+def test_a_folder_that_was_made_for_a_store_may_be_hostile_too(store):
+    store.mkdir(parents=True)
+    store.chmod(0o2777)
+    subprocess.run(["setfacl", "-d", "-m", "u:1234:rwx,g::rwx,o::rwx", store], check=True)
+    mine = Store(store)
+    publish(mine)
+    for folder in mine.root.iterdir():
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
+        assert os.listxattr(folder) == []
+    with mine.scratch() as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+        assert os.listxattr(folder) == []
+
+
 def test_a_store_in_a_place_that_is_no_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ReproboxError, match="cannot be used") as caught:
@@ -407,6 +442,7 @@ except ReproboxError as error:
     assert lines[1:] == [reason] * 4 + ["the store cannot be used: Read-only file system"]
 
 
+@pytest.mark.userns  # only for this: CI runs these as an ordinary user
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_store_of_somebody_else_says_so(here):
     for folder in ("tmp", "locks"):

@@ -217,6 +217,12 @@ def test_set_id_bits_of_files_are_dropped_and_told(make, mode, kept):
     assert layer.dropped == (f"/x: setuid or setgid bit of {mode:04o}",)
 
 
+def test_a_dropped_bit_is_no_change(make):
+    layer = make(both(write({"x": b""}), lambda root: (root / "x").chmod(0o4755)), merged(f("x", mode=0o755)))
+    assert layer.index == []
+    assert layer.dropped == ("/x: setuid or setgid bit of 4755",)
+
+
 def test_bits_of_folders_are_kept(make):
     layer = make(
         both(write({"a/": None, "b/": None}), lambda root: ((root / "a").chmod(0o2775), (root / "b").chmod(0o1777)))
@@ -494,10 +500,10 @@ CASES: dict[str, tuple[list[Entry], Mapping[str, bytes | None], Mapping[str, byt
         [d("var"), w("var/log")],
     ),
     "a folder that engines would hide is deleted": (
-        [d("environment"), f("environment/x"), d("environment/y"), f("environment/y/z")],
+        [d("environment", 0o711), f("environment/x"), d("environment/y"), f("environment/y/z")],
         {"environment": None},
         {},
-        [d("environment"), w("environment/x"), w("environment/y")],
+        [d("environment", 0o711), w("environment/x"), w("environment/y")],
     ),
     "a run-time folder is emptied": (
         [d("tmp", 0o1777), f("tmp/x"), d("tmp/y")],
@@ -684,6 +690,7 @@ RESOLVING = merged(
     l("dangling", "new/place"),
     f("file"),
     l("usr/x", "../file"),
+    l("usr/y", "/usr/lib"),
     l("spaced", "a b"),
 )
 
@@ -697,6 +704,7 @@ RESOLVING = merged(
         ("lib/", True, "usr/lib"),
         ("lib/.", False, "usr/lib"),
         ("absolute/x/y", False, "usr/lib/x/y"),
+        ("usr/y/z", False, "usr/lib/z"),
         ("up/etc/passwd", False, "etc/passwd"),
         ("../../x", False, "x"),
         ("lib/../x", False, "usr/x"),
