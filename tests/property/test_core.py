@@ -45,6 +45,7 @@ def test_canonical_bytes_are_those_of_rfc_8785(value: Any):
     assert json.loads(canonical(value)) == value
 
 
+@settings(max_examples=30)
 @given(st.dictionaries(TEXTS, JSON), st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_count(value: dict[str, Any], order: Any):
     items = list(value.items())
@@ -184,7 +185,7 @@ def check(answer: dict[str, Any]) -> None:
 
 
 @pytest.mark.userns
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(examples(PLAIN))
 def test_a_layer_over_its_parents_is_the_result(worker: Worker, example: tuple[list[Any], list[list[Any]]]):
     for answer in worker(example):
@@ -195,7 +196,7 @@ def test_a_layer_over_its_parents_is_the_result(worker: Worker, example: tuple[l
 
 
 @pytest.mark.userns
-@settings(max_examples=60)
+@settings(max_examples=35)
 @given(examples(PLAIN[:4] + SPECIAL))
 def test_special_paths_are_the_same_with_and_without_overlay(
     worker: Worker, example: tuple[list[Any], list[list[Any]]]
@@ -205,7 +206,7 @@ def test_special_paths_are_the_same_with_and_without_overlay(
 
 
 @pytest.mark.userns
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(examples(PLAIN))
 def test_a_step_that_changes_nothing_is_an_empty_layer(worker: Worker, example: tuple[list[Any], list[list[Any]]]):
     base, steps = example
@@ -274,7 +275,7 @@ def locks(draw: st.DrawFn) -> Lock:
     )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(locks())
 def test_a_lock_is_read_as_it_was_written(value: Lock):
     text = lock.write(value)
@@ -291,7 +292,7 @@ def rebuilt(value: Any, order: random.Random) -> Any:
     return [rebuilt(item, order) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(locks(), st.randoms(use_true_random=False))
 def test_equal_locks_are_equal_bytes(value: Lock, order: random.Random):
     def other(layer: LockedLayer) -> LockedLayer:
@@ -304,7 +305,7 @@ def test_equal_locks_are_equal_bytes(value: Lock, order: random.Random):
     assert lock.write(same) == lock.write(value)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(locks(), st.data())
 def test_a_changed_character_is_noticed_or_says_the_same(value: Lock, data: st.DataObject):
     text = lock.write(replace(value, targets={name: replace(item, seal=None) for name, item in value.targets.items()}))

@@ -135,21 +135,23 @@ def large(count: int, shape: str) -> LockedTarget:
     return LockedTarget(name="default", platform="", layers=tuple(layers))
 
 
+def seconds(target: LockedTarget, *, have: bool) -> float:
+    return fastest(lambda: plan(target, has_layer=lambda _: have, has_blob=lambda _: False), 2)
+
+
 @pytest.mark.parametrize("shape", ["wide", "chain"])
-def test_100_000_layers_are_planned_in_seconds(shape):
-    big, small = large(100_000, shape), large(10_000, shape)
+@pytest.mark.parametrize("have", [False, True])
+def test_the_cost_grows_with_the_number_of_layers(shape, have):
+    # Five times as many: ten times the cost leaves room for noise, a square would need twenty-five.
+    assert seconds(large(10_000, shape), have=have) < 10 * seconds(large(2_000, shape), have=have)
 
-    def seconds(target: LockedTarget, *, have: bool, times: int = 1) -> float:
-        return fastest(lambda: plan(target, has_layer=lambda _: have, has_blob=lambda _: False), times)
 
-    for have in (False, True):
-        taken = seconds(big, have=have)
-        assert taken < 3
-        assert taken < 30 * seconds(small, have=have, times=3)
+def test_100_000_layers_are_planned_in_seconds():
+    assert seconds(large(100_000, "chain"), have=False) < 3
 
 
 def test_one_missing_layer_below_many():
-    big = large(20_000, "chain")
+    big = large(2_000, "chain")
     found = plan(big, has_layer=lambda _: True, has_blob=lambda _: True)
     assert found.steps == ()
     absent = iter([False])
