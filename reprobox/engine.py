@@ -427,18 +427,18 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
 
 def _check_overlaps(target: LockedTarget, indexes: Sequence[Sequence[Entry]]) -> None:
     """Layers that may be built side by side must not touch one path: how they are stacked would decide the result."""
-    owner: dict[bytes, tuple[str, str]] = {}
+    owner: dict[bytes, tuple[str, Entry]] = {}
     for layer, index in list(zip(target.layers, indexes, strict=True))[1:]:
         below = frozenset(item.name for item in ancestors(target.layers, layer.name))
         for entry in index:
-            other, kind = owner.get(entry.path, ("", "d"))
-            if other and other not in below and (entry.kind, kind) != ("d", "d"):
+            other, found = owner.get(entry.path, ("", entry))
+            if other and other not in below and (entry.kind != "d" or entry != found):
                 path = entry.path.decode(errors="replace")
                 raise BuildError(
                     f"layers {other!r} and {layer.name!r} both write /{path}, and neither stands on the other",
                     hint=f'say which comes first: add `after = ["{other}"]` to layer {layer.name!r}',
                 )
-            owner[entry.path] = (layer.name, entry.kind)
+            owner[entry.path] = (layer.name, entry)
 
 
 def _image_layers(store: Store, layer: StoredLayer) -> Iterator[image.Layer]:

@@ -98,7 +98,6 @@ def test_an_ordered_layer_between_hides_nothing(join):
         join(one=("base", [f("x")]), two=("one", [f("x")]), three=("one", [f("x")]))
 
 
-@pytest.mark.xfail(reason="_check_overlaps does not compare the modes of folders yet")
 def test_unordered_layers_may_not_change_the_mode_of_one_folder(join):
     """The one stacked last would undo what the other did to the folder."""
     with pytest.raises(BuildError, match="both write /opt"):
