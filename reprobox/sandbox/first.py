@@ -1,7 +1,7 @@
 """Process 1 of an isolated run, and the process outside that stands for the command.
 
-The kernel hides signals without a handler from process 1, so the command is its child. Terminal signals reach the whole
-foreground group by themselves; those that somebody sent to one process are handed on.
+The kernel hides signals without a handler from process 1, so the command is its child. The terminal's keys reach the
+whole foreground group by themselves; signals that somebody sent to one process are handed on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _watch(child: int) -> int:
     while True:
         received = signal.sigwaitinfo(_WAITED_FOR)
         if received.si_signo != signal.SIGCHLD:
-            if received.si_code <= 0:  # sent by a process; the terminal's have SI_KERNEL
+            # Sent by a process, not by the terminal (SI_KERNEL); but of a hang-up it tells the session's leader alone.
+            if received.si_code <= 0 or received.si_signo == signal.SIGHUP:
                 os.kill(child, received.si_signo)
             continue
         while True:
