@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,16 +134,22 @@ class Sandbox:
         return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
 
     def reenter(self, failed: Path, argv: Sequence[str]) -> int:
-        """Run a command, with the caller's streams, in the state that a failed step left at ``failed``."""
+        """Run a command, with the caller's streams and terminal, in the state that a failed step left at ``failed``."""
         document = json.loads((failed / "request.json").read_bytes())
+        if "TERM" in os.environ:
+            document["environment"]["TERM"] = os.environ["TERM"]
         changes = str(failed / "changes")
         with staging_folder(self._scratch) as stage:
             for name in ("stage", "work"):
                 (stage / name).mkdir(mode=0o755)
                 strip_inherited(stage / name, 0o755)
-            document |= {"mode": "tool", "commands": [list(argv)], "layers": [], "stage": str(stage / "stage")}
+            document |= {"mode": "look", "commands": [list(argv)], "layers": [], "stage": str(stage / "stage")}
             document |= {"root": changes} if document["whole"] else {"upper": changes, "work": str(stage / "work")}
-            status: int = _carry_out("step", stage, document, stdin=None)["status"]
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's keys are the command's
+            try:
+                status: int = _carry_out("step", stage, document, stdin=None, start_new_session=False)["status"]
+            finally:
+                signal.signal(signal.SIGINT, before)
             return status
 
     def tool(self, request: ToolRequest) -> ToolResult:
@@ -248,18 +255,18 @@ def _with_indexes(trees: Sequence[Path]) -> list[list[str]]:
     return [[str(tree), str(tree.parent / "index")] for tree in trees]
 
 
-def _carry_out(way: str, stage: Path, document: Mapping[str, Any], **streams: Any) -> dict[str, Any]:
+def _carry_out(way: str, stage: Path, document: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     """Let a child do what ``document`` asks for. Raises :class:`BackendError` if it cannot begin."""
     path = stage / "request.json"
     path.write_text(json.dumps({**document, "parent": os.getpid()}))
-    answer: dict[str, Any] = _child(way, path, **streams)
+    answer: dict[str, Any] = _child(way, path, **options)
     if "problem" in answer:
         problem = answer["problem"]
         raise BackendError(f"the sandbox cannot be entered: {problem}", hint="`reprobox doctor` says what works here")
     return answer
 
 
-def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **streams: Any) -> Any:
+def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **options: Any) -> Any:
     """What a child answers. Raises the :class:`OSError` that it met, or :class:`BuildError` if it was killed."""
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as answer:
@@ -267,9 +274,8 @@ def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **streams:
             process = subprocess.Popen(
                 [*ARGV, way, str(argument), str(writer)],
                 stdin=stdin,
-                start_new_session=True,  # Ctrl-C is the parent's to handle
                 pass_fds=(writer,),
-                **streams,
+                **{"start_new_session": True, **options},  # a new session: Ctrl-C is the parent's to handle
             )
         finally:
             os.close(writer)

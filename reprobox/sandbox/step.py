@@ -40,6 +40,8 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"problem": problem}
     if request["layers"]:
         _merge(request)
+    if request["mode"] == "look":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     answer = _in_process_one(request)
     if request["mode"] == "build" and answer.get("status") == 0:
         _unmake(request["changes"], answer.pop("made"))
@@ -191,7 +193,10 @@ def _run(command: Sequence[str], request: Mapping[str, Any]) -> int:
 def _exec(command: Sequence[str], request: Mapping[str, Any]) -> NoReturn:
     status, what = 126, f"enter {request['workdir']}"
     try:
-        os.setsid()
+        if request["mode"] == "look":
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        else:
+            os.setsid()
         os.chdir(request["workdir"])
         what = f"start {command[0]}"
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves nothing in the layer

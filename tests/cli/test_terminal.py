@@ -193,3 +193,28 @@ def test_a_terminal_that_goes_away_ends_the_command(realized, way):
     time.sleep(0.2)
     one.hang_up()
     assert one.status() == -signal.SIGHUP
+
+
+def test_a_failed_step_is_looked_into_with_a_shell_as_any_other(project):
+    project.edit("mkdir -p /opt/deep", "echo half >/made; nosuchcommand")
+    assert project("lock").status == 0
+    assert project("realize").status == 1
+    one = Terminal(project, "shell", "--failed", "greeting")
+    try:
+        one.type("PS1=ask:\n")
+        one.until("\nask:$")
+        one.type("sleep 1000; echo it was $?\n")
+        time.sleep(0.5)
+        one.type("\x03")
+        one.until("ask:")
+        one.type("sleep 1000\n")
+        time.sleep(0.5)
+        one.type("\x1a")
+        one.until(r"Stopped.*sleep 1000")
+        one.type("kill %1; cat /made; echo $SOURCE_DATE_EPOCH; exit 9\n")
+        one.until("\nhalf\n")
+        one.until("\n315532800\n")
+        assert one.status() == 9
+        assert "no job control" not in one.shown
+    finally:
+        one.close()
