@@ -18,6 +18,7 @@ from tests.engines.ordinary import OrdinaryUser, ordinary_user
 from tests.engines.registry import Registry, serve
 
 pytest_plugins = ["pytester"]
+pytest.register_assert_rewrite("reprobox.testing")  # failures inside the conformance suite show their values
 
 # No clock decides whether a law holds: a busy machine is slow. CI tries the same examples each time, laptops look for new ones.
 settings.register_profile(
