@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from reprobox.registry import Registries
 from reprobox.resolve import ensure_fresh, resolve
 from reprobox.store import Store
 from reprobox.testing import small_base
-from reprobox.tree import merge_into
 
 HEAD = '[project]\nname = "test"\nversion = "1"\n[base]\nrootfs = "base"\n'
 
@@ -118,10 +118,11 @@ class Local:
 
 
 def programs_in(folder: Path) -> None:
-    """Put the small environment of ``reprobox.testing`` into ``folder/base``."""
-    base = small_base()
-    (folder / "base").mkdir(parents=True)
-    merge_into(folder / "base", [(base.tree, base.index)])
+    """Put the small environment of ``reprobox.testing`` into ``folder/base``; its files are links: change none of them."""
+    folder.mkdir(parents=True)
+    base = small_base().tree
+    linked = "--link" if base.stat().st_dev == folder.stat().st_dev else "--reflink=auto"
+    subprocess.run(["cp", "--archive", linked, base, folder / "base"], check=True)
 
 
 def copying(name: str, source: str, to: str, after: str = "") -> str:

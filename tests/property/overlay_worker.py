@@ -96,6 +96,8 @@ class Editor:
             os.unlink(full)
 
     def renew(self, full: bytes, mode: int) -> None:
+        if not stat.S_ISDIR(os.lstat(full).st_mode):
+            return  # rmtree would open a FIFO, and wait
         shutil.rmtree(full)
         os.mkdir(full)
         os.chmod(full, mode)

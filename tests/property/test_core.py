@@ -144,7 +144,8 @@ def worker(session_folder) -> Iterator[Worker]:
         request = {"folder": str(folder / str(next(numbers))), "base": base, "steps": steps}
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
-        assert select.select([process.stdout], [], [], 60)[0], "the worker does not answer"
+        if not select.select([process.stdout], [], [], 120)[0]:
+            process.kill()
         answer = process.stdout.readline()
         assert answer, "the worker died: what it said is on standard error"
         found: list[dict[str, Any]] = json.loads(answer)

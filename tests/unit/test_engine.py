@@ -131,18 +131,10 @@ def test_the_environment_of_a_base_image_is_read_from_its_config():
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def base_folder(session_folder) -> Path:
-    programs_in(session_folder / "engine")
-    return session_folder / "engine" / "base"
-
-
 @pytest.fixture
-def local(tmp_path, store, base_folder) -> Local:
-    path = tmp_path / "project"
-    path.mkdir()
-    subprocess.run(["cp", "-a", "--reflink=auto", base_folder, path / "base"], check=True)
-    return Local(path, store)
+def local(tmp_path, store) -> Local:
+    programs_in(tmp_path / "project")
+    return Local(tmp_path / "project", store)
 
 
 STEP = """

@@ -141,6 +141,13 @@ def test_a_lock_is_written_only_when_it_says_something_else(project, here):
     assert names(project) == {"research.toml", "research.lock"}
 
 
+def test_who_reads_while_it_is_written_sees_the_old_lock(project):
+    project.write_lock(LOCK)
+    with project.lock_path.open() as reader:
+        project.write_lock(replace(LOCK, code=""))
+        assert reader.read() == TEXT
+
+
 def test_a_kill_at_any_moment_leaves_the_old_lock_or_the_new(project):
     other = replace(LOCK, code="")
     texts = {TEXT, locks.write(other)}
