@@ -14,13 +14,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VALUES = {"-C": "project", "--project": "project", "--target": "target", "--backend": "backend"}
+_VALUES = {
+    "-C": "project",
+    "--project": "project",
+    "--target": "target",
+    "--backend": "backend",
+    "--network": "network",
+}
 
 
 def run(arguments: list[str]) -> None:
     """Become the command, or return if this takes the full command line."""
     wanted = _read(arguments[1:])
-    if wanted is None or wanted["backend"] not in ("", "sandbox"):
+    if wanted is None or wanted["backend"] not in ("", "sandbox") or wanted["network"] not in ("host", "none"):
+        return
+    if arguments[0] == "shell" and wanted["command"]:
         return
     manifest = _manifest(wanted["project"] or ".")
     if manifest is None:
@@ -43,8 +51,8 @@ def run(arguments: list[str]) -> None:
             "environment": launch.environment(record["environment"], os.environ),
             "binds": binds,
             "workdir": record["workdir"],
-            "network": True,
-            "isolate": False,
+            "network": wanted["network"] == "host",
+            "isolate": wanted["isolate"],
         }
     )
 
@@ -52,12 +60,17 @@ def run(arguments: list[str]) -> None:
 def _read(arguments: list[str]) -> dict[str, Any] | None:
     """Options and command, or None if there is anything that only the full command line knows."""
     wanted: dict[str, Any] = {"project": "", "target": "", "backend": "", "mounts": {}, "command": []}
+    wanted |= {"network": "host", "isolate": False}
     position = 0
     while position < len(arguments):
         word = arguments[position]
         if not word.startswith("-") or word == "--":
             wanted["command"] = arguments[position + (word == "--") :]
             break
+        if word == "--isolate":
+            wanted["isolate"] = True
+            position += 1
+            continue
         name, equals, value = word.partition("=")
         if name != "--mount" and name not in _VALUES:
             return None

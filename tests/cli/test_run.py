@@ -46,7 +46,7 @@ def test_the_root_and_read_only_mounts_cannot_be_written(realized):
     assert (realized.root / "src" / "new").exists()
 
 
-@pytest.mark.parametrize("way", [[], ["--isolate"]])  # the quick one, and the whole command line
+@pytest.mark.parametrize("way", [[], ["--offline"]])  # the quick one, and the whole command line
 def test_a_mount_from_elsewhere(realized, tmp_path, way):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "numbers").write_text("4 5 6\n")
@@ -55,7 +55,7 @@ def test_a_mount_from_elsewhere(realized, tmp_path, way):
         assert (told.status, told.out) == (0, "4 5 6\n")
 
 
-@pytest.mark.parametrize("way", [[], ["--isolate"]])
+@pytest.mark.parametrize("way", [[], ["--offline"]])
 def test_a_mount_whose_source_is_missing(realized, way):
     told = realized.process("run", *way, "--mount", "/data=/no/such/place", "--", "true")
     assert told.status == 1

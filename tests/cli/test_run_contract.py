@@ -17,7 +17,7 @@ from reprobox.testing import until
 
 pytestmark = pytest.mark.userns
 QUICK: tuple[str, ...] = ()
-LONG = ("--network", "host")  # only the full command line knows it
+LONG = ("--offline",)  # only the full command line knows it
 
 
 @pytest.fixture(params=[QUICK, LONG], ids=["quick", "long"])
@@ -329,3 +329,16 @@ def test_a_store_that_may_only_be_read(fresh, store):
     finally:
         for folder in (store, *store.iterdir()):
             folder.chmod(0o700)
+
+
+def test_a_shell_takes_no_command(realized):
+    for argv in (["shell", "true"], ["shell", "--", "true"], ["shell", "--isolate", "true"]):
+        told = realized.process(*argv)
+        assert told.status == 2
+        assert "unrecognized arguments" in told.err
+
+
+def test_a_network_that_nobody_knows(realized):
+    told = realized.process("run", "--network", "bridge", "--", "true")
+    assert told.status == 2
+    assert "bridge" in told.err

@@ -102,7 +102,7 @@ def terminal(realized) -> Iterator[type]:
         one.close()
 
 
-WAYS = pytest.mark.parametrize("way", [(), ("--network", "host"), ("--isolate",)], ids=["quick", "long", "isolated"])
+WAYS = pytest.mark.parametrize("way", [(), ("--offline",), ("--isolate",)], ids=["quick", "long", "isolated"])
 
 
 @WAYS
