@@ -229,6 +229,13 @@ def test_a_mount_is_given_another_source(realized, way, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_source_is_reached_through_links_of_the_machine(realized, way, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real/sub").mkdir(parents=True)
+    (tmp_path / "real/sub/numbers").write_text("8\n")
+    assert shell(realized, *way, "--mount", f"/data={tmp_path}/link/sub", "cat /data/numbers") == "8\n"
+
+
 def test_a_mount_that_the_manifest_does_not_know_is_read_only(realized, way, tmp_path):
     (tmp_path / "file").write_text("x\n")
     assert shell(realized, *way, "--mount", f"/else/where={tmp_path}", "cat /else/where/file") == "x\n"
