@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.engines import later_builder
 from tests.engines.project import ROOT, Project, digests, script_digest
 
 pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.slow]
@@ -99,6 +101,20 @@ def test_an_ordinary_user_gets_the_same(quickstart, told, user):
 def test_ten_years_later_gives_the_same(quickstart, told, session_folder):
     later = quickstart.with_inputs_only(session_folder / "later")
     assert digests(replace(later, wrapper=("faketime", "-f", "+10y")).realize("--offline")) == digests(told)
+
+
+@pytest.mark.tool("faketime")
+def test_steps_that_live_ten_years_later_give_the_same(quickstart, told, session_folder):
+    """Every program of every step sees the other clock: dpkg, the packages' scripts, the compiler of bytecode."""
+    later = quickstart.with_inputs_only(session_folder / "later-steps")
+    path = os.pathsep.join((str(later_builder.install(session_folder / "later-builder")), str(ROOT)))
+    later = replace(later, environment={"PYTHONPATH": path})
+    result = later.realize("--offline", "--builder", "later")
+    assert result["builder"] == "later"
+    assert digests(result) == digests(told)
+    logs = [path.read_text().splitlines() for path in (later.store / "logs").iterdir()]
+    assert len(logs) == len([layer for layer in told["layers"] if layer["kind"] in {"bootstrap", "apt", "pip"}])
+    assert {log[0] for log in logs} == {f"the year is {time.gmtime().tm_year + 10}"}
 
 
 @pytest.mark.tool("strace")

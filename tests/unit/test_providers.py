@@ -690,8 +690,9 @@ def test_a_full_disk_says_where_and_what_to_do(server: Server, tmp_path: Path) -
     disk = tmp_path / "disk"
     disk.mkdir()
     item = made(data=data)
-    script = f'mount -t tmpfs -o size=1m none {disk} && exec {sys.executable} -c "$0" {disk}/s {server.url("/a")} {item.sha256} {item.size}'
-    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, _FETCH]
+    script = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    fetching = [sys.executable, "-c", _FETCH, f"{disk}/s", server.url("/a"), item.sha256, str(item.size)]
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(disk), *fetching]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     last = done.stderr.strip().splitlines()
     assert f"reprobox.errors.ReproboxError: {disk}/s/partial/{item.sha256}: no space is left on the disk" in last

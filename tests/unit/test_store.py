@@ -415,7 +415,7 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written(here):
     publish(here)
     digest = here.add_blob(b"x")
     told = in_namespace(
-        f"mount --bind {here.root} {here.root}; mount -o remount,bind,ro {here.root}",
+        f"mount --bind '{here.root}' '{here.root}'; mount -o remount,bind,ro '{here.root}'",
         here.root,
         f"""
 here = Store(store)
@@ -467,7 +467,7 @@ def test_an_error_of_the_work_stays_what_it_is(here):
 @pytest.mark.userns
 def test_a_full_disk_leaves_a_valid_store(tmp_path):
     told = in_namespace(
-        f"mount -t tmpfs -o size=512k tmpfs {tmp_path}",
+        f"mount -t tmpfs -o size=512k tmpfs '{tmp_path}'",
         tmp_path / "store",
         """
 import errno

@@ -545,10 +545,12 @@ def test_an_ordinary_user_gets_the_same_tree(user: OrdinaryUser, tmp_path: Path,
 @pytest.mark.userns
 def test_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(tar(entry("big", bytes(3 << 20))))
-    script = f'mount -t tmpfs -o size=1m none {tmp_path}/disk && exec {sys.executable} -c "$0" {tmp_path}/disk {tmp_path}/layer'
-    (tmp_path / "disk").mkdir()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    unpacking = [sys.executable, "-c", _SCRIPT, str(disk), str(tmp_path / "layer")]
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, _SCRIPT],
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(disk), *unpacking],
         capture_output=True,
         text=True,
         timeout=60,
