@@ -24,6 +24,7 @@ from reprobox.lock import (
     with_ids,
 )
 from reprobox.manifest import Manifest
+from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.registry import Registries
 from reprobox.store import StoredLayer
 from reprobox.tree import Tree, opened
@@ -109,14 +110,14 @@ class _World:
         return stored
 
 
-def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgrade: bool = False) -> Lock:
-    """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, unless ``upgrade``."""
+def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgrade: Upgrade = KEEP) -> Lock:
+    """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, but for what ``upgrade`` frees."""
     refuse_unavailable(manifest)
     targets: dict[str, LockedTarget] = {}
     epoch = previous.epoch if previous else NO_DATE
     for name in manifest.targets:
-        old = previous.targets.get(name) if previous else None
-        targets[name], epoch = _resolve_target(session, manifest.select(name), name, old, epoch, upgrade=upgrade)
+        old = old_target(previous, name, manifest.targets[name].platform, manifest.targets)
+        targets[name], epoch = _resolve_target(session, manifest.select(name), name, old, epoch, upgrade)
     lock = Lock(
         epoch=epoch,
         manifest=manifest.digest(),
@@ -134,20 +135,21 @@ def refuse_unavailable(manifest: Manifest) -> None:
 
 
 def _resolve_target(
-    session: Session, manifest: Manifest, name: str, old: LockedTarget | None, epoch: int, *, upgrade: bool
+    session: Session, manifest: Manifest, name: str, old: LockedTarget | None, epoch: int, upgrade: Upgrade
 ) -> tuple[LockedTarget, int]:
     platform = manifest.targets[name].platform
     world = _World(session=session, platform=platform)
     layers: list[LockedLayer] = []
-    before = {layer.name: layer for layer in old.layers} if old and old.platform == platform else {}
     available(session.builder, session.store)
     layer_graph = graph.build(manifest, session.plugins.kinds)
+    asked = {node.name: (node.kind, _asked(manifest, node)) for node in layer_graph.nodes}
+    pins = match(old.layers if old else (), asked, upgrade)
     _check_destinations(session, manifest, layer_graph)
     for node in layer_graph.nodes:
-        layer, dates = _resolve_layer(session, manifest, node, layers, before.get(node.name), world, upgrade=upgrade)
+        layer, dates = _resolve_layer(session, manifest, node, layers, pins, world)
         if node.name == graph.BASE:
-            kept = before.get(node.name)
-            if kept is None or upgrade or _content(kept) != _content(layer):
+            kept = pins.matched.get(node.name)
+            if kept is None or upgrade.everything or _content(kept) != _content(layer):
                 epoch = max(dates, default=NO_DATE)
             world.epoch = epoch
             layer = with_ids([layer], epoch)[0]
@@ -163,27 +165,20 @@ def _resolve_layer(
     manifest: Manifest,
     node: graph.Node,
     done: Sequence[LockedLayer],
-    old: LockedLayer | None,
+    pins: Pins,
     world: _World,
-    *,
-    upgrade: bool,
 ) -> tuple[LockedLayer, tuple[int, ...]]:
     kind = session.kind(node.kind)
     layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
     below = ancestors([*done, layer], node.name)
-    asked = request_digest({"layer": _asked(manifest, node), "below": [_content(item) for item in below]})
-    if (
-        old is not None
-        and kind.pinned
-        and not upgrade
-        and (old.request, old.kind, old.recipe)
-        == (
-            asked,
-            node.kind,
-            kind.recipe,
-        )
-    ):
-        return replace(old, parents=node.parents, environment=dict(node.layer.env)), ()
+    contents: list[Json] = [_content(item) for item in below]
+    asked = request_digest({"layer": _asked(manifest, node), "below": contents})
+    old = pins.matched.get(node.name)
+    if old is not None and kind.pinned and not pins.upgrade.touches(old):
+        under_old_name = request_digest({"layer": _asked(manifest, node, name=old.name), "below": contents})
+        if (old.request, old.kind, old.recipe) == (under_old_name, node.kind, kind.recipe):
+            environment = dict(node.layer.env)
+            return replace(old, name=node.name, request=asked, parents=node.parents, environment=environment), ()
     if kind.pinned:
         session.reporter.say(f"resolving {node.name}")
     found: Resolution = kind.resolve(
@@ -193,8 +188,8 @@ def _resolve_layer(
             key="base" if node.name == graph.BASE else f"layers[{node.layer.index}]",
             platform=world.platform,
             below=below,
-            previous=old if old is not None and old.kind == node.kind else None,
-            upgrade=upgrade,
+            previous=pins.offered(node.name, node.kind, below),
+            upgrade=pins.upgrade.everything,
             world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
         )
     )
@@ -238,10 +233,13 @@ def _nowhere(_: object) -> tuple[str, ...]:
     return ()
 
 
-def _asked(manifest: Manifest, node: graph.Node) -> Json:
+def _asked(manifest: Manifest, node: graph.Node, name: str = "") -> Json:
+    """What the manifest says of a layer; as it would be under another ``name``."""
     if node.name == graph.BASE:
         return manifest.document()["base"]
-    return node.layer.document() if node.layer.options is not None else {}
+    if node.layer.options is None:
+        return {}
+    return {**node.layer.document(), "name": name or node.name}
 
 
 def _content(layer: LockedLayer) -> list[Json]:
@@ -280,7 +278,7 @@ def with_code_layer(session: Session, manifest: Manifest, target: LockedTarget, 
     """The target with the project's code as its last layer: ``--with-code``."""
     world = _World(session=session, platform=target.platform)
     node = graph.build(manifest, session.plugins.kinds, with_code=True).node(graph.CODE)
-    layer, _ = _resolve_layer(session, manifest, node, target.layers, None, world, upgrade=False)
+    layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)
     return replace(target, layers=with_ids([*target.layers, layer], epoch))
 
 
@@ -316,7 +314,7 @@ def _local_state(
 ) -> str:
     """What became of the local files of one layer since they were locked; empty if nothing did."""
     try:
-        layer, _ = _resolve_layer(session, manifest, node, target.layers, None, world, upgrade=False)
+        layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)
     except ManifestError:
         return "its files are missing"
     return "its files changed" if _content(replace(layer, recipe=locked.recipe)) != _content(locked) else ""

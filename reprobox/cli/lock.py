@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 from reprobox.cli.options import add_builder_option, add_network_options
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError
 from reprobox.lock import Lock
+from reprobox.pins import upgrade_of
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
 
@@ -20,6 +22,8 @@ examples:
   reprobox lock                 make or mend research.lock
   reprobox lock --check         say what changed, and exit 3 if anything did
   reprobox lock --upgrade       take the newest versions of everything
+  reprobox lock --upgrade-package numpy --upgrade-package system:git
+                                move these, and nothing else that need not
   reprobox lock --seal          build it, and record the digests that every later build must reproduce"""
 _KEEP = "restore the lock that was there, or let every version move with `reprobox lock --upgrade`"
 
@@ -28,6 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="only say whether the lock is of this manifest")
     parser.add_argument("--upgrade", action="store_true", help="move all pins to the newest that satisfy the manifest")
     parser.add_argument("--seal", action="store_true", help="build, and record the output digests in the lock")
+    parser.add_argument(
+        "--upgrade-package",
+        action="append",
+        default=[],
+        metavar="[LAYER:]NAME",
+        help="move this package, and what it needs to move with it; may be repeated",
+    )
     add_network_options(parser)
     add_builder_option(parser)
 
@@ -46,7 +57,8 @@ def execute(options: argparse.Namespace) -> int:
             raise LockError(error.message, where=error.where, hint=_KEEP) from None
         session.reporter.say(f"the old lock is not used: {error.message}")
         previous = None
-    lock = resolve(session, manifest, previous, upgrade=options.upgrade)
+    upgrade = replace(upgrade_of(options.upgrade_package, previous), everything=options.upgrade)
+    lock = resolve(session, manifest, previous, upgrade=upgrade)
     changed = project.write_lock(lock)
     if options.seal:
         for name in lock.targets:

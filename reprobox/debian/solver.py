@@ -325,6 +325,17 @@ def _refusal(result: ToolResult) -> Refusal:
     return Refusal(errors=errors, explanation="\n".join(lines[start:]))
 
 
+def pins_in_the_way(refusal: Refusal, kept: Iterable[Input]) -> set[str]:
+    """Names of kept packages that apt's explanation is about.
+
+    First those that are too old or not to be had for another; where there are none, those that want what cannot be.
+    """
+    names = {item.facts["package"] for item in kept}
+    wanted = re.findall(r"[A-Z]\w+: ([a-z0-9][a-z0-9+.-]+)\S*(?: \([^)]*\))? but ", refusal.explanation)
+    wanting = re.findall(r"^ ?([a-z0-9][a-z0-9+.-]+)\S* : ", refusal.explanation, re.MULTILINE)
+    return names & set(wanted) or names & set(wanting)
+
+
 def missing_versions(refusal: Refusal) -> list[str]:
     """Packages of which apt found no such version as was asked for."""
     found = (re.match(r"Version '.*' for '([^':]+)(?::[^']*)?' was not found", line) for line in refusal.errors)

@@ -174,31 +174,35 @@ def _status(request: ResolveRequest, status: bytes) -> bytes:
 
 
 def _solve(request: ResolveRequest, question: solver.Question) -> solver.Answer:
-    """Ask with the old pins where there are any; if they stand in the way, without."""
+    """Ask with the old pins where there are any; those that stand in the way are let go, and no others."""
     previous = request.previous
-    if previous is not None and previous.inputs and not request.upgrade:
-        forgotten = _brought(request, solver.no_longer_offered(previous.inputs, question.indices))
-        answer = solver.ask(request.world, replace(question, kept=previous.inputs, forgotten=forgotten))
+    kept = previous.inputs if previous is not None and not request.upgrade else ()
+    gone = set(_brought(request, solver.no_longer_offered(kept, question.indices))) if kept else set()
+    let_go: list[str] = []
+    while True:
+        forgotten = tuple(item for item in kept if item.sha256 in gone)
+        answer = solver.ask(request.world, replace(question, kept=kept, forgotten=forgotten))
         if isinstance(answer, solver.Answer):
-            return answer
-    else:
-        forgotten = None
-    answer = solver.ask(request.world, question)
-    if isinstance(answer, solver.Refusal):
-        raise _refused(request, question, answer)
-    if forgotten is not None:
-        request.world.say(f"{request.layer.name}: the locked versions do not allow what is asked now: locked anew")
+            break
+        if not kept:
+            raise _refused(request, question, answer)
+        freed = solver.pins_in_the_way(answer, kept) or {item.facts["package"] for item in kept}
+        let_go += sorted(freed)
+        kept = tuple(item for item in kept if item.facts["package"] not in freed)
+    if let_go:
+        names = ", ".join(let_go[:5]) + (f" and {len(let_go) - 5} more" if len(let_go) > 5 else "")
+        request.world.say(f"{request.layer.name}: what is asked now does not allow these as locked: {names}")
     return answer
 
 
-def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> tuple[Input, ...]:
-    """Those of ``inputs`` that can still be had; it is no error if some cannot, they are chosen anew."""
+def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> Iterable[str]:
+    """Hashes of those ``inputs`` that can still be had; it is no error if some cannot, they are chosen anew."""
     try:
         request.world.fetch(inputs)
     except (FetchError, OfflineError, IntegrityError):
         gone = [item.name for item in inputs if not request.world.store.has_blob(item.sha256)]
         request.world.say(f"{request.layer.name}: no longer to be had, so chosen anew: {', '.join(gone)}")
-    return tuple(item for item in inputs if request.world.store.has_blob(item.sha256))
+    return (item.sha256 for item in inputs if request.world.store.has_blob(item.sha256))
 
 
 def _manual(request: ResolveRequest, asked: AptOptions, status: bytes, inputs: Iterable[Input]) -> Sequence[str]:

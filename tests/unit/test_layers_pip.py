@@ -19,6 +19,7 @@ from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, S
 from reprobox.layers.pip import Pip
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Manifest, parse
+from reprobox.pins import Upgrade, match
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.pypi import IndexProvider, uv_version
 from reprobox.store import Store
@@ -195,6 +196,19 @@ def test_a_previous_lock_keeps_versions_files_and_uv(world, index):
     assert pins(moved) == ["lib==2.0", "other==1.0"]
     assert moved.inputs[-1].facts == {"version": uv_version()}
     assert pins(resolve(world, "lib>1", previous=previous)) == ["lib==2.0"]
+
+
+def test_one_package_is_upgraded_with_what_must_follow(world, index):
+    for version in ("1.0", "2.0"):
+        index.add("app", version, requires=[f"core=={version}", "lib"])
+        index.add("core", version)
+        index.add("lib", version)
+    first = resolve(world, "app==1.0", "lib==1.0")
+    assert pins(first) == ["app==1.0", "core==1.0", "lib==1.0"]
+    assert pins(resolve(world, "app", previous=first)) == pins(first)
+    freed = match([first], {"python": ("pip", {})}, Upgrade(packages=frozenset({("", "app")})))
+    previous = freed.offered("python", "pip", (BASE, SYSTEM))
+    assert pins(resolve(world, "app", previous=previous)) == ["app==2.0", "core==2.0", "lib==1.0"]
 
 
 def test_what_a_layer_below_has_holds_and_is_not_installed_again(world, index):

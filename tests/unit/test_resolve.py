@@ -11,6 +11,7 @@ import pytest
 from reprobox import resolve
 from reprobox.errors import LockError, ManifestError
 from reprobox.lock import Lock, LockedLayer
+from reprobox.pins import Upgrade
 from reprobox.resolve import NO_DATE, ensure_fresh, stale_keys
 from tests import images
 from tests.local import HEAD, Local, copying, running
@@ -71,7 +72,7 @@ def test_locking_again_writes_the_same_bytes(local):
     before = local.project.lock_path.read_bytes()
     local.lock()
     assert local.project.lock_path.read_bytes() == before
-    local.lock(upgrade=True)
+    local.lock(upgrade=Upgrade(everything=True))
     assert local.project.lock_path.read_bytes() == before
 
 
