@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from reprobox import namespace
 from reprobox.digest import Entry, Json, canonical, prefixed, read_index, sha256, unescape
 from reprobox.tree import opened
 
@@ -59,10 +60,22 @@ class Hashed:
 
 def write_layer(tree: Path, index: Path, epoch: int, sink: _Sink) -> None:
     """Write a layer's uncompressed tar: entries by path bytes, owner 0:0, times from the tree, no other metadata."""
-    root = os.fsencode(tree)
+    entries = read_index(index.read_bytes())
+    if namespace.hides(entries):
+        namespace.call("reprobox.image:stream_layer", str(tree), str(index), epoch, sink=sink)
+    else:
+        _write_entries(os.fsencode(tree), entries, epoch, sink)
+
+
+def stream_layer(sink: _Sink, tree: str, index: str, epoch: int) -> None:
+    """:func:`write_layer` by one who may read the whole tree."""
+    _write_entries(os.fsencode(tree), read_index(Path(index).read_bytes()), epoch, sink)
+
+
+def _write_entries(root: bytes, entries: Iterable[Entry], epoch: int, sink: _Sink) -> None:
     first: dict[tuple[int, int], bytes] = {}
     written = 0
-    for entry in sorted(read_index(index.read_bytes()), key=_tar_name):
+    for entry in sorted(entries, key=_tar_name):
         name = _tar_name(entry)
         if entry.kind == "w":
             written += _header(sink, name, _FILE, 0, 0, epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,6 @@ def _no_sources(_: Any) -> tuple[str, ...]:
 
 def _shell(environment: Environment) -> list[str]:
     for path in ("bin/bash", "usr/bin/bash"):
-        if any((layer.tree / path).exists() for layer in environment.layers):
+        if any(os.path.exists(layer.tree / path) for layer in environment.layers):
             return ["/bin/bash"]
     return ["/bin/sh"]

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
+from reprobox import namespace
 from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
 
 _LINKS = 40  # as the kernel's MAXSYMLINKS
@@ -502,11 +503,24 @@ def merge_into(target: Path, layers: Sequence[tuple[Path, Path]]) -> None:
     """
     owner: dict[bytes, bytes] = {}
     merged = Tree()
+    hides = False
     for tree, index in layers:
         entries = read_index(index.read_bytes())
+        hides = hides or namespace.hides(entries)
         merged.apply(entries)
         owner.update((entry.path, os.fsencode(tree)) for entry in entries)
-    root = os.fsencode(target)
+    if hides:
+        namespace.call("reprobox.tree:merge_by_name", str(target), [[str(tree), str(index)] for tree, index in layers])
+    else:
+        _merge(os.fsencode(target), merged, owner)
+
+
+def merge_by_name(target: str, layers: Sequence[Sequence[str]]) -> None:
+    """:func:`merge_into` by one who may read the whole layers."""
+    merge_into(Path(target), [(Path(tree), Path(index)) for tree, index in layers])
+
+
+def _merge(root: bytes, merged: Tree, owner: Mapping[bytes, bytes]) -> None:
     for entry in merged.sorted():
         _copy(owner[entry.path] + b"/" + entry.path, root + b"/" + entry.path, entry)
     for entry in reversed(merged.sorted()):

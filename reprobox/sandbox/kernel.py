@@ -6,21 +6,15 @@ Source: unshare(2), mount(2), mount_setattr(2), pivot_root(2), user_namespaces(7
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
 
-libc = ctypes.CDLL(None, use_errno=True)
+from reprobox.namespace import NEWUSER, check, die_with_parent, libc, map_one_id, unshare
 
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
-    0x00020000,
-    0x04000000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
+__all__ = ["NEWUSER", "die_with_parent", "libc", "map_one_id", "unshare"]  # with what is defined here
+
+NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, NOEXEC, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 
 _MOUNT_SETATTR = 442
@@ -30,39 +24,12 @@ _MOUNT_ATTR_RDONLY = 1
 _STAT_FLAGS = {2: NOSUID, 4: NODEV, 8: NOEXEC, 1024: 1 << 10, 2048: 1 << 11, 4096: 1 << 21}  # statvfs -> mount flags
 _DETACH = 2
 _MOUNTS = "/proc/self/mountinfo"
-_PDEATHSIG, _NO_NEW_PRIVS = 1, 38
+_NO_NEW_PRIVS = 38
 _IGNORED_BY_PYTHON = (13, 25)  # SIGPIPE, SIGXFSZ
 
 
-def _check(result: int, what: str) -> None:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{os.strerror(number)} ({what})")
-
-
-def unshare(flags: int) -> None:
-    _check(libc.unshare(flags), f"unshare {flags:#x}")
-
-
-def map_one_id(inside: tuple[int, int], outside: tuple[int, int]) -> None:
-    """Map one (uid, gid) of the new user namespace to the caller's."""
-    _put("/proc/self/setgroups", "deny")
-    _put("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
-    _put("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
-
-
-def _put(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
-        os.write(descriptor, text.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} (write {path})") from None
-    finally:
-        os.close(descriptor)
-
-
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    _check(
+    check(
         libc.mount(os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(options)),
         f"mount {kind or 'bind'} {source} on {target}",
     )
@@ -110,22 +77,17 @@ def private_mounts() -> None:
 
 def pivot(root: str, old: str) -> None:
     """Make ``root``, a mount point, the file system's root; the old one is then at ``old``, a folder inside it."""
-    _check(libc.syscall(_PIVOT_ROOT[os.uname().machine], os.fsencode(root), os.fsencode(root + old)), "pivot_root")
+    check(libc.syscall(_PIVOT_ROOT[os.uname().machine], os.fsencode(root), os.fsencode(root + old)), "pivot_root")
     os.chdir("/")
 
 
 def detach(path: str) -> None:
     """Unmount everything at ``path``, now for this namespace, later for those who still use it."""
-    _check(libc.umount2(os.fsencode(path), _DETACH), f"umount {path}")
-
-
-def die_with_parent() -> None:
-    """Be killed when the thread that started this process ends."""
-    _check(libc.prctl(_PDEATHSIG, 9, 0, 0, 0), "prctl")
+    check(libc.umount2(os.fsencode(path), _DETACH), f"umount {path}")
 
 
 def no_new_privileges() -> None:
-    _check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+    check(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
 
 def restore_signals() -> None:
@@ -154,14 +116,14 @@ def execute(argv: list[str], environment: dict[str, str]) -> None:
 
 
 def host_name(name: str) -> None:
-    _check(libc.sethostname(name.encode(), len(name)), "sethostname")
+    check(libc.sethostname(name.encode(), len(name)), "sethostname")
 
 
 def flush(folder: str) -> None:
     """Write everything of the folder's file system to the disk: syncfs(2)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _check(libc.syncfs(descriptor), f"syncfs {folder}")
+        check(libc.syncfs(descriptor), f"syncfs {folder}")
     finally:
         os.close(descriptor)
 

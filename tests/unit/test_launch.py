@@ -269,6 +269,6 @@ def test_a_quick_run_loads_next_to_nothing():
     loaded = set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split())
     assert not loaded & slow
     assert {name for name in loaded if name.startswith("reprobox")} == {
-        *("reprobox", "reprobox.cli", "reprobox.cli.fast", "reprobox.launch"),
+        *("reprobox", "reprobox.cli", "reprobox.cli.fast", "reprobox.launch", "reprobox.namespace"),
         *("reprobox.sandbox", "reprobox.sandbox.command", "reprobox.sandbox.kernel", "reprobox.sandbox.root"),
     }
