@@ -79,7 +79,7 @@ class BuiltIn:
 
         return [
             ArchiveProvider(session.config, session.documents, session.target, session.store),
-            IndexProvider(session.store, session.config.index, offline=session.offline),
+            IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
         ]
 

@@ -28,12 +28,16 @@ LABEL = "the Python index"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """A wheel as the index lists it; ``sha256`` is empty and ``size`` (bytes) 0 where the index does not say them."""
+    """A wheel as the index lists it; ``sha256`` is empty and ``size`` (bytes) 0 where the index does not say them.
+
+    A ``direct`` one was asked for by its URL, and no index need have it.
+    """
 
     name: str
     url: str
     sha256: str
     size: int
+    direct: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,8 @@ class Question:
     """What to resolve, for a Python version of two or three numbers.
 
     ``platform`` is in uv's words, ``""`` asks for the wheels of all platforms. ``constraints`` must hold.
-    ``preferences`` are versions by name, kept where they can be. Without ``dependencies`` only the packages themselves.
+    ``preferences`` are versions by name, kept where they can be. Without ``dependencies`` only the packages themselves;
+    with ``prereleases`` any of their versions.
     """
 
     requirements: Sequence[str]
@@ -59,6 +64,7 @@ class Question:
     constraints: Sequence[str] = ()
     preferences: Mapping[str, str] = field(default_factory=dict)
     dependencies: bool = True
+    prereleases: bool = False
 
 
 class NoSolutionError(ResolveError):
@@ -118,6 +124,7 @@ class Uv:
             *("--python", sys.executable, "--python-version", question.python, "--only-binary", ":all:"),
             *(("--python-platform", question.platform) if question.platform else ("--universal",)),
             *(() if question.dependencies else ("--no-deps",)),
+            *(("--prerelease", "allow") if question.prereleases else ()),
             *(("--offline",) if self._offline else ()),
         )
 
@@ -144,7 +151,7 @@ class Uv:
                 f"the network may not be used, and {LABEL} said too little before; uv says:\n{indented(reason)}",
                 hint="run it once without --offline",
             )
-        if "No solution found" in reason:
+        if re.search("No solution found|conflicting URLs", reason):
             return NoSolutionError(reason)
         return FetchError(
             f"{LABEL} could not be asked; uv says:\n{indented(reason)}",
@@ -175,42 +182,58 @@ def _pylock(versions: Mapping[str, str]) -> str:
 
 def _packages(document: Mapping[str, Any], folder: Path) -> Iterator[Package]:
     for table in document.get("packages", ()):
-        wheels = tuple(_wheel(item, folder) for item in table.get("wheels", ()))
-        yield Package(name=table["name"], version=table["version"], wheels=wheels)
+        wheels = [_wheel(item, folder) for item in table.get("wheels", ())]
+        if "archive" in table:
+            wheels.append(_wheel(table["archive"], folder, direct=True))
+        yield Package(name=table["name"], version=table["version"], wheels=tuple(wheels))
 
 
-def _wheel(table: Mapping[str, Any], folder: Path) -> Wheel:
+def _wheel(table: Mapping[str, Any], folder: Path, *, direct: bool = False) -> Wheel:
     url = table.get("url") or (folder / table["path"]).resolve().as_uri()
     name = table.get("name") or urllib.parse.unquote(url.partition("#")[0].rpartition("/")[2])
-    return Wheel(name=name, url=url, sha256=table.get("hashes", {}).get("sha256", ""), size=table.get("size", 0))
+    digest, size = table.get("hashes", {}).get("sha256", ""), table.get("size", 0)
+    return Wheel(name=name, url=url, sha256=digest, size=size, direct=direct)
 
 
 # -- where what is locked can be had -----------------------------------------------------------------------------------
 
 
 class IndexProvider:
-    """Finds locked wheels, and the locked uv, where the index has them today; works on a machine that never locked."""
+    """Finds locked wheels, and the locked uv, where the index has them today; works on a machine that never locked.
+
+    What was asked for by its URL, or by its path in ``project``, is there.
+    """
 
     name = LABEL
 
-    def __init__(self, store: Store, index: Mapping[str, str], *, offline: bool = False) -> None:
+    def __init__(
+        self, store: Store, index: Mapping[str, str], *, offline: bool = False, project: Path | None = None
+    ) -> None:
         self._store = store
         self._index = index
         self._offline = offline
+        self._project = project
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
         """One question to uv for the inputs of one Python version; more only where a package is wanted in two versions,
         or the index has forgotten some."""
-        wanted = [item for item in inputs if item.type in ("wheel", "uv")]
+        ours = [item for item in inputs if item.type in ("wheel", "uv")]
+        found = {item.sha256: list(self._own_places(item)) for item in ours if item.facts.keys() & {"url", "path"}}
+        wanted = [item for item in ours if item.sha256 not in found]
         if not wanted or self._offline:
-            return {}
+            return found
         uv = Uv(self._store, self._index)
-        found: dict[str, list[Location]] = {}
         for python, pins in _questions(wanted):
             for wheel in _listed(uv, python, pins):
                 place = Location(url=with_login(wheel.url, uv.environment), label=LABEL)
                 found.setdefault(wheel.sha256, []).append(place)
-        return {item.sha256: found[item.sha256] for item in wanted if item.sha256 in found}
+        return {item.sha256: found[item.sha256] for item in ours if item.sha256 in found}
+
+    def _own_places(self, item: Input) -> Iterator[Location]:
+        if self._project and "path" in item.facts:
+            yield Location(url=(self._project / item.facts["path"]).absolute().as_uri(), label="the project")
+        if "url" in item.facts and not self._offline:
+            yield Location(url=with_login(item.facts["url"], os.environ), label="the address that was asked for")
 
 
 def _questions(wanted: Sequence[Input]) -> Iterator[tuple[str, list[str]]]:

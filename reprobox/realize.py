@@ -146,6 +146,7 @@ def _record(
         for layer in (base, *manifest.layers)
         for path in getattr(session.kind(layer.kind), "sources", _no_sources)(layer)
     ]
+    watched += [str(session.project / path) for path in files_read(environment.target)]
     # HOME is private to a run: only the manifest may say otherwise, not the base image.
     inherited = {name: value for name, value in config.environment.items() if name != "HOME" or name in manifest.env}
     return {
@@ -173,6 +174,12 @@ def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, A
     for target in (wish.target, "") if only else (wish.target,):
         path = Path(launch.record_path(str(session.store.root), str(project.root), target, wish.backend))
         session.store.replace(path, data)
+
+
+def files_read(target: LockedTarget) -> list[str]:
+    """Paths in the project of the files that say what layers ask for, such as ``requirements.txt``."""
+    tables: list[Any] = [layer.facts.get("files", {}) for layer in target.layers]
+    return sorted({path for table in tables for path in table})
 
 
 def _no_sources(_: Any) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from reprobox import graph
 from reprobox.backend import Bind, ToolRequest, ToolResult
@@ -171,11 +172,12 @@ def _resolve_layer(
     kind = session.kind(node.kind)
     layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
     below = ancestors([*done, layer], node.name)
-    contents: list[Json] = [_content(item) for item in below]
-    asked = request_digest({"layer": _asked(manifest, node), "below": contents})
+    files = _files_read(session, kind, manifest, node)
+    given: dict[str, Json] = {"below": [_content(item) for item in below], **files}
+    asked = request_digest({"layer": _asked(manifest, node), **given})
     old = pins.matched.get(node.name)
     if old is not None and kind.pinned and not pins.upgrade.touches(old):
-        under_old_name = request_digest({"layer": _asked(manifest, node, name=old.name), "below": contents})
+        under_old_name = request_digest({"layer": _asked(manifest, node, name=old.name), **given})
         if (old.request, old.kind, old.recipe) == (under_old_name, node.kind, kind.recipe):
             environment = dict(node.layer.env)
             return replace(old, name=node.name, request=asked, parents=node.parents, environment=environment), ()
@@ -198,10 +200,17 @@ def _resolve_layer(
         request=asked,
         inputs=found.inputs,
         options=found.options,
-        facts=found.facts,
+        facts={**found.facts, **files},
         environment=dict(node.layer.env),
     )
     return locked, found.dates
+
+
+def _files_read(session: Session, kind: Any, manifest: Manifest, node: graph.Node) -> dict[str, Json]:
+    """``files``: digests of the local files that say what a layer asks for, by path; nothing where there are none."""
+    reads = getattr(kind, "reads", None)
+    found = reads(manifest, node.layer, session.project) if reads and node.layer.options is not None else {}
+    return {"files": dict(found)} if found else {}
 
 
 def _check_destinations(session: Session, manifest: Manifest, layers: graph.LayerGraph) -> None:
@@ -300,13 +309,25 @@ def _changed_local_layers(session: Session, manifest: Manifest, lock: Lock) -> C
         selected = manifest.select(name)
         locked = {layer.name: layer for layer in target.layers}
         for node in graph.build(selected, session.plugins.kinds).nodes:
-            if session.kind(node.kind).pinned or node.name not in locked:
+            if node.name not in locked:
                 continue
             key = graph.BASE if node.name == graph.BASE else f"layers.{node.name}"
-            state = _local_state(session, selected, node, locked[node.name], target, world)
-            if state and f"{key} ({state})" not in changed:
-                changed.append(f"{key} ({state})")
+            if session.kind(node.kind).pinned:
+                states = _changed_files(session, selected, node, locked[node.name])
+            else:
+                states = [_local_state(session, selected, node, locked[node.name], target, world)]
+            changed += [f"{key} ({state})" for state in states if state and f"{key} ({state})" not in changed]
     return changed
+
+
+def _changed_files(session: Session, manifest: Manifest, node: graph.Node, locked: LockedLayer) -> list[str]:
+    """What became of the local files that a pinned layer was resolved from: ``requirements.txt changed``."""
+    before: Any = locked.facts.get("files", {})
+    try:
+        now: Any = _files_read(session, session.kind(node.kind), manifest, node).get("files", {})
+    except ManifestError as error:
+        return [error.problems[0].message if error.problems[0].key else f"{error.problems[0].file} is not sound"]
+    return [f"{path} changed" for path in sorted(before.keys() | now.keys()) if before.get(path) != now.get(path)]
 
 
 def _local_state(

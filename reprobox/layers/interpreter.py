@@ -84,6 +84,22 @@ class Python:
         yield from cpython_tags(self.release, [abi], platforms)
         yield from compatible_tags(self.release, abi, platforms)
 
+    def markers(self) -> dict[str, str]:
+        """What environment markers see (PEP 508); what only a running kernel could say is empty."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.version,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.version,
+            "python_version": ".".join(map(str, self.release)),
+            "sys_platform": "linux",
+        }
+
 
 def find_python(world: World, below: Sequence[LockedLayer], platform: str) -> Python:
     """The Python that the layers ``below`` (the base first) have, as its PATH finds it.

@@ -126,7 +126,8 @@ class Kind(Protocol):
 
     A kind may have more: ``recipes``, the recipes that it still builds by (the current one if left out); ``sources``
     (layer -> paths of the project that it is made of) and ``destinations`` (layer -> places where it writes), for kinds
-    that may be beside others.
+    that may be beside others; ``reads`` (manifest, layer, project folder -> digest by path of each local file that says
+    what a pinned layer asks for).
     """
 
     name: str

@@ -5,20 +5,37 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from reprobox.backend import Bind
 from reprobox.digest import sha256
-from reprobox.errors import ResolveError
+from reprobox.errors import ManifestError, ReproboxError, ResolveError
 from reprobox.layers import install_wheels
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.layers.package_names import imported_as, meant
 from reprobox.lock import Input, LockedLayer
-from reprobox.manifest import Check, Finding, Layer, Rule, exactly_one, key, relative_inside
+from reprobox.manifest import (
+    Check,
+    Finding,
+    Layer,
+    Manifest,
+    Rule,
+    at_most_one,
+    exactly_one,
+    key,
+    nonempty,
+    relative_inside,
+)
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
+from reprobox.worktree import within
+
+if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
+    from reprobox.layers.pylock import Selected
+    from reprobox.layers.requirement_files import Asked, Read, Said
 
 _PROGRAM = f"{TOOLS}/install_wheels.py"
 _LARGEST = 8 << 30  # a wheel whose size and hash the index does not tell is read whole, if it is not larger than this
@@ -27,6 +44,8 @@ _LARGEST = 8 << 30  # a wheel whose size and hash the index does not tell is rea
 def _requirement(text: str) -> Finding | None:
     from packaging.requirements import InvalidRequirement, Requirement
 
+    from reprobox.layers.requirement_files import url_problem
+
     try:
         parsed = Requirement(text)
     except InvalidRequirement as error:
@@ -34,31 +53,49 @@ def _requirement(text: str) -> Finding | None:
         return Finding(
             f'"{text}" is no requirement: {reason}', 'for example "numpy", "numpy>=2" or "scipy[dev]==1.15.*"'
         )
-    if parsed.url:
-        return Finding(f'"{text}" names a URL, which is not available yet', "write a name and versions instead")
+    if parsed.url and (wrong := url_problem(parsed.url)):
+        return Finding(f'"{text}" {wrong[0]}', wrong[1])
     return None
 
 
 requirement = Check(find=_requirement)
-"""A requirement as PEP 508 writes it, without a URL."""
+"""A requirement as PEP 508 writes it; a URL must be the one of a wheel."""
+
+
+def _only_with(name: str, *others: str) -> Rule:
+    """Where ``name`` is there, one of ``others`` must be too."""
+
+    def find(given: AbstractSet[str]) -> Finding | None:
+        if name in given and not given & set(others):
+            return Finding(f"`{name}` needs `{'` or `'.join(others)}`", f"leave `{name}` out")
+        return None
+
+    return Rule(find, {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipOptions:
     """The keys of a ``pip`` layer."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (exactly_one("packages", "requirements", "pylock", "project"),)
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        exactly_one("packages", "requirements", "pylock", "project"),
+        at_most_one("constraints", "pylock"),
+        _only_with("extras", "project", "pylock"),
+        _only_with("groups", "project", "pylock"),
+    )
 
     packages: tuple[str, ...] = key(
         "Packages, as pip writes them.", default=(), check=requirement, nonempty=True, hint='add packages = ["…"]'
     )
-    requirements: str | None = key("A requirements file.", default=None, check=relative_inside, available=False)
-    pylock: str | None = key("A pylock.toml.", default=None, check=relative_inside, available=False)
+    requirements: str | None = key("A requirements file.", default=None, check=relative_inside)
+    pylock: str | None = key("A pylock.toml.", default=None, check=relative_inside)
     project: str | None = key(
-        "Folder with a pyproject.toml whose dependencies are meant.",
-        default=None,
-        check=relative_inside,
-        available=False,
+        "Folder with a pyproject.toml whose dependencies are meant.", default=None, check=relative_inside
+    )
+    extras: tuple[str, ...] = key("Extras of the project.", default=(), check=nonempty)
+    groups: tuple[str, ...] = key("Dependency groups of the project.", default=(), check=nonempty)
+    constraints: str | None = key(
+        "A requirements file that only says which versions may be.", default=None, check=relative_inside
     )
     placement: Literal["system", "venv"] = key(
         "Beside the interpreter's own packages, or in a virtual environment.", default="system", available=False
@@ -78,6 +115,15 @@ class Pip:
         nearest = (next((other.name for other in reversed(above) if other.kind == kind), "") for kind in ("apt", "pip"))
         return tuple(name for name in nearest if name)
 
+    def reads(self, manifest: Manifest, layer: Layer, project: Path) -> Mapping[str, str]:
+        """The local files that say what the layer asks for: a digest of what each means, by its path."""
+        read = _reader(manifest, layer, project)
+        if layer.options.pylock:
+            from reprobox.layers.pylock import files_of
+
+            return files_of(layer.options.pylock, read)
+        return dict(_asked(manifest, layer, read).files)
+
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin one wheel for each package, and the uv that will install them.
 
@@ -92,8 +138,10 @@ class Pip:
         if uv.unused and not any(layer.kind == self.name for layer in request.below):  # told once
             world.say(f"pip's settings {', '.join(uv.unused)} are not used to lock; uv's own settings are")
         below = _pins(item for layer in request.below for item in layer.inputs)
-        packages = _solve(uv, request, python, below)
-        wheels = [_wheel_input(package, python, request) for package in packages if package.name not in below]
+        if request.layer.options.pylock:
+            wheels = _from_pylock(request, python, below)
+        else:
+            wheels = _from_index(request, uv, python, below)
         return Resolution(
             inputs=(*wheels, _uv_input(uv, request, python)) if wheels else (),
             options={"python": python.path},
@@ -119,56 +167,138 @@ def _pins(inputs: Iterable[Input]) -> dict[str, str]:
     return {item.facts["package"]: item.facts["version"] for item in inputs if item.type == "wheel"}
 
 
+# -- what is asked for -------------------------------------------------------------------------------------------------
+
+
+def _asked(manifest: Manifest, layer: Layer, read: Read, python: str = "") -> Asked:
+    """What the layer asks for, in whatever way it says so, for a Python version; any, if left out."""
+    from dataclasses import replace
+
+    from reprobox.layers.pyproject import read_project
+    from reprobox.layers.requirement_files import Asked, read_requirements
+
+    options = layer.options
+    if options.requirements:
+        asked = read_requirements(options.requirements, read)
+    elif options.project:
+        asked = read_project(options.project, read, extras=options.extras, groups=options.groups, python=python)
+    else:
+        asked = Asked(requirements=tuple(_listed(manifest, layer)))
+    if not options.constraints:
+        return asked
+    more = read_requirements(options.constraints, read, constraints=True)
+    return replace(asked, constraints=(*asked.constraints, *more.constraints), files={**asked.files, **more.files})
+
+
+def _listed(manifest: Manifest, layer: Layer) -> Iterator[Said]:
+    """The list ``packages``, each with its place: ``research.toml:12: layers[1].packages[0]``."""
+    from packaging.requirements import Requirement
+
+    from reprobox.layers.requirement_files import Said
+
+    for number, text in enumerate(layer.options.packages):
+        yield Said(str(Requirement(text)), _place(manifest, layer, "packages", number))
+
+
+def _reader(manifest: Manifest, layer: Layer, project: Path) -> Read:
+    """Reads files of the project; one that is not there is a problem of the key that names it."""
+    name = next(name for name in (*_SOURCES, "constraints") if getattr(layer.options, name))
+
+    def read(path: str) -> bytes:
+        at = "constraints" if path == layer.options.constraints else name
+        try:
+            return within(project, path).read_bytes()
+        except (OSError, ReproboxError) as error:
+            missing = not (project / path).exists()
+            said = f"there is no file {path}" if missing else getattr(error, "message", f"{path} cannot be read")
+            hint = "write it, or name another: paths start at the manifest"
+            raise ManifestError([manifest.problem(("layers", layer.index, at), said, hint)]) from None
+
+    return read
+
+
+_SOURCES = ("packages", "requirements", "pylock", "project")
+
+
+def _place(manifest: Manifest, layer: Layer, *path: str | int) -> str:
+    problem = manifest.problem(("layers", layer.index, *path), "")
+    return f"{problem.file}:{problem.line}: {problem.key}" if problem.line else f"{problem.file}: {problem.key}"
+
+
+def _where(request: ResolveRequest, asked: Asked | None = None, package: str = "") -> str:
+    """Where ``package`` is asked for: ``requirements.txt:3``, ``research.toml:12: layers[1].packages[0]``; else the key
+    of the layer that asks."""
+    name = next(name for name in _SOURCES if getattr(request.layer.options, name))
+    layer = _place(request.manifest, request.layer, name)
+    return next((said.where for said in asked.requirements if said.name == package), layer) if asked else layer
+
+
 # -- which versions ----------------------------------------------------------------------------------------------------
 
 
-def _solve(uv: Uv, request: ResolveRequest, python: Python, below: Mapping[str, str]) -> tuple[Package, ...]:
+def _from_index(request: ResolveRequest, uv: Uv, python: Python, below: Mapping[str, str]) -> list[Input]:
+    """A wheel for each package that uv chooses for what is asked."""
+    read = _reader(request.manifest, request.layer, request.world.project)
+    asked = _asked(request.manifest, request.layer, read, python.version)
+    packages = _solve(uv, request, asked, python, below)
+    return [_wheel_input(package, python, asked, request) for package in packages if package.name not in below]
+
+
+def _solve(
+    uv: Uv, request: ResolveRequest, asked: Asked, python: Python, below: Mapping[str, str]
+) -> tuple[Package, ...]:
     kept = request.previous.inputs if request.previous and not request.upgrade else ()
+    held = [f"{name}=={version}" for name, version in sorted(below.items())]
     question = Question(
-        requirements=_requirements(request),
+        requirements=[said.plain for said in asked.requirements],
         python=python.version,
         platform=python.uv_platform,
-        constraints=[f"{name}=={version}" for name, version in sorted(below.items())],
+        constraints=[*(said.text for said in asked.constraints), *held],
         preferences=_pins(kept),
+        prereleases=asked.prereleases,
     )
     try:
         return uv.resolve(question)
     except NoSolutionError as error:
-        raise _no_solution(error.message, request, python, below) from None
+        raise _no_solution(error.message, request, asked, python, below) from None
 
 
-def _requirements(request: ResolveRequest) -> list[str]:
-    from packaging.requirements import Requirement
-
-    return [str(Requirement(text)) for text in request.layer.options.packages]
-
-
-def _no_solution(reason: str, request: ResolveRequest, python: Python, below: Mapping[str, str]) -> ResolveError:
+def _no_solution(
+    reason: str, request: ResolveRequest, asked: Asked, python: Python, below: Mapping[str, str]
+) -> ResolveError:
     """The reason in full, the requirement it is about, and what might help."""
-    asked = f"Python {python.version} on {python.uv_platform}"
+    target = f"Python {python.version} on {python.uv_platform}"
     if unknown := re.search(r"\b(\S+) was not found in the package registry", reason):
         name, message = unknown[1], f"there is no package {unknown[1]}"
         hint = meant(name, [*below, *_previous_names(request)]) or "check its spelling, and which index is asked"
     elif without := re.search(r"\b([\w.-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable )?wheels", reason):
-        name, message = without[1], f"{without[1]} has no wheel for {asked}"
-        hint = imported_as(name) or _NO_WHEEL
+        name, message = without[1], f"{without[1]} has no wheel for {target}"
+        hint = imported_as(name) or _only_elsewhere(name, reason) or _NO_WHEEL
     else:
-        name, message = _only_one_named(reason, request), f"no set of packages satisfies the layer for {asked}"
+        name, message = _only_one_named(reason, asked), f"no set of packages satisfies the layer for {target}"
         held = [f"{other}=={below[other]}" for other in sorted(below) if re.search(rf"\b{re.escape(other)}==", reason)]
         hint = "relax one of the versions that are named"
         if held:
             hint = f"a layer below holds {', '.join(held)}: ask for what fits it, or put both into one layer"
-    return ResolveError(f"{message}; uv says:\n{indented(reason)}", where=_where(request, name), hint=hint)
+    return ResolveError(f"{message}; uv says:\n{indented(reason)}", where=_where(request, asked, name), hint=hint)
+
+
+def _only_elsewhere(name: str, reason: str) -> str:
+    """A marker, for a package that only other operating systems have."""
+    there = re.search(rf"Wheels are available for `{re.escape(name)}` [^\n]*platforms?: ([^\n]*)", reason)
+    system = "win32" if there and "win" in there[1] else "darwin"
+    if there is None or "linux" in there[1]:
+        return ""
+    return f"where another system needs it, mark it: \"{name}; sys_platform == '{system}'\"; else leave it out"
 
 
 _NO_WHEEL = "choose a version that has wheels; building from source is not available yet"
 
 
-def _only_one_named(reason: str, request: ResolveRequest) -> str:
+def _only_one_named(reason: str, asked: Asked) -> str:
     """The package that is asked for and that the reason speaks of, if it is one alone."""
-    named = [
-        name for name in dict.fromkeys(_names(request)) if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", reason)
-    ]
+    names = dict.fromkeys(said.name for said in asked.requirements)
+    named = [name for name in names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", reason)]
     return named[0] if len(named) == 1 else ""
 
 
@@ -176,38 +306,84 @@ def _previous_names(request: ResolveRequest) -> list[str]:
     return list(_pins(request.previous.inputs)) if request.previous else []
 
 
-def _where(request: ResolveRequest, package: str = "") -> str:
-    """``research.toml:12: layers[1].packages[0]`` of the requirement that names ``package``, else of the list."""
-    names = _names(request)
-    at = (names.index(package),) if package in names else ()
-    problem = request.manifest.problem(("layers", request.layer.index, "packages", *at), "")
-    return f"{problem.file}:{problem.line}: {problem.key}" if problem.line else f"{problem.file}: {problem.key}"
+# -- what a pylock.toml selects ----------------------------------------------------------------------------------------
 
 
-def _names(request: ResolveRequest) -> list[str]:
-    """The packages that are asked for, in order, normalised as PEP 503 says."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
+def _from_pylock(request: ResolveRequest, python: Python, below: Mapping[str, str]) -> list[Input]:
+    """The wheels that the file selects for this Python."""
+    from reprobox.layers.pylock import select
 
-    return [canonicalize_name(Requirement(text).name) for text in request.layer.options.packages]
+    options = request.layer.options
+    read = _reader(request.manifest, request.layer, request.world.project)
+    chosen = select(options.pylock, read, python, extras=options.extras, groups=options.groups)
+    for item in chosen:
+        if below.get(item.package, item.version) != item.version:
+            raise ResolveError(
+                f"{item.key}: {item.package} {item.version} is asked for, and a layer below has"
+                f" {item.package} {below[item.package]}",
+                where=options.pylock,
+                hint="lock both with one version, or put both into one layer",
+            )
+    return [_selected_input(item, python, read, request) for item in chosen if item.package not in below]
+
+
+def _selected_input(item: Selected, python: Python, read: Read, request: ResolveRequest) -> Input:
+    if not item.file.endswith(".whl"):
+        raise ResolveError(
+            f"{item.key}: {item.package} {item.version} is locked as source, without a wheel for"
+            f" Python {python.version} on {python.uv_platform}",
+            where=request.layer.options.pylock,
+            hint=_NO_WHEEL,
+        )
+    facts = _facts(item.package, item.version, python)
+    if item.path:
+        data = read(item.path)
+        found = Input(
+            type="wheel", name=item.file, sha256=sha256(data), size=len(data), facts={**facts, "path": item.path}
+        )
+        if found.sha256 != item.sha256:
+            where, hint = request.layer.options.pylock, "restore the file, or lock it anew"
+            raise ResolveError(f"{item.key}: {item.path} is not the file that was locked", where=where, hint=hint)
+        request.world.store.add_blob(data)
+        return found
+    wheel = Wheel(name=item.file, url=item.url, sha256=item.sha256, size=item.size, direct=item.direct)
+    return _input("wheel", wheel, facts, request.world)
 
 
 # -- which files -------------------------------------------------------------------------------------------------------
 
 
-def _wheel_input(package: Package, python: Python, request: ResolveRequest) -> Input:
+def _wheel_input(package: Package, python: Python, asked: Asked, request: ResolveRequest) -> Input:
     """The wheel that suits the interpreter best; one that was locked before stays while it suits."""
     before = {item.sha256 for item in request.previous.inputs} if request.previous and not request.upgrade else set()
     wheels = list(_ranked(package.wheels, python))
     if not wheels:
         raise ResolveError(
             f"{package.name} {package.version} has no wheel for Python {python.version} on {python.uv_platform}",
-            where=_where(request, package.name),
+            where=_where(request, asked, package.name),
             hint=_NO_WHEEL,
         )
-    wheel = next((item for item in wheels if item.sha256 in before), wheels[0])
-    facts = {"package": package.name, "python": ".".join(map(str, python.release)), "version": package.version}
-    return _input("wheel", wheel, facts, request.world)
+    wanted = asked.hashes_of(package.name)
+    hashed = [item for item in wheels if item.sha256 in wanted or not item.sha256] if wanted else wheels
+    wheel = next((item for item in hashed if item.sha256 in before), next(iter(hashed), wheels[0]))
+    found = _input("wheel", wheel, _facts(package.name, package.version, python), request.world)
+    if found.sha256 not in wanted and (wanted or asked.hashed):
+        raise _unhashed(package, asked, request)
+    return found
+
+
+def _unhashed(package: Package, asked: Asked, request: ResolveRequest) -> ResolveError:
+    said = f"{package.name} {package.version} has no hash, and --require-hashes is said"
+    if asked.hashes_of(package.name):
+        said = f"no file of {package.name} {package.version} that suits has one of the hashes that are asked for"
+    return ResolveError(said, where=_where(request, asked, package.name), hint=_REHASH)
+
+
+_REHASH = "make the hashes anew with `uv pip compile --generate-hashes`, or find out why the file is another"
+
+
+def _facts(package: str, version: str, python: Python) -> dict[str, str]:
+    return {"package": package, "python": ".".join(map(str, python.release)), "version": version}
 
 
 def _ranked(wheels: Iterable[Wheel], python: Python) -> Iterator[Wheel]:
@@ -237,6 +413,8 @@ def _input(kind: str, wheel: Wheel, facts: Mapping[str, str], world: World) -> I
         digest, size = digest or sha256(data), len(data)
         if sha256(data) == digest:
             world.store.add_blob(data)
+    if wheel.direct:
+        facts = {**facts, "url": wheel.url.partition("#")[0]}
     found = Input(type=kind, name=wheel.name, sha256=digest, size=size, facts=facts)
     world.remember(found, [wheel.url])
     return found

@@ -70,8 +70,8 @@ def world(store: Path, index: Index) -> World:
     return World(store=Store(store), index={"url": index.url})
 
 
-def manifest(*packages: str, more: str = "") -> Manifest:
-    listed = ", ".join(f"'{item}'" for item in packages)
+def manifest(*packages: str, more: str = "", keys: str = "") -> Manifest:
+    keys = keys or f"packages = [{', '.join(repr(item) for item in packages)}]"
     text = f"""
 [project]
 name = "x"
@@ -84,7 +84,7 @@ packages = ["python3"]
 [[layers]]
 name = "python"
 kind = "pip"
-packages = [{listed}]
+{keys}
 {more}
 """
     return parse(text, kinds=KINDS)
@@ -109,8 +109,9 @@ def resolve(
     below: Sequence[LockedLayer] = (BASE, SYSTEM),
     previous: LockedLayer | None = None,
     upgrade: bool = False,
+    keys: str = "",
 ) -> LockedLayer:
-    asked = manifest(*packages)
+    asked = manifest(*packages, keys=keys)
     found: Resolution = Pip().resolve(
         ResolveRequest(
             manifest=asked,
@@ -280,11 +281,9 @@ def test_the_step_is_one_command_over_read_only_files(world, index):
         ("numpy=2", '"numpy=2" is no requirement', 'for example "numpy", "numpy>=2"'),
         ("-r other.txt", '"-r other.txt" is no requirement', "for example"),
         ("./local.whl", '"./local.whl" is no requirement', "for example"),
-        (
-            "x @ https://example.org/x.whl",
-            "names a URL, which is not available yet",
-            "write a name and versions instead",
-        ),
+        ("x @ https://example.org/x.zip", "names something else than a wheel", "a file that ends in .whl"),
+        ("x @ git+https://example.org/x", "names a place that not everyone has", "a layer of the kind git"),
+        ("x @ https://me:word@example.org/x.whl", "has a password in it", "logins belong in ~/.netrc"),
     ],
 )
 def test_requirements_that_cannot_be_read(requirement, said, hint):
@@ -296,19 +295,23 @@ def test_requirements_that_cannot_be_read(requirement, said, hint):
     assert hint in problem.hint
 
 
-@pytest.mark.parametrize("key", ["requirements = 'r.txt'", "pylock = 'pylock.toml'", "project = '.'"])
-def test_keys_that_come_later(key):
-    text = manifest("a").file  # a sound manifest first
-    assert text == "research.toml"
-    asked = parse(
-        "[project]\nname = 'x'\n[base]\nbootstrap = 'debian:bookworm'\n"
-        f"[[layers]]\nname = 'python'\nkind = 'pip'\n{key}\n",
-        kinds=KINDS,
-    )
-    (problem,) = asked.unavailable
-    assert "not available yet" in problem.message
-    with pytest.raises(ManifestError, match="cannot go together"):
-        manifest("a", more=key)
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("packages = ['a']\nproject = '.'", "packages and project cannot go together"),
+        ("pylock = 'pylock.toml'\nconstraints = 'c.txt'", "constraints and pylock cannot go together"),
+        ("packages = ['a']\nextras = ['x']", "`extras` needs `project` or `pylock`"),
+        ("requirements = 'r.txt'\ngroups = ['x']", "`groups` needs `project` or `pylock`"),
+        ("requirements = '../r.txt'", '"../r.txt" leads out of the project folder'),
+        ("project = ''", "the path is empty"),
+    ],
+)
+def test_keys_that_do_not_go_together(keys, said):
+    with pytest.raises(ManifestError) as caught:
+        manifest(keys=keys)
+    (problem,) = caught.value.problems
+    assert problem.message == said
+    assert problem.hint
 
 
 def refused(world: World, *packages: str, **more: Any) -> ResolveError:
@@ -409,3 +412,306 @@ def test_every_refusal_is_for_people(world, index):
         assert isinstance(error, ReproboxError)
         assert error.where
         assert error.hint
+
+
+# -- requirements files, projects, constraints -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(world, tmp_path) -> Path:
+    """The project's folder."""
+    world.project = tmp_path / "project"
+    world.project.mkdir()
+    return world.project
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_requirements_file_with_includes_markers_and_constraints(world, index, folder):
+    for name in ("app", "more", "tool", "win", "old"):
+        for version in ("1.0", "2.0"):
+            index.add(name, version)
+    (folder / "requirements.txt").write_text(
+        "# what it needs\n-r deep/more.txt\napp  # the app\nwin; sys_platform == 'win32'\nold<2; python_version < '3.12'\n"
+    )
+    (folder / "deep").mkdir()
+    (folder / "deep/more.txt").write_text("more \\\n  >=1\n-c ../constraints.txt\n")
+    (folder / "constraints.txt").write_text("more==1.0\ntool==1.0\n")
+    layer = resolve(world, keys="requirements = 'requirements.txt'")
+    assert pins(layer) == ["app==2.0", "more==1.0", "old==1.0"]
+    (folder / "c2.txt").write_text("app<2\n")
+    layer = resolve(world, keys="requirements = 'requirements.txt'\nconstraints = 'c2.txt'")
+    assert pins(layer) == ["app==1.0", "more==1.0", "old==1.0"]
+    assert pins(resolve(world, keys="packages = ['app']\nconstraints = 'c2.txt'")) == ["app==1.0"]
+
+
+def test_hashes_are_held_against_the_file_that_is_chosen(world, index, folder):
+    good = index.add("app", "1.0")
+    other = index.add("app", "1.0", tag="cp311-cp311-manylinux_2_28_x86_64")
+    path = folder / "requirements.txt"
+    path.write_text(f"app==1.0 --hash=sha256:{'0' * 64} \\\n    --hash=sha256:{sha256(good)}\n")
+    assert resolve(world, keys="requirements = 'requirements.txt'").inputs[0].sha256 == sha256(good)
+    assert resolve(world, "app").inputs[0].sha256 == sha256(other)
+    path.write_text(f"app==1.0 --hash=sha256:{'0' * 64}\n")
+    error = refused(world, keys="requirements = 'requirements.txt'")
+    assert str(error) == (
+        "requirements.txt:1: no file of app 1.0 that suits has one of the hashes that are asked for\n"
+        "  hint: make the hashes anew with `uv pip compile --generate-hashes`, or find out why the file is another"
+    )
+    path.write_text("--require-hashes\napp==1.0\n")
+    error = refused(world, keys="requirements = 'requirements.txt'")
+    assert str(error).startswith("requirements.txt:2: app 1.0 has no hash, and --require-hashes is said\n  hint: ")
+
+
+def test_prereleases_where_the_file_says_so(world, index, folder):
+    index.add("app", "1.0")
+    index.add("app", "2.0rc1")
+    (folder / "requirements.txt").write_text("--pre\napp\n")
+    assert pins(resolve(world, keys="requirements = 'requirements.txt'")) == ["app==2.0rc1"]
+    assert pins(resolve(world, "app")) == ["app==1.0"]
+
+
+def test_a_wheel_by_its_url_is_locked_with_it(world, index, server, tmp_path):
+    data = index.add("app", "1.0", requires=["lib"])
+    index.add("lib", "1.0")
+    url = server.url("/files/app/app-1.0-py3-none-any.whl")
+    layer = resolve(world, f"app @ {url}")
+    assert layer.inputs[0].facts == {"package": "app", "python": "3.11", "version": "1.0", "url": url}
+    assert (layer.inputs[0].sha256, layer.inputs[0].size) == (sha256(data), len(data))
+    assert pins(layer) == ["app==1.0", "lib==1.0"]
+    elsewhere = Store(tmp_path / "elsewhere")
+    fetch(layer.inputs[:1], [IndexProvider(elsewhere, {"url": "http://127.0.0.1:9/simple"})], elsewhere)
+    error = refused(world, f"app @ {url}#sha256={'0' * 64}")
+    assert error.message == "no file of app 1.0 that suits has one of the hashes that are asked for"
+    assert resolve(world, f"app @ {url}#sha256={sha256(data)}").inputs == layer.inputs
+
+
+PYPROJECT = """
+[project]
+name = "mine"
+version = "1"
+requires-python = ">=3.10"
+dependencies = ["app>=1", "win; sys_platform == 'win32'"]
+[project.optional-dependencies]
+plot = ["plot"]
+all = ["mine[plot]", "extra"]
+[dependency-groups]
+dev = ["tool", { include-group = "docs" }]
+docs = ["pages"]
+"""
+
+
+def test_a_project_folder_with_extras_and_groups(world, index, folder):
+    for name in ("app", "plot", "extra", "tool", "pages", "win", "mine"):
+        index.add(name, "1.0")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    assert pins(resolve(world, keys="project = '.'")) == ["app==1.0"]
+    assert pins(resolve(world, keys="project = '.'\nextras = ['all']")) == ["app==1.0", "extra==1.0", "plot==1.0"]
+    assert pins(resolve(world, keys="project = '.'\ngroups = ['dev']")) == ["app==1.0", "pages==1.0", "tool==1.0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "said"),
+    [
+        (PYPROJECT.replace(">=3.10", ">=3.12"), "", "pyproject.toml: project.requires-python: it asks for Python >=3.12, and this is 3.11.2\n  hint: choose a base or an apt layer with such a Python, or widen the range"),
+        (PYPROJECT, "extras = ['plt']", "pyproject.toml: project.optional-dependencies: there is no extra 'plt'\n  hint: did you mean \"plot\"?"),
+        (PYPROJECT, "groups = ['test']", "pyproject.toml: dependency-groups: there is no group 'test'\n  hint: known here: dev, docs"),
+        ('[project]\nname = "x"\ndynamic = ["dependencies"]\n', "", "pyproject.toml: project.dynamic: the dependencies are known only to the build backend\n  hint: write them out"),
+        ('[project]\nname = "x"\ndependencies = ["a =1"]\n', "", 'pyproject.toml: project.dependencies[0]: "a =1" is no requirement'),
+        ('[project]\nname = "x"\ndependencies = ["app"]\n[tool.uv.sources]\napp = { path = "../app" }\n', "", "pyproject.toml: tool.uv.sources.app: app comes from a source of its own, which is not taken\n  hint: lock it with"),
+        ("[project\n", "", "pyproject.toml: not TOML"),
+    ],
+)  # fmt: skip
+def test_projects_that_cannot_be_locked(world, folder, text, keys, said):
+    (folder / "pyproject.toml").write_text(text)
+    with pytest.raises(ManifestError) as caught:
+        resolve(world, keys=f"project = '.'\n{keys}")
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--index-url https://wheels.example/simple", "--index-url: a lock does not say where packages come from\n  hint: remove it, and set the index in reprobox's settings ([index] url and extra), uv's or pip's"),
+        ("-i https://wheels.example/simple", "-i: a lock does not say where packages come from"),
+        ("--find-links=wheels", "--find-links: a lock does not say where packages come from"),
+        ("-e .", "-e .: an editable install is not taken\n  hint: remove it: code that you work on is mounted;"),
+        ("./wheels/app.whl", '"./wheels/app.whl" is no requirement'),
+        ("https://wheels.example/app-1.0-py3-none-any.whl", "is no requirement: "),
+        ("app==${VERSION}", "${VERSION} stands for a variable of the environment\n  hint: write it out"),
+        ("-r ../other.txt", "../other.txt is not a file of the project\n  hint: copy the file into the project"),
+        ("-r https://example.org/r.txt", "https://example.org/r.txt is not a file of the project"),
+        ("-r requirements.txt", "the files include one another in a circle: requirements.txt -> requirements.txt"),
+        ("--no-binary :all:", "--no-binary :all:: what is built from source is said in the layer"),
+        ("--unknown", "the option --unknown is not understood\n  hint: remove the line"),
+        ("app --hash=md5:0123", "--hash of a requirement is not understood"),
+        ("app @ git+https://example.org/app", "names a place that not everyone has"),
+        ("app =1", '"app =1" is no requirement'),
+    ],
+)  # fmt: skip
+def test_lines_of_requirements_files_that_cannot_be_honoured(world, folder, line, said):
+    (folder / "requirements.txt").write_text(f"app\n{line}\n-r\n")
+    with pytest.raises(ManifestError) as caught:
+        resolve(world, keys="requirements = 'requirements.txt'")
+    first, second = caught.value.problems
+    assert (first.file, first.line) == ("requirements.txt", 2)
+    assert said in str(first)
+    assert first.hint
+    assert (second.line, second.message) == (3, "nothing is not a file of the project")
+
+
+def test_files_that_are_not_there_are_a_problem_of_their_key(world, folder):
+    (folder / "requirements.txt").write_text("-r gone.txt\n")
+    for keys, said in (
+        ("requirements = 'r.txt'", "research.toml:13: layers[1].requirements: there is no file r.txt"),
+        ("requirements = 'requirements.txt'", "research.toml:13: layers[1].requirements: there is no file gone.txt"),
+        ("packages = ['a']\nconstraints = 'c.txt'", "research.toml:14: layers[1].constraints: there is no file c.txt"),
+        ("project = 'sub'", "research.toml:13: layers[1].project: there is no file sub/pyproject.toml"),
+        ("pylock = 'pylock.toml'", "research.toml:13: layers[1].pylock: there is no file pylock.toml"),
+    ):
+        with pytest.raises(ManifestError) as caught:
+            resolve(world, keys=keys)
+        assert str(caught.value) == f"{said}\n  hint: write it, or name another: paths start at the manifest"
+
+
+def test_what_files_say_is_remembered_and_how_they_say_it_is_not(folder):
+    asked = manifest(keys="requirements = 'requirements.txt'")
+    path = folder / "requirements.txt"
+
+    def said() -> Any:
+        return Pip().reads(asked, asked.layers[1], folder)
+
+    path.write_text("app\n-c c.txt\n")
+    (folder / "c.txt").write_text("lib<2\n")
+    before = said()
+    assert list(before) == ["requirements.txt", "c.txt"]
+    path.write_text("# a comment\napp   # another\n\n-c c.txt")
+    assert said() == before
+    (folder / "c.txt").write_text("lib<3\n")
+    assert {name for name in before if said()[name] != before[name]} == {"c.txt"}
+
+
+def test_a_refusal_names_the_line_of_the_file(world, index, folder):
+    index.add("app", "1.0")
+    (folder / "requirements.txt").write_text("app\n\nnunpy\n")
+    error = refused(world, keys="requirements = 'requirements.txt'")
+    assert (error.where, error.hint) == ("requirements.txt:3", 'did you mean "numpy"?')
+    (folder / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["app", "nunpy"]\n')
+    assert refused(world, keys="project = '.'").where == "pyproject.toml: project.dependencies[1]"
+
+
+def test_contradictory_pins(world, index, folder):
+    for version in ("1.0", "2.0"):
+        index.add("app", version)
+    error = refused(world, "app==1.0", "app==2.0")
+    assert error.message.startswith("no set of packages satisfies the layer for Python 3.11.2 on x86_64-manylinux_2_36")
+    assert "you require app==1.0 and app==2.0" in " ".join(error.message.split())
+    assert (error.where, error.hint) == (
+        "research.toml:13: layers[1].packages[0]",
+        "relax one of the versions that are named",
+    )
+    (folder / "c.txt").write_text("app==1.0\n")
+    error = refused(world, keys="packages = ['app==2.0']\nconstraints = 'c.txt'")
+    assert "app==1.0" in error.message
+
+
+def test_a_package_for_another_system_needs_a_marker(world, index):
+    index.add("app", "1.0")
+    index.add("onlywin", "1.0", tag="py3-none-win_amd64")
+    error = refused(world, "app", "onlywin")
+    assert error.message.startswith("onlywin has no wheel for Python 3.11.2 on x86_64-manylinux_2_36; uv says:\n")
+    assert error.where == "research.toml:13: layers[1].packages[1]"
+    assert (
+        error.hint == "where another system needs it, mark it: \"onlywin; sys_platform == 'win32'\"; else leave it out"
+    )
+    assert pins(resolve(world, "app", "onlywin; sys_platform == 'win32'")) == ["app==1.0"]
+
+
+# -- pylock.toml -------------------------------------------------------------------------------------------------------
+
+
+def pylock(folder: Path, *packages: str, head: str = "") -> str:
+    text = f'lock-version = "1.0"\ncreated-by = "test"\n{head}\n' + "\n".join(
+        f"[[packages]]\n{item}" for item in packages
+    )
+    (folder / "pylock.toml").write_text(text)
+    return "pylock = 'pylock.toml'"
+
+
+def listed(server: Server, name: str, version: str, data: bytes, tag: str = "py3-none-any", more: str = "") -> str:
+    file = f"{name}-{version}-{tag}.whl"
+    wheel = f'{{ url = "{server.url(f"/files/{name}/{file}")}", size = {len(data)}, hashes = {{ sha256 = "{sha256(data)}" }} }}'
+    return f'name = "{name}"\nversion = "{version}"\nwheels = [{wheel}]\n{more}\n'
+
+
+def test_a_pylock_is_selected_for_the_python_of_the_environment(world, index, server, folder):
+    app, lib, win = (index.add(name, "1.0") for name in ("app", "lib", "win"))
+    dev = index.add("dev", "1.0")
+    keys = pylock(
+        folder,
+        listed(server, "lib", "1.0", lib, more="marker = \"python_version < '3.12'\""),
+        listed(server, "app", "1.0", app),
+        listed(server, "win", "1.0", win, more="marker = \"sys_platform == 'win32'\""),
+        listed(server, "dev", "1.0", dev, more="marker = \"'dev' in dependency_groups\""),
+        'name = "mine"\ndirectory = { path = ".", editable = true }',
+        head='dependency-groups = ["dev"]',
+    )
+    layer = resolve(world, keys=keys)
+    assert pins(layer) == ["app==1.0", "lib==1.0"]
+    assert layer.inputs == resolve(world, "app", "lib").inputs, "as the index itself would be locked"
+    assert pins(resolve(world, keys=f"{keys}\ngroups = ['dev']")) == ["app==1.0", "dev==1.0", "lib==1.0"]
+    fetch(layer.inputs, [HintProvider(world.store)], world.store)
+
+
+def test_the_wheels_of_a_pylock_may_lie_in_the_project(world, index, folder, tmp_path):
+    data = index.add("app", "1.0")
+    (folder / "wheels").mkdir()
+    (folder / "wheels/app-1.0-py3-none-any.whl").write_bytes(data)
+    wheel = f'{{ path = "wheels/app-1.0-py3-none-any.whl", hashes = {{ sha256 = "{sha256(data)}" }} }}'
+    keys = pylock(folder, f'name = "app"\nversion = "1.0"\nwheels = [{wheel}]')
+    layer = resolve(world, keys=keys)
+    assert layer.inputs[0].facts["path"] == "wheels/app-1.0-py3-none-any.whl"
+    elsewhere = Store(tmp_path / "elsewhere")
+    fetch(layer.inputs[:1], [IndexProvider(elsewhere, {}, offline=True, project=folder)], elsewhere, offline=True)
+    (folder / "wheels/app-1.0-py3-none-any.whl").write_bytes(b"other")
+    assert "is not the file that was locked" in refused(world, keys=keys).message
+
+
+def test_pylocks_that_cannot_be_used(world, index, server, folder):
+    app = index.add("app", "1.0")
+    keys = pylock(folder, listed(server, "app", "1.0", app), head='requires-python = ">=3.12"')
+    said = (
+        "pylock.toml: it does not fit Python 3.11.2 on x86_64-manylinux_2_36: python_full_version '3.11.2' in provided"
+    )
+    assert str(wrong(world, keys)).startswith(said)
+    keys = pylock(folder, listed(server, "app", "1.0", app, tag="cp313-cp313-win_amd64"))
+    assert "No wheel found matching the provided tags for package 'app'" in str(wrong(world, keys))
+    keys = pylock(folder, 'name = "app"\nvcs = { type = "git", url = "https://example.org/app", commit-id = "0" }')
+    assert str(wrong(world, keys)).startswith(
+        "pylock.toml: packages[0]: app comes from a repository, and not from a file with a hash"
+    )
+    keys = pylock(folder, listed(server, "app", "1.0", app).replace("sha256", "sha512"))
+    assert str(wrong(world, keys)).startswith("pylock.toml: packages[0]: app has no sha256, only sha512")
+    (folder / "pylock.toml").write_text('lock-version = "2.0"\ncreated-by = "x"\npackages = []\n')
+    assert str(wrong(world, keys)).startswith("pylock.toml: pylock version 2.0 is not supported")
+    (folder / "pylock.toml").write_text("nonsense")
+    assert str(wrong(world, keys)).startswith("pylock.toml: it is no pylock.toml: ")
+
+
+def wrong(world: World, keys: str) -> ManifestError:
+    with pytest.raises(ManifestError) as caught:
+        resolve(world, keys=keys)
+    assert caught.value.problems[0].hint
+    return caught.value
+
+
+def test_a_pylock_and_the_layers_below(world, index, server, folder):
+    old, new = index.add("app", "1.0"), index.add("app", "2.0")
+    lower = replace(resolve(world, "app==1.0"), name="lower")
+    keys = pylock(folder, listed(server, "app", "1.0", old))
+    assert resolve(world, keys=keys, below=(BASE, SYSTEM, lower)).inputs == ()
+    keys = pylock(folder, listed(server, "app", "2.0", new))
+    error = refused(world, keys=keys, below=(BASE, SYSTEM, lower))
+    assert str(error).startswith("pylock.toml: packages[0]: app 2.0 is asked for, and a layer below has app 1.0")
