@@ -18,6 +18,7 @@ They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the plat
     [index]                                             # Python packages
     url = "https://mirror.example/simple"
     extra = ["https://wheels.example/simple"]
+    find-links = ["/srv/wheels"]                        # folders of wheels, or pages with links
 
     [store]
     path = "/scratch/me/reprobox"
@@ -48,6 +49,7 @@ def _path(text: str) -> Finding | None:
 
 
 _url = pattern(r"(?:https?|file)://\S+", "a URL", "begin it with https://, http:// or file://")
+_links = pattern(r"(?:(?:https?|file)://|/)\S+", "a URL or an absolute path", "begin it with https://, file:// or /")
 _web = pattern(r"https?://\S+", "a URL", "begin it with https:// or http://")
 _host = pattern(r"[A-Za-z0-9.\[\]:-]+", "the name of a registry", 'write host or host:port, such as "docker.io"')
 _absolute = Check(find=_path)
@@ -67,6 +69,9 @@ class Registries:
 class _Index:
     url: str | None = key("The Python package index.", default=None, check=_url)
     extra: tuple[str, ...] = key("Indices to ask as well.", default=(), check=_url)
+    find_links: tuple[str, ...] = key(
+        "Folders of wheels, or pages with links to wheels.", default=(), toml_name="find-links", check=_links
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +94,8 @@ class Config:
     """Settings in force: environment variables before the file, the file before the defaults.
 
     ``archives`` and ``snapshots`` have base URIs without a final slash, best first, by archive name. ``index`` may have
-    ``url``, and ``extra`` with further URLs joined by spaces. ``path`` is the file they came from, if there is one.
+    ``url``, and ``extra`` and ``find-links`` with further places joined by spaces. ``path`` is the file they came from,
+    if there is one.
     """
 
     store: Path
@@ -99,6 +105,11 @@ class Config:
     registries: Registries = field(default_factory=Registries)
     index: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = None
+
+
+def _index(said: _Index) -> dict[str, str]:
+    places = {"url": said.url or "", "extra": " ".join(said.extra), "find-links": " ".join(said.find_links)}
+    return {name: value for name, value in places.items() if value}
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Config:
@@ -111,9 +122,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         archives=_bases(said.archives),
         snapshots=_bases(said.snapshots),
         registries=said.registries,
-        index={
-            name: value for name, value in (("url", said.index.url), ("extra", " ".join(said.index.extra))) if value
-        },
+        index=_index(said.index),
         path=path,
     )
 

@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: What is understood of pip's settings is the first; the others are named when they are there and have no effect.
+#: Settings of pip that say where packages are. One that says which versions may be is named, and has no effect: that is
+#: for the manifest to say.
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "no-index")
+PIP_UNUSED = ("constraint",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,18 +31,41 @@ class HostSettings:
 
 
 def host_settings(index: Mapping[str, str], environment: Mapping[str, str]) -> HostSettings:
-    """Where uv is to look: reprobox's own settings (``url``, and ``extra`` joined by spaces), else uv's, else pip's."""
+    """Where uv is to look: reprobox's own settings (``url``; ``extra`` and ``find-links`` joined by spaces), else uv's,
+    else pip's."""
     variables = {}
     if index.get("extra"):
         variables["UV_INDEX"] = f"{index['extra']} {environment.get('UV_INDEX', '')}".strip()
+    if index.get("find-links"):
+        variables["UV_FIND_LINKS"] = ",".join([*index["find-links"].split(), *_given(environment, "UV_FIND_LINKS")])
     if index.get("url"):
         return HostSettings(variables={**variables, "UV_DEFAULT_INDEX": index["url"]})
     if _uv_has_an_index(environment):
         return HostSettings(variables=variables)
     pip = _pip_settings(environment)
-    if pip.get(PIP_SETTINGS[0]):
-        variables["UV_DEFAULT_INDEX"] = pip[PIP_SETTINGS[0]]
-    return HostSettings(variables=variables, unused=tuple(name for name in PIP_SETTINGS[1:] if pip.get(name)))
+    unused = tuple(name for name in PIP_UNUSED if pip.get(name))
+    return HostSettings(variables={**_as_uv_says_it(pip, environment), **variables}, unused=unused)
+
+
+def _as_uv_says_it(pip: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """What pip is told of where packages are. pip takes the best version that any of its indices has; so does this."""
+    index, extra, links, none = (pip.get(name, "") for name in PIP_SETTINGS)
+    variables = {"UV_DEFAULT_INDEX": index} if index else {}
+    if extra:
+        variables["UV_EXTRA_INDEX_URL"] = (
+            f"{environment.get('UV_EXTRA_INDEX_URL', '')} {' '.join(extra.split())}".strip()
+        )
+        variables["UV_INDEX_STRATEGY"] = environment.get("UV_INDEX_STRATEGY") or "unsafe-best-match"
+    if links:
+        variables["UV_FIND_LINKS"] = ",".join([*_given(environment, "UV_FIND_LINKS"), *links.split()])
+    if none.lower() in ("1", "true", "yes", "on"):
+        variables["UV_NO_INDEX"] = "1"
+    return variables
+
+
+def _given(environment: Mapping[str, str], name: str) -> list[str]:
+    """What is said in a variable, as a list."""
+    return [item for item in environment.get(name, "").split(",") if item]
 
 
 def host_trust(environment: Mapping[str, str]) -> dict[str, str]:
@@ -93,7 +118,7 @@ def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
     for section in ("global", "install"):
         for path in files:
             found |= _section(path, section)
-    for name in (*PIP_SETTINGS, "cert"):
+    for name in (*PIP_SETTINGS, *PIP_UNUSED, "cert"):
         if value := environment.get(f"PIP_{name.upper().replace('-', '_')}"):
             found[name] = value
     return found

@@ -58,12 +58,13 @@ class Local:
     path: Path
     store: Path
     listener: Listener = field(default_factory=Listener)
+    offline: bool = True
 
     @property
     def session(self) -> Session:
         settings = config.load()
         store = Store(self.store)
-        downloader = Downloader(offline=True)
+        downloader = Downloader(offline=self.offline)
         plugins = Plugins(discover=False)
         return Session(
             store=store,
@@ -76,7 +77,7 @@ class Local:
             documents=Documents(store, downloader),
             hints=HintProvider(store),
             registries=Registries(downloader, settings.registries),
-            offline=True,
+            offline=self.offline,
         )
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -136,7 +138,8 @@ class Pip:
             raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
         uv = Uv(world.store, world.index, offline=world.offline)
         if uv.unused and not any(layer.kind == self.name for layer in request.below):  # told once
-            world.say(f"pip's settings {', '.join(uv.unused)} are not used to lock; uv's own settings are")
+            said = f"pip's setting {', '.join(uv.unused)} is not used to lock"
+            world.say(f"{said}: name the file with `constraints` in the layer")
         below = _pins(item for layer in request.below for item in layer.inputs)
         if request.layer.options.pylock:
             wheels = _from_pylock(request, python, below)
@@ -408,6 +411,9 @@ def _ranked(wheels: Iterable[Wheel], python: Python) -> Iterator[Wheel]:
 
 def _input(kind: str, wheel: Wheel, facts: Mapping[str, str], world: World) -> Input:
     digest, size = wheel.sha256, wheel.size
+    if digest and wheel.url.startswith("file:"):
+        with contextlib.suppress(OSError):
+            size = Path(urllib.parse.unquote(urllib.parse.urlsplit(wheel.url).path)).stat().st_size
     if not digest or not size:  # an index of plain pages: the file itself has to say
         data = world.get(wheel.url, fresh=False, limit=_LARGEST)
         digest, size = digest or sha256(data), len(data)

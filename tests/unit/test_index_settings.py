@@ -94,10 +94,32 @@ def test_a_pip_file_that_cannot_be_read_is_as_none(home):
     assert host_settings({}, home | {"PIP_INDEX_URL": MIRROR}).variables == {"UV_DEFAULT_INDEX": MIRROR}
 
 
+def test_pip_further_places_are_asked_as_pip_would(home):
+    pip_conf(home, f"[global]\nextra-index-url = {OTHER}\n    {MIRROR}\nfind-links = /opt/wheels /srv/wheels\n")
+    settings = host_settings({}, home)
+    assert settings.variables == {
+        "UV_EXTRA_INDEX_URL": f"{OTHER} {MIRROR}",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": "/opt/wheels,/srv/wheels",
+    }
+    more = home | {"UV_FIND_LINKS": "/own", "UV_INDEX_STRATEGY": "first-index", "PIP_NO_INDEX": "1"}
+    found = host_settings({}, more).variables
+    assert (found["UV_FIND_LINKS"], found["UV_INDEX_STRATEGY"]) == ("/own,/opt/wheels,/srv/wheels", "first-index")
+    assert found["UV_NO_INDEX"] == "1"
+    assert host_settings({"url": MIRROR}, home).variables == {"UV_DEFAULT_INDEX": MIRROR}
+
+
+def test_reprobox_own_folders_of_wheels_come_first(home):
+    pip_conf(home, "[global]\nfind-links = /opt/wheels\n")
+    assert (
+        host_settings({"find-links": "/a /b"}, home | {"UV_FIND_LINKS": "/c"}).variables["UV_FIND_LINKS"] == "/a,/b,/c"
+    )
+
+
 def test_settings_of_pip_without_effect_are_named(home):
-    pip_conf(home, f"[global]\nextra-index-url = {OTHER}\nfind-links = /opt/wheels\n")
-    assert host_settings({}, home).unused == ("extra-index-url", "find-links")
-    assert host_settings({}, home | {"PIP_NO_INDEX": "1"}).unused == ("extra-index-url", "find-links", "no-index")
+    pip_conf(home, "[global]\nconstraint = /etc/constraints.txt\n")
+    assert host_settings({}, home).unused == ("constraint",)
+    assert host_settings({}, home).variables == {}
 
 
 def test_a_login_goes_to_its_own_server_only(home):

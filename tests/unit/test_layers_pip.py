@@ -23,7 +23,7 @@ from reprobox.pins import Upgrade, match
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.pypi import IndexProvider, uv_version
 from reprobox.store import Store
-from tests.python_index import Index, uv_wheel
+from tests.python_index import Index, uv_wheel, wheel
 from tests.servers import Server
 
 KINDS: dict[str, Any] = {kind.name: kind for kind in (Bootstrap(), Apt(), Pip())}
@@ -228,10 +228,32 @@ def test_what_a_layer_below_has_holds_and_is_not_installed_again(world, index):
 def test_settings_of_pip_that_have_no_effect_are_told(world, index, monkeypatch):
     index.add("app", "1.0")
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
-    monkeypatch.setenv("PIP_FIND_LINKS", "/opt/wheels")
+    monkeypatch.setenv("PIP_CONSTRAINT", "/etc/constraints.txt")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     resolve(replace(world, index={}), "app")
-    assert world.said == ["pip's settings find-links are not used to lock; uv's own settings are"]
+    said = "pip's setting constraint is not used to lock: name the file with `constraints` in the layer"
+    assert world.said == [said]
+
+
+def test_folders_of_wheels_and_further_indices_of_the_host(world, index, tmp_path, monkeypatch):
+    index.add("app", "1.0", requires=["lib", "more"])
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    file, data = wheel("lib", "1.0")
+    (folder / file).write_bytes(data)
+    with Server() as second:
+        other = Index(second)
+        other.add("more", "2.0")
+        index.add("more", "1.0")
+        for name, value in {"INDEX_URL": index.url, "EXTRA_INDEX_URL": other.url, "FIND_LINKS": folder}.items():
+            monkeypatch.setenv(f"PIP_{name}", str(value))
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        layer = resolve(replace(world, index={}), "app")
+        assert pins(layer) == ["app==1.0", "lib==1.0", "more==2.0"]
+        assert (layer.inputs[1].sha256, layer.inputs[1].size) == (sha256(data), len(data))
+        assert str(tmp_path) not in repr(layer)
+        elsewhere = Store(tmp_path / "elsewhere")
+        fetch(layer.inputs, [IndexProvider(elsewhere, {})], elsewhere)
 
 
 def test_what_is_locked_is_fetched_from_where_it_was_seen_or_from_the_index(world, index, tmp_path):
