@@ -11,8 +11,8 @@ uses. Standard library only, and zstandard where something is packed with it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, NamedTuple, Protocol
 
 FILE, HARD_LINK, SYMLINK, DEVICE, BLOCK_DEVICE, FOLDER, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 
@@ -20,6 +20,8 @@ _BLOCK = 512
 _CHUNK = 1 << 18
 #: Most bytes of a long name or of pax records; Go's limit.
 _MOST_EXTENDED = 1 << 20
+#: Most bytes of memory that unpacking xz may take; ``xz -9`` asks for 65 MiB.
+_MOST_XZ_MEMORY = 512 << 20
 _FILES = (b"0", b"\0", b"7")
 _WITHOUT_DATA = (HARD_LINK, SYMLINK, DEVICE, BLOCK_DEVICE, FOLDER, FIFO)
 _ZEROS = bytes(_BLOCK)
@@ -214,13 +216,17 @@ def _shown(name: bytes) -> str:
 
 
 def decompressed(file: IO[bytes]) -> Iterator[bytes]:
-    """The archive's bytes in pieces, unpacked as its first bytes say: gzip, zstd or neither. Raises TarError."""
-    start = file.read(4)
+    """The archive's bytes in pieces, unpacked as its first bytes say: gzip, zstd, bzip2, xz or none."""
+    start = file.read(6)
     file.seek(-len(start), 1)
     if start[:2] == b"\x1f\x8b":
         return _gunzipped(file)
-    if start == b"\x28\xb5\x2f\xfd":
+    if start[:4] == b"\x28\xb5\x2f\xfd":
         return _zstd(file)
+    if start[:3] == b"BZh":
+        return _bunzipped(file)
+    if start == b"\xfd7zXZ\0":
+        return _unxzed(file)
     return iter(lambda: file.read(_CHUNK), b"")
 
 
@@ -239,6 +245,47 @@ def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
         raise TarError(f"its gzip data is broken: {error}") from None
     if not member.eof:
         raise TarError("its gzip data is cut off")
+
+
+def _bunzipped(file: IO[bytes]) -> Iterator[bytes]:
+    """Any number of streams, as parallel compressors write them."""
+    import bz2
+
+    return _streams(file, bz2.BZ2Decompressor, "bzip2", OSError)
+
+
+def _unxzed(file: IO[bytes]) -> Iterator[bytes]:
+    """Any number of streams; zeros may stand between them."""
+    import lzma
+
+    return _streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_XZ_MEMORY), "xz", lzma.LZMAError)
+
+
+class _Decompressor(Protocol):
+    """What ``bz2`` and ``lzma`` agree on."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _streams(file: IO[bytes], new: Callable[[], _Decompressor], name: str, broken: type[Exception]) -> Iterator[bytes]:
+    stream = new()
+    try:
+        while data := file.read(_CHUNK):
+            while data or not (stream.eof or stream.needs_input):
+                if stream.eof:
+                    stream = new()
+                yield stream.decompress(data, 4 * _CHUNK)
+                data = stream.unused_data.lstrip(b"\0") if stream.eof else b""
+    except broken as error:
+        raise TarError(f"its {name} data is broken: {error}") from None
+    if not stream.eof:
+        raise TarError(f"its {name} data is cut off")
 
 
 def _zstd(file: IO[bytes]) -> Iterator[bytes]:
