@@ -59,13 +59,17 @@ class Auth(Protocol):
 class Location:
     """A place that may have a file. ``label`` is what messages show; the default is the URL without any password.
 
-    ``headers`` and ``auth`` go to that server only, never to one that it redirects to.
+    ``headers`` and ``auth`` go to that server only, never to one that it redirects to. Where the place is the file's
+    own, and no copy of it among others, ``changed`` is what to do when it has other bytes; their hash is told then.
+    ``make`` is for what no server has as a file: it hands the bytes to the function that it is given, piece by piece.
     """
 
     url: str
     label: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     auth: Auth | None = None
+    changed: str = ""
+    make: Callable[[Callable[[bytes], None], Watch], None] | None = None
 
     @property
     def shown(self) -> str:
@@ -172,15 +176,51 @@ class Downloader:
         part = _Partial(file, sha256, size, watch or Watch())
         resumed = part.count > 0
         try:
+            if place.make:
+                part.made(place.make, place)
+                return
             self._fill(part, place)
             if resumed and not part.right():  # what was there before may be at fault: once more from the start
                 part.restart()
                 self._fill(part, place)
             if not part.right():
                 part.wrong(place, f"it has other bytes: their sha256 is {part.digest()}")
+        except _OtherSizeError as error:
+            raise IntegrityError(self._other(place, error), where=place.shown, hint=place.changed) from None
         except ReproboxError:
             part.watch.advance(-part.count)  # whoever continues this file counts what is in it again
             raise
+
+    def _other(self, place: Location, error: _OtherSizeError) -> str:
+        """What is wrong at a place that is the file's own, with the hash of what it has now."""
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                found, size = self.obtain(place, nowhere)
+        except ReproboxError:
+            return str(error)
+        return f"it has other bytes: their sha256 is {found}, their size {size}"
+
+    def obtain(self, location: str | Location, file: IO[bytes], *, watch: Watch | None = None) -> tuple[str, int]:
+        """Write what the location has, whatever it is, into the empty ``file``; returns its sha256 (hex) and size.
+
+        A connection that breaks is continued where the server says that it still has the same file. Raises
+        :class:`FetchError` and :class:`OfflineError`.
+        """
+        place = _usable(location)
+        growing = _Growing(file, watch or Watch())
+
+        def attempt() -> None:
+            with self._answer(place, growing.headers(), None) as response:
+                growing.align(response, place)
+                for chunk in response.stream(_CHUNK, decode_content=False):
+                    growing.write(chunk)
+            growing.finish()
+
+        if path := local_path(place.url):
+            growing.copy(path, place)
+        else:
+            self._retrying(place, growing.watch, attempt, progress=lambda: growing.count)
+        return growing.digest(), growing.count
 
     def _fill(self, part: _Partial, place: Location) -> None:
         def attempt() -> None:
@@ -314,6 +354,75 @@ class _InterruptedError(Exception):
         self.reached = reached
 
 
+class _OtherSizeError(Exception):
+    """A place that is the file's own has one of another size."""
+
+
+class _Growing:
+    """A file of which nothing is known before its server says so."""
+
+    def __init__(self, file: IO[bytes], watch: Watch) -> None:
+        self.watch = watch
+        self.count = 0
+        self._file = file
+        self._size = -1
+        self._validator = ""
+        self._state = hashlib.sha256()
+
+    def digest(self) -> str:
+        return self._state.hexdigest()
+
+    def headers(self) -> dict[str, str]:
+        """To continue, if it is still the same (RFC 9110, 13.1.5); else to begin again."""
+        if self.count and self._validator:
+            return {"Range": f"bytes={self.count}-", "If-Range": self._validator}
+        return {}
+
+    def align(self, response: BaseHTTPResponse, place: Location) -> None:
+        """Make what is in the file fit what the server is about to send, or refuse its answer."""
+        if response.status == 206 and response.headers.get("content-range", "").startswith(f"bytes {self.count}-"):
+            return
+        if response.status != 200:
+            _refuse(place, response)
+        self._restart()
+        length = response.headers.get("content-length", "")
+        self._size = int(length) if length.isdecimal() else -1
+        tag = response.headers.get("etag", "")
+        self._validator = tag if tag.startswith('"') else response.headers.get("last-modified", "")
+
+    def copy(self, path: Path, place: Location) -> None:
+        """Take the bytes from a file of this machine."""
+        try:
+            with path.open("rb") as source:
+                while chunk := source.read(_CHUNK):
+                    self.write(chunk)
+        except OSError as error:
+            raise FetchError(f"it cannot be read: {error.strerror}", where=place.shown) from None
+
+    def write(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise cannot_write(self._file.name, error) from None
+        self._state.update(chunk)
+        self.count += len(chunk)
+        self.watch.advance(len(chunk))
+
+    def finish(self) -> None:
+        if 0 <= self._size != self.count:
+            raise _InterruptedError(f"it sent only {self.count} of {self._size} bytes")
+
+    def _restart(self) -> None:
+        if self.count:
+            self.watch.advance(-self.count)
+            self._file.seek(0)
+            self._file.truncate()
+        self.count = 0
+        self._state = hashlib.sha256()
+
+
 class _Partial:
     """A file that grows until it has its locked size; every byte is hashed, also those that were there before."""
 
@@ -349,7 +458,7 @@ class _Partial:
         length = response.headers.get("content-length", "")
         total = length if response.status == 200 else response.headers.get("content-range", "").rpartition("/")[2]
         if response.status in (200, 206) and total.isdecimal() and int(total) != self.size:
-            self.wrong(place, f"it has {total} bytes where {self.size} are locked")
+            self._other_size(place, f"it has {total} bytes where {self.size} are locked")
         if response.status == 200:
             if self.count:
                 self.restart()
@@ -367,7 +476,7 @@ class _Partial:
         try:
             with path.open("rb") as source:
                 if (size := os.fstat(source.fileno()).st_size) != self.size:
-                    self.wrong(place, f"it has {size} bytes where {self.size} are locked")
+                    self._other_size(place, f"it has {size} bytes where {self.size} are locked")
                 while chunk := source.read(_CHUNK):
                     self.write(chunk, place)
         except OSError as error:
@@ -375,7 +484,7 @@ class _Partial:
 
     def write(self, chunk: bytes, place: Location) -> None:
         if self.count + len(chunk) > self.size:
-            self.wrong(place, f"it sends more than the {self.size} bytes that are locked")
+            self._other_size(place, f"it sends more than the {self.size} bytes that are locked")
         rest = memoryview(chunk)
         try:
             while rest:  # a raw write may be short, as on a disk that fills up
@@ -390,9 +499,26 @@ class _Partial:
         self.reached = max(self.reached, self.count)
         self.watch.advance(len(chunk))
 
+    def made(self, make: Callable[[Callable[[bytes], None], Watch], None], place: Location) -> None:
+        """Take the bytes from what makes them."""
+        self.restart()
+        try:
+            make(lambda chunk: self.write(chunk, place), self.watch)
+        except ReproboxError:
+            self.restart()
+            raise
+        if not self.right():
+            self.wrong(place, f"it has other bytes: their sha256 is {self.digest()}")
+
     def wrong(self, place: Location, message: str) -> NoReturn:
         self.restart()
-        raise IntegrityError(message, where=place.shown)
+        raise IntegrityError(message, where=place.shown, hint=place.changed or None)
+
+    def _other_size(self, place: Location, message: str) -> NoReturn:
+        self.restart()
+        if place.changed and not place.make:
+            raise _OtherSizeError(message)
+        self.wrong(place, message)
 
 
 def cannot_write(path: str | Path, error: OSError) -> ReproboxError:
@@ -460,7 +586,9 @@ def _usable(location: str | Location) -> Location:
     place = Location(url=location) if isinstance(location, str) else location
     try:
         parts = urllib.parse.urlsplit(place.url)
-        good = parts.scheme == "file" or (parts.scheme in ("http", "https") and bool(parts.hostname))
+        good = (
+            bool(place.make) or parts.scheme == "file" or (parts.scheme in ("http", "https") and bool(parts.hostname))
+        )
     except ValueError:
         good = False
     if not good:

@@ -13,6 +13,8 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol, TypeAlias
 
@@ -22,7 +24,7 @@ from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxEr
 from reprobox.lock import Input
 from reprobox.store import Store
 
-__all__ = ["Documents", "Downloader", "HintProvider", "Location", "Progress", "Provider", "fetch"]
+__all__ = ["Documents", "Downloader", "Found", "HintProvider", "Location", "Progress", "Provider", "fetch", "obtain"]
 
 _TOLD = 5  # inputs that a message names before it only counts
 
@@ -94,8 +96,11 @@ def fetch(
     try:
         for provider in providers:
             located = _located(provider, wanted, answers, offline=offline)
-            if tasks := [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]:
-                _Crew(store, downloader, answers).work(tasks, progress, min(jobs, len(tasks)))
+            found = [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]
+            if tasks := [
+                partial(_bring, store, downloader, answers[item.sha256], item, places) for item, places in found
+            ]:
+                _Crew().work(tasks, progress, min(jobs, len(tasks)))
                 wanted = [item for item in wanted if not store.has_blob(item.sha256)]
             if not wanted:
                 return
@@ -129,23 +134,21 @@ class _StoppedError(Exception):
 
 
 _Event: TypeAlias = Callable[[Progress], None]
+_Task: TypeAlias = Callable[["_Watch"], None]
 
 
 class _Crew:
-    """Threads that download files of one provider; they tell the calling thread what happens, and it tells people.
+    """Threads that download files; they tell the calling thread what happens, and it tells people.
 
     The threads are daemons: after Ctrl-C nobody waits for a silent server, and a partial file may stop anywhere.
     """
 
-    def __init__(self, store: Store, downloader: Downloader, answers: Mapping[str, list[ReproboxError]]) -> None:
-        self._store = store
-        self._downloader = downloader
-        self._answers = answers
-        self._todo: collections.deque[tuple[Input, Sequence[Location]]] = collections.deque()
+    def __init__(self) -> None:
+        self._todo: collections.deque[_Task] = collections.deque()
         self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
         self._stop = threading.Event()
 
-    def work(self, tasks: Sequence[tuple[Input, Sequence[Location]]], progress: Progress, threads: int) -> None:
+    def work(self, tasks: Sequence[_Task], progress: Progress, threads: int) -> None:
         """Until every task is done or has failed. Raises what stops a whole fetch."""
         self._todo.extend(tasks)
         for _ in range(threads):
@@ -162,44 +165,51 @@ class _Crew:
     def _worker(self) -> None:
         try:
             while not self._stop.is_set() and (task := self._next()):
-                self._obtain(*task)
+                task(_Watch(self._events, self._stop))
         except _StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001  (raised again in the calling thread)
             self._events.put(_raising(error))
         self._events.put(None)
 
-    def _next(self) -> tuple[Input, Sequence[Location]] | None:
+    def _next(self) -> _Task | None:
         try:
             return self._todo.popleft()
         except IndexError:
             return None
 
-    def _obtain(self, item: Input, locations: Sequence[Location]) -> None:
-        """Have one file in the store, from the first place that has it."""
-        watch = _Watch(self._events, self._stop)
-        with _alone(self._store, item, watch) as file:
-            if file is None:  # another process brought it meanwhile
-                watch.advance(item.size)
+
+def _bring(
+    store: Store,
+    downloader: Downloader,
+    answers: list[ReproboxError],
+    item: Input,
+    locations: Sequence[Location],
+    watch: _Watch,
+) -> None:
+    """Have one file in the store, from the first place that has it."""
+    with _alone(store, item, watch) as file:
+        if file is None:  # another process brought it meanwhile
+            watch.advance(item.size)
+            watch.done(item.name)
+            return
+        for location in locations:
+            try:
+                downloader.save(location, file, sha256=item.sha256, size=item.size, watch=watch)
+            except (FetchError, IntegrityError) as error:
+                answers.append(error)
+            else:
+                _publish(store, file, store.partial(item.sha256), item.sha256)
                 watch.done(item.name)
                 return
-            for location in locations:
-                try:
-                    self._downloader.save(location, file, sha256=item.sha256, size=item.size, watch=watch)
-                except (FetchError, IntegrityError) as error:
-                    self._answers[item.sha256].append(error)
-                else:
-                    self._publish(file, item)
-                    watch.done(item.name)
-                    return
 
-    def _publish(self, file: IO[bytes], item: Input) -> None:
-        path = self._store.partial(item.sha256)
-        try:
-            os.fsync(file.fileno())
-            self._store.adopt(path, item.sha256)
-        except OSError as error:
-            raise cannot_write(path, error) from None
+
+def _publish(store: Store, file: IO[bytes], path: Path, digest: str) -> None:
+    try:
+        os.fsync(file.fileno())
+        store.adopt(path, digest)
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def _raising(error: BaseException) -> _Event:
@@ -273,6 +283,47 @@ def _same_file(path: Path, file: IO[bytes]) -> bool:
         return False
 
 
+# -- files that nobody knows yet ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a URL had: sha256 hex, and size in bytes. It is in the store."""
+
+    sha256: str
+    size: int
+
+
+def obtain(
+    urls: Sequence[str],
+    store: Store,
+    *,
+    progress: Progress | None = None,
+    downloader: Downloader | None = None,
+    jobs: int = 8,
+) -> list[Found]:
+    """Bring what each URL has into the store, ``jobs`` at a time. Raises what :meth:`Downloader.obtain` does."""
+    progress = progress or _Silent()
+    downloader = downloader or Downloader()
+    found: dict[str, Found] = {}
+
+    def task(url: str, watch: _Watch) -> None:
+        with store.scratch() as folder, (folder / "file").open("w+b", buffering=0) as file:
+            digest, size = downloader.obtain(url, file, watch=watch)
+            if not store.has_blob(digest):
+                _publish(store, file, folder / "file", digest)
+        found[url] = Found(sha256=digest, size=size)
+        watch.done(without_password(url).rpartition("/")[2])
+
+    tasks = [partial(task, url) for url in dict.fromkeys(urls)]
+    progress.start(0, len(tasks))
+    try:
+        _Crew().work(tasks, progress, min(jobs, len(tasks)))
+    finally:
+        progress.stop()
+    return [found[url] for url in urls]
+
+
 # -- what to say when it failed ----------------------------------------------------------------------------------------
 
 
@@ -283,21 +334,24 @@ def _failure(
     if wrong:
         return IntegrityError(
             f"{_counted(wrong)} could only be had with other bytes than those that are locked{_listed(wrong, answers)}",
-            hint="the places named have changed or are broken: name another mirror in the settings",
+            hint=_advice(wrong, answers)
+            or "the places named have changed or are broken: name another mirror in the settings",
         )
     if offline:
         return OfflineError(
             f"the network may not be used, and the store lacks {_counted(wanted)}{_listed(wanted, answers)}",
             hint="run it once without --offline",
         )
-    hints = dict.fromkeys(error.hint for item in wanted for error in answers[item.sha256] if error.hint)
     return FetchError(
         f"{_counted(wanted)} could not be had from any place{_listed(wanted, answers)}",
-        hint=next(
-            iter(hints),
-            "name a mirror that has what is missing in the settings, or lock again with `reprobox lock --upgrade`",
-        ),
+        hint=_advice(wanted, answers)
+        or "name a mirror that has what is missing in the settings, or lock again with `reprobox lock --upgrade`",
     )
+
+
+def _advice(wanted: Sequence[Input], answers: Mapping[str, Sequence[ReproboxError]]) -> str:
+    """The first hint that a place's answer has."""
+    return next((error.hint for item in wanted for error in answers[item.sha256] if error.hint), "")
 
 
 def _listed(wanted: Sequence[Input], answers: Mapping[str, Sequence[ReproboxError]]) -> str:

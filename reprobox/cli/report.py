@@ -59,13 +59,15 @@ class _FetchLines:
 
     def start(self, size: int, files: int) -> None:
         self._size, self._files = size, files
-        self._lines.say(f"fetching {files} file{'s' if files != 1 else ''} ({human(size)})")
+        known = f" ({human(size)})" if size else ""
+        self._lines.say(f"fetching {files} file{'s' if files != 1 else ''}{known}")
 
     def advance(self, count: int) -> None:
         self._count += count
         if time.monotonic() - self._told > _EVERY:
             self._told = time.monotonic()
-            self._lines.say(f"  {human(self._count)} of {human(self._size)}, {self._ready} of {self._files} files")
+            whole = f" of {human(self._size)}" if self._size else ""
+            self._lines.say(f"  {human(self._count)}{whole}, {self._ready} of {self._files} files")
 
     def done(self, name: str) -> None:  # noqa: ARG002 - the protocol's names
         self._ready += 1
@@ -75,7 +77,7 @@ class _FetchLines:
 
     def stop(self) -> None:
         if self._ready == self._files:
-            self._lines.say(f"fetched {human(self._size)} in {time.monotonic() - self._started:.1f} s")
+            self._lines.say(f"fetched {human(self._size or self._count)} in {time.monotonic() - self._started:.1f} s")
 
 
 class Bars(Lines):

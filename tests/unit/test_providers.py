@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ import pytest
 from reprobox.download import USER_AGENT, Auth, Document, Downloader, Location, StatusError
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.lock import Input
-from reprobox.providers import Documents, HintProvider, fetch
+from reprobox.providers import Documents, HintProvider, fetch, obtain
 from reprobox.store import Store
 from tests import servers
 from tests.servers import Server
@@ -716,3 +716,96 @@ def test_a_partial_that_may_not_be_written(server: Server, kept: Store) -> None:
     os.symlink("/etc/passwd", kept.partial(made().sha256))
     with pytest.raises(ReproboxError, match="it cannot be written"):
         fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
+
+
+# -- files that nobody knows yet ---------------------------------------------------------------------------------------
+
+
+def tagged_half(tag: str) -> servers.Fault:
+    """Half of a file that has an ETag, and then the connection breaks."""
+
+    def fault(handler: servers.Handler) -> None:
+        data = handler.data or b""
+        handler.send(200, {"ETag": tag}, data[: len(data) // 2], promised=len(data))
+        handler.hang_up()
+
+    return fault
+
+
+def test_an_unknown_file_is_continued_if_it_is_still_the_same(server: Server, kept: Store):
+    server.files["/a"] = DATA
+    server.faults["/a"] = [tagged_half('"one"')]
+    (found,) = obtain([server.url("/a")], kept, downloader=quick())
+    assert (found.sha256, found.size) == (hashlib.sha256(DATA).hexdigest(), len(DATA))
+    assert kept.blob(found.sha256).read_bytes() == DATA
+    first, second = server.seen
+    assert "Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == (f"bytes={len(DATA) // 2}-", '"one"')
+
+
+def test_an_unknown_file_without_a_validator_begins_again(server: Server, kept: Store):
+    server.files["/a"] = DATA
+    server.faults["/a"] = [servers.half(), tagged_half('W/"weak"')]
+    (found,) = obtain([server.url("/a")], kept, downloader=quick())
+    assert found.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert ["Range" in request.headers for request in server.seen] == [False, False, False]
+
+
+def test_an_unknown_file_that_changes_meanwhile(server: Server, kept: Store):
+    server.files["/a"] = DATA
+    server.faults["/a"] = [tagged_half('"one"'), servers.chunked(b"another file")]
+    told = Told()
+    (found,) = obtain([server.url("/a")], kept, downloader=quick(), progress=told)
+    assert (found.sha256, found.size) == (hashlib.sha256(b"another file").hexdigest(), 12)
+    assert told.count == 12
+
+
+def test_the_same_unknown_file_twice_and_one_that_is_not_there(server: Server, kept: Store):
+    server.files["/a"] = DATA
+    found = obtain([server.url("/a")] * 2, kept, downloader=quick())
+    assert (found[0], len(server.seen)) == (found[1], 1)
+    with pytest.raises(FetchError, match="/b: it answered 404"):
+        obtain([server.url("/b"), server.url("/a")], kept, downloader=quick())
+    with pytest.raises(OfflineError):
+        obtain([server.url("/a")], kept, downloader=quick(offline=True))
+    assert not list((kept.root / "tmp").iterdir())
+
+
+# -- places that make the bytes ----------------------------------------------------------------------------------------
+
+
+class Makers:
+    """A provider of places that are no servers."""
+
+    name = "makers"
+
+    def __init__(self, *makes: Callable[..., None]) -> None:
+        self.makes = makes
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        places = [Location(url="ssh://h/x", label="maker", make=make) for make in self.makes]
+        return {item.sha256: places for item in inputs}
+
+
+def test_a_place_that_makes_the_bytes(kept: Store):
+    def broken(write: Callable[[bytes], None], watch: object) -> None:
+        write(DATA[:100])
+        raise FetchError("the clone failed", where="maker")
+
+    def right(write: Callable[[bytes], None], watch: object) -> None:
+        for start in range(0, len(DATA), 70_000):
+            write(DATA[start : start + 70_000])
+
+    def other(write: Callable[[bytes], None], watch: object) -> None:
+        write(DATA[::-1])
+
+    fetch([made()], [Makers(broken, other, right)], kept, downloader=quick())
+    assert kept.blob(made().sha256).read_bytes() == DATA
+    with pytest.raises(
+        IntegrityError, match=f"maker: it has other bytes: their sha256 is {made(data=DATA[::-1]).sha256}"
+    ):
+        fetch([made(data=b"x" * len(DATA))], [Makers(other)], kept, downloader=quick())
+    with pytest.raises(IntegrityError, match=f"maker: it sends more than the {len(DATA) - 1} bytes that are locked"):
+        fetch([made(data=DATA[1:])], [Makers(right)], kept, downloader=quick())
+    with pytest.raises(FetchError, match="maker: the clone failed"):
+        fetch([made(data=b"x" * 1000)], [Makers(broken)], kept, downloader=quick())
