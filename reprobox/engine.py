@@ -23,6 +23,7 @@ from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, w
 from reprobox.errors import BackendError, BuildError, LockError, ReproboxError
 from reprobox.layers.kind import Commands, Files, Kind, StepRequest, Verbatim
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
+from reprobox.manifest import Manifest
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.registry import Registries
@@ -77,6 +78,7 @@ class Session:
     registries: Registries
     offline: bool = False
     jobs: int = 8
+    manifest: Manifest | None = None  # it says where some inputs are: providers may look into it
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
 
     def kind(self, name: str) -> Kind:
@@ -112,6 +114,12 @@ class Session:
                 jobs=self.jobs,
                 offline=self.offline,
             )
+
+    def obtain(self, urls: Sequence[str]) -> list[providers.Found]:
+        """Bring files of unknown content into the store, showing progress."""
+        return providers.obtain(
+            urls, self.store, progress=self.reporter.fetching(), downloader=self.downloader, jobs=self.jobs
+        )
 
 
 def staged(backend: Backend, store: Store) -> Backend:

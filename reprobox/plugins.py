@@ -74,6 +74,7 @@ class BuiltIn:
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
         from reprobox.debian.provider import ArchiveProvider
+        from reprobox.layers.fetch import UrlProvider
         from reprobox.pypi import IndexProvider
         from reprobox.registry import BlobProvider
 
@@ -81,6 +82,7 @@ class BuiltIn:
             ArchiveProvider(session.config, session.documents, session.target, session.store),
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
+            UrlProvider(session.manifest),
         ]
 
 

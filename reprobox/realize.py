@@ -45,6 +45,7 @@ class Realized:
 
 def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, wish: Wish) -> Realized:
     """Build what is missing of a target, check it against the seal, and let the backend have it."""
+    session.manifest = manifest
     selected = manifest.select(wish.target)
     runner = available(session.plugins.backend(wish.backend), session.store)
     target = lock.targets[wish.target]

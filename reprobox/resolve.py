@@ -26,6 +26,7 @@ from reprobox.lock import (
 )
 from reprobox.manifest import Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
+from reprobox.providers import Found
 from reprobox.registry import Registries
 from reprobox.store import StoredLayer
 from reprobox.tree import Tree, opened
@@ -76,6 +77,9 @@ class _World:
     def fetch(self, inputs: Sequence[Input]) -> None:
         self.session.fetch(inputs)
 
+    def obtain(self, urls: Sequence[str]) -> list[Found]:
+        return self.session.obtain(urls)
+
     def remember(self, item: Input, urls: Sequence[str]) -> None:
         self.session.hints.remember(item, urls)
 
@@ -114,6 +118,7 @@ class _World:
 def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgrade: Upgrade = KEEP) -> Lock:
     """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, but for what ``upgrade`` frees."""
     refuse_unavailable(manifest)
+    session.manifest = manifest
     targets: dict[str, LockedTarget] = {}
     epoch = previous.epoch if previous else NO_DATE
     for name in manifest.targets:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -200,18 +200,47 @@ class Placing:
         :class:`NotADirectoryError` or :class:`IsADirectoryError` where something else is in the way, and
         :class:`IntegrityError` if the file is no more what it was when it was listed.
         """
-        folder, _, name = target.rpartition(b"/")
-        inside = b"/".join(part for part in (self._folders(folder), name) if part)
-        full = os.path.join(self._root, inside)
-        if self._is_folder(inside):
-            raise IsADirectoryError(errno.EISDIR, "a folder is in the way", f"/{os.fsdecode(inside)}")
-        if os.path.lexists(full):
-            os.unlink(full)
+        full = self._free(target)
         same = _link(source, full) if source.mode == _LINK else _file(source, full)
         if not same:
             raise IntegrityError(
                 "it changed while it was copied", where=os.fsdecode(source.origin), hint="run it again"
             )
+
+    def write(self, target: bytes, pieces: Iterable[bytes], *, executable: bool) -> None:
+        """Put a file with this content at ``target``; places, modes and errors as for :meth:`file`."""
+        full = self._free(target)
+        with open(full, "xb") as file:
+            file.writelines(pieces)
+        os.chmod(full, 0o755 if executable else 0o644)
+
+    def link(self, target: bytes, to: bytes) -> None:
+        """Put a symbolic link at ``target``; ``to`` is what it says."""
+        os.symlink(to, self._free(target))
+
+    def hard_link(self, target: bytes, old: bytes) -> None:
+        """Put a second name at ``target`` for the file ``old``, which was put here before."""
+        full = self._free(target)
+        os.link(os.path.join(self._root, self._inside(old)), full, follow_symlinks=False)
+
+    def takes(self, to: str) -> bool:
+        """Whether a single file that is put at ``to`` goes into it: it ends with a slash, or is a folder there."""
+        entry = self._parents.get(self._parents.resolve(os.fsencode(to.strip("/")), final=True))
+        return to.endswith("/") or (entry is not None and entry.kind == "d")
+
+    def _free(self, target: bytes) -> bytes:
+        """Where ``target`` is on the host, with the folders above it made and what had its name taken away."""
+        inside = self._inside(target)
+        full = os.path.join(self._root, inside)
+        if self._is_folder(inside):
+            raise IsADirectoryError(errno.EISDIR, "a folder is in the way", f"/{os.fsdecode(inside)}")
+        if os.path.lexists(full):
+            os.unlink(full)
+        return full
+
+    def _inside(self, target: bytes) -> bytes:
+        folder, _, name = target.rpartition(b"/")
+        return b"/".join(part for part in (self._folders(folder), name) if part)
 
     def _folders(self, path: bytes) -> bytes:
         """Make every folder of ``path``; returns where that is."""

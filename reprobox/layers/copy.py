@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from reprobox.digest import Json
+from reprobox.digest import Json, hidden
 from reprobox.errors import BuildError, LockError, ManifestError, Problem, ReproboxError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
-from reprobox.manifest import Check, Finding, Layer, absolute_path, key, relative_inside
+from reprobox.manifest import Check, Finding, Layer, absolute_path, key, quote, relative_inside
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
 
 
 def _destination(text: str) -> Finding | None:
-    return absolute_path.find(text.removesuffix("/") if len(text) > 2 else text)
+    if finding := absolute_path.find(text.removesuffix("/") if len(text) > 2 else text):
+        return finding
+    path = os.fsencode(text.strip("/"))
+    if hidden(path) or hidden(path + b"/content"):
+        return Finding(f"nothing at {quote(text)} is part of an environment: it is made anew for every run", _ELSEWHERE)
+    return None
+
+
+_ELSEWHERE = "choose another place, such as /opt or /usr/local"
 
 
 destination = Check(find=_destination, schema=absolute_path.schema)
@@ -138,7 +146,7 @@ def _write(work: Sequence[tuple[_Found, str]], root: Path, parents: Tree) -> Non
     with Placing(root, parents) as placing:
         for found, to in work:
             try:
-                _copy(found, to, placing, parents)
+                _copy(found, to, placing)
             except OSError as error:
                 if error.errno not in IN_THE_WAY:
                     raise
@@ -146,10 +154,9 @@ def _write(work: Sequence[tuple[_Found, str]], root: Path, parents: Tree) -> Non
                 raise BuildError(f"{to} cannot be written: {reason}", hint="copy to another place") from None
 
 
-def _copy(found: _Found, to: str, placing: Placing, parents: Tree) -> None:
+def _copy(found: _Found, to: str, placing: Placing) -> None:
     target = os.fsencode(to.strip("/"))
-    entry = parents.get(parents.resolve(target, final=True))
-    into = found.folder or to.endswith("/") or (entry is not None and entry.kind == "d")
+    into = found.folder or placing.takes(to)
     if into:
         placing.folder(target)
     for source in found.sources:

@@ -14,6 +14,7 @@ from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Json
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Layer, Manifest
+from reprobox.providers import Found
 from reprobox.registry import Registries
 from reprobox.store import Store
 from reprobox.tree import Tree
@@ -38,6 +39,9 @@ class World(Protocol):
 
     def fetch(self, inputs: Sequence[Input]) -> None:
         """Bring inputs into the store through all providers, each checked against its hash."""
+
+    def obtain(self, urls: Sequence[str]) -> list[Found]:
+        """Bring what each URL has into the store, whatever it is: for files whose hash nobody knows yet."""
 
     def remember(self, item: Input, urls: Sequence[str]) -> None:
         """Keep where an input was seen, so that fetching it later asks there first. Never enters the lock."""
