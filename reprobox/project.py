@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,20 +71,7 @@ class Project:
             return None
         except OSError as error:
             raise LockError(f"it cannot be read: {error.strerror}", where=str(self.lock_path)) from None
-        remembered = store.memo("locks", sha256(data))
-        try:
-            return decode(json.loads(remembered.read_bytes()), file=str(self.lock_path))
-        except (OSError, ValueError, LockError):  # not there, torn, or written by another reprobox: the file decides
-            pass
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            hint = "restore it, or run `reprobox lock`"
-            raise LockError("it is not UTF-8 text", where=str(self.lock_path), hint=hint) from None
-        document = parse(text, file=str(self.lock_path))
-        lock = decode(document, file=str(self.lock_path))
-        store.remember("locks", sha256(data), json.dumps(document).encode())
-        return lock
+        return read_lock(data, store, str(self.lock_path))
 
     def write_lock(self, lock: Lock) -> bool:
         """Write the lock if it says something else than the one that is there; returns whether it did."""
@@ -111,3 +99,49 @@ class Project:
             staged.replace(self.lock_path)
         finally:
             staged.unlink(missing_ok=True)
+
+
+def read_lock(data: bytes, store: Store, where: str) -> Lock:
+    """The lock that ``data`` is; what TOML it is, is remembered in the store. Raises :class:`LockError`."""
+    remembered = store.memo("locks", sha256(data))
+    try:
+        return decode(json.loads(remembered.read_bytes()), file=where)
+    except (OSError, ValueError, LockError):  # not there, torn, or written by another reprobox: the file decides
+        pass
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise LockError("it is not UTF-8 text", where=where, hint="restore it, or run `reprobox lock`") from None
+    document = parse(text, file=where)
+    lock = decode(document, file=where)
+    store.remember("locks", sha256(data), json.dumps(document).encode())
+    return lock
+
+
+def committed(folder: Path, revision: str) -> bytes | None:
+    """The lock of ``folder`` as git has it in ``revision``; None where that revision has none.
+
+    Raises :class:`UsageError` for what git does not know.
+    """
+    known = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if known.returncode == 0:
+        shown = _git(folder, "show", f"{known.stdout.decode().strip()}:./{FILE_NAME}")
+    elif ":" in revision:
+        shown = _git(folder, "show", "--end-of-options", revision)
+    else:
+        said = known.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        raise UsageError(
+            f"there is no file or git revision {revision!r}" + (f": {said}" if said else ""),
+            where=str(folder),
+            hint="give a lock file, or a commit, branch or tag that `git log` knows",
+        )
+    return shown.stdout if shown.returncode == 0 else None
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UsageError(
+            "git is not installed here", where=str(folder), hint="install git, or give two lock files"
+        ) from None

@@ -18,6 +18,7 @@ from reprobox.errors import ManifestError, ReproboxError
 #: module of the verb that is asked for is imported.
 VERBS = {
     "lock": "pin every byte that the manifest needs, in research.lock",
+    "diff": "say what moved between two locks",
     "realize": "make the environment exist",
     "run": "run a command in the environment",
     "shell": "open a shell in the environment",

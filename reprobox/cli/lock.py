@@ -6,11 +6,13 @@ import argparse
 import json
 from dataclasses import replace
 
+from reprobox.cli.changes import brief
 from reprobox.cli.options import add_builder_option, add_network_options
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError
 from reprobox.lock import Lock
+from reprobox.lock_diff import diff
 from reprobox.pins import upgrade_of
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
@@ -22,8 +24,7 @@ examples:
   reprobox lock                 make or mend research.lock
   reprobox lock --check         say what changed, and exit 3 if anything did
   reprobox lock --upgrade       take the newest versions of everything
-  reprobox lock --upgrade-package numpy --upgrade-package system:git
-                                move these, and nothing else that need not
+  reprobox lock --upgrade-package numpy    move this one, and nothing else that need not
   reprobox lock --seal          build it, and record the digests that every later build must reproduce"""
 _KEEP = "restore the lock that was there, or let every version move with `reprobox lock --upgrade`"
 
@@ -60,6 +61,9 @@ def execute(options: argparse.Namespace) -> int:
     upgrade = replace(upgrade_of(options.upgrade_package, previous), everything=options.upgrade)
     lock = resolve(session, manifest, previous, upgrade=upgrade)
     changed = project.write_lock(lock)
+    if previous is not None and changed:
+        for line in brief(diff(previous, lock)):
+            session.reporter.say(line)
     if options.seal:
         for name in lock.targets:
             lock = realize(session, project, manifest, lock, Wish(target=name, seal=True)).lock
