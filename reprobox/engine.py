@@ -21,14 +21,14 @@ from reprobox.backend import Backend, BuildRequest, ImageLayer
 from reprobox.config import Config
 from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
 from reprobox.errors import BackendError, BuildError, LockError, ReproboxError
-from reprobox.layers.kind import Commands, Files, Kind, StepRequest, Verbatim
+from reprobox.layers.kind import Commands, Earlier, Files, Kind, StepRequest, Verbatim
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 from reprobox.manifest import Manifest
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.registry import Registries
 from reprobox.store import Store, StoredLayer
-from reprobox.tree import Changes, Tree, normalise, remove, scan
+from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan
 
 #: What every step's environment holds; a layer's own ``env`` is added, and the base image's below it.
 BUILD_ENVIRONMENT: Mapping[str, str] = {
@@ -261,6 +261,7 @@ def build_layer(
             record |= {"name": layer.name, "kind": layer.kind, "seconds": round(time.monotonic() - started, 3)}
             record["inputs"] = layer.identity(epoch, [item.id for item in below]).document()
             stored = session.store.publish_layer(layer.id, stage / "layer", record)
+        session.store.remember("like", _likeness(record["inputs"]), layer.id.encode())
         remove(session.store.failed(layer.id))
         session.reporter.built(layer.name, time.monotonic() - started, record["size"])
         return stored
@@ -272,18 +273,33 @@ def rebuild(
     """Build a layer once more beside the one in the store, for its index alone."""
     session.fetch(layer.inputs)
     with session.store.scratch() as stage:
-        _build_in(stage, session, layer, below, platform, epoch)
+        _build_in(stage, session, layer, below, platform, epoch, reuse=False)
         return read_index((stage / "layer" / "index").read_bytes())
 
 
 def _build_in(
-    stage: Path, session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
+    stage: Path,
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    platform: str,
+    epoch: int,
+    *,
+    reuse: bool = True,
 ) -> dict[str, Any]:
     output = stage / "layer"
     output.mkdir(mode=0o755)
     files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
+    identity = layer.identity(epoch, [item.id for item in below]).document()
     step = session.buildable(layer).step(
-        StepRequest(layer=layer, files=files, platform=platform, epoch=epoch, project=session.project)
+        StepRequest(
+            layer=layer,
+            files=files,
+            platform=platform,
+            epoch=epoch,
+            project=session.project,
+            earlier=_earlier(session.store, identity) if reuse else None,
+        )
     )
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
@@ -292,6 +308,24 @@ def _build_in(
     if isinstance(step, Files):
         return _write_files(step, stage, output, merged, epoch)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)
+
+
+def _likeness(identity: Mapping[str, Any]) -> str:
+    """The same for layers that differ in nothing but their input files."""
+    return sha256(canonical({name: value for name, value in identity.items() if name != "files"}))
+
+
+def _earlier(store: Store, identity: Mapping[str, Any]) -> Earlier | None:
+    """The layer that was built last of those like this one, if it is still there."""
+    try:
+        name = store.memo("like", _likeness(identity)).read_text()
+    except OSError:
+        return None
+    stored = store.layer(name)
+    if stored is None:
+        return None
+    files = {name: digest for _, name, digest in stored.record["inputs"]["files"]}
+    return Earlier(files=files, index=read_index(stored.index.read_bytes()), tree=stored.tree)
 
 
 def _stored(store: Store, layer: LockedLayer) -> StoredLayer:
@@ -341,6 +375,8 @@ def _run_commands(
     merged: Tree,
     epoch: int,
 ) -> dict[str, Any]:
+    if step.kept and not step.commands:
+        return _keep(step, stage / "layer", epoch, dropped=())
     seed = None
     if step.seed is not None:
         seed = stage / "seed"
@@ -370,7 +406,17 @@ def _run_commands(
     except BuildError as error:
         hint = f"{error.hint}; `reprobox shell --failed {layer.name}` opens a shell in the state that it failed in"
         raise BuildError(error.message, where=f"layer {layer.name!r}", hint=hint) from None
+    if step.kept:
+        return _keep(step, stage / "layer", epoch, dropped=result.dropped)
     return {"diff_id": result.diff_id, "size": result.size, "dropped": list(result.dropped)}
+
+
+def _keep(step: Commands, output: Path, epoch: int, *, dropped: Sequence[str]) -> dict[str, Any]:
+    """Add to what was built what an earlier layer has already."""
+    assert step.kept_in is not None
+    add_kept(output, step.kept_in, step.kept, epoch)
+    diff_id, size = image.layer_digest(output / "tree", output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
 
 
 def _inherited(parents: Sequence[StoredLayer]) -> dict[str, str]:

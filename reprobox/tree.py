@@ -11,6 +11,7 @@ where files that their owner may not read can be read.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import hashlib
 import os
@@ -542,6 +543,43 @@ def _copy(source: bytes, target: bytes, entry: Entry) -> None:
         os.chmod(target, entry.mode)
     status = os.lstat(source)
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def add_kept(output: Path, earlier: Path, kept: Sequence[Entry], epoch: int) -> None:
+    """Add entries of another normalised layer, whose tree is ``earlier``, to the one at ``output``, which has none.
+
+    ``kept`` has the folders of its entries too. Files are linked: layers never change.
+    """
+    tree, index = output / "tree", output / "index"
+    _make_plain_folder(tree)
+    own = {entry.path: entry for entry in read_index(index.read_bytes())} if index.exists() else {}
+    into, out_of = os.fsencode(tree), os.fsencode(earlier)
+    for entry in kept:
+        target = into + b"/" + entry.path
+        if entry.kind == "d":
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(target)
+            os.chmod(target, 0o700)
+        elif entry.kind == "w":
+            whiteout(target)
+        else:
+            _link(out_of + b"/" + entry.path, target, entry)
+    entries = {**{entry.path: entry for entry in kept}, **own}
+    for entry in reversed(kept):
+        if entry.kind == "d":
+            os.chmod(into + b"/" + entry.path, entries[entry.path].mode)
+            _set_time(into + b"/" + entry.path, epoch)
+    _set_time(into, epoch)
+    index.write_bytes(write_index(entries[path] for path in sorted(entries)))
+
+
+def _link(source: bytes, target: bytes, entry: Entry) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
+            raise
+        _copy(source, target, entry)
 
 
 def remove(path: Path) -> None:

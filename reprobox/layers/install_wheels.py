@@ -98,14 +98,14 @@ def find_clashing(wheels: Sequence[str]) -> list[str]:
     first: dict[str, tuple[object, str]] = {}
     found: set[str] = set()
     for wheel in wheels:
-        for place, content in _installed(wheel):
+        for place, content in installed(wheel):
             known, owner = first.setdefault(place, (content, wheel))
             if known != content:
                 found.update((owner, wheel))
     return [wheel for wheel in wheels if wheel in found]
 
 
-def _installed(wheel: str) -> Iterator[tuple[str, object]]:
+def installed(wheel: str) -> Iterator[tuple[str, object]]:
     """Where the files of a wheel go, by scheme, and something that differs where their content does."""
     with zipfile.ZipFile(wheel) as archive:
         for info in archive.infolist():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from reprobox.backend import Bind, ToolResult
-from reprobox.digest import Json
+from reprobox.digest import Entry, Json
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import Layer, Manifest
 from reprobox.providers import Found
@@ -82,6 +82,19 @@ class Resolution:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Earlier:
+    """A layer in the store that is like the one to be built in everything but its input files.
+
+    It has the same kind, recipe, options, environment, epoch and ancestors. ``files`` are the sha256 of its inputs by
+    name; ``index`` are its entries, the content of which is below ``tree``.
+    """
+
+    files: Mapping[str, str]
+    index: Sequence[Entry]
+    tree: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepRequest:
     """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order."""
 
@@ -90,17 +103,24 @@ class StepRequest:
     platform: str
     epoch: int
     project: Path
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commands:
-    """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from."""
+    """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from.
+
+    ``kept`` are entries of the earlier layer whose tree is ``kept_in``, folders included, that this layer has too, as
+    they are there: the commands neither make nor see them.
+    """
 
     commands: tuple[tuple[str, ...], ...]
     binds: tuple[Bind, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     seed: Callable[[Path], None] | None = None
     workdir: str = "/"
+    kept: tuple[Entry, ...] = ()
+    kept_in: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from reprobox.backend import Bind
-from reprobox.digest import sha256
+from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError
 from reprobox.layers import install_wheels
 from reprobox.layers.interpreter import Python, find_python
+from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.layers.package_names import imported_as, meant
 from reprobox.lock import Input, LockedLayer
@@ -152,17 +153,24 @@ class Pip:
         )
 
     def step(self, request: StepRequest) -> Commands:
-        """One command: the program that installs wheels, run by the environment's Python."""
-        wheels = [item for item in request.layer.inputs if item.type == "wheel"]
+        """One command: the program that installs those wheels that no layer like this one has already."""
+        wheels: Sequence[Input] = [item for item in request.layer.inputs if item.type == "wheel"]
+        kept: tuple[Entry, ...] = ()
+        kept_in = None
+        if request.earlier is not None:
+            found = keep(request.earlier, wheels, request.files)
+            kept, kept_in, wheels = found.entries, request.earlier.tree, found.fresh
         if not wheels:
-            return Commands(commands=())
+            return Commands(commands=(), kept=kept, kept_in=kept_in)
         (uv,) = (item.name for item in request.layer.inputs if item.type == "uv")
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
-        files = (Bind(source=path, target=f"{INPUTS}/{name}") for name, path in request.files.items())
-        names = (item.name for item in wheels)
+        names = [item.name for item in wheels]
+        files = (Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in (*names, uv))
         return Commands(
             commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, INPUTS, uv, *names),),
             binds=(program, *files),
+            kept=kept,
+            kept_in=kept_in,
         )
 
 

@@ -137,6 +137,25 @@ def test_offline_without_an_input_says_which(quickstart, session_folder):
     assert wheel["name"] in done.stderr
 
 
+def test_one_package_more_is_installed_alone_and_gives_what_all_anew_give(quickstart, told, session_folder):
+    more = quickstart.copied(session_folder / "more")
+    manifest = more.path / "research.toml"
+    manifest.write_text(manifest.read_text().replace('"matplotlib"', '"matplotlib", "six"'))
+    more("lock")
+    added = {layer["name"]: layer for layer in more.realize()["layers"]}
+    assert [name for name, layer in added.items() if not layer["cached"]] == ["python", "skeleton"]
+    identity = added["python"]["id"].removeprefix("sha256:")
+    log = (more.store / "logs" / f"{identity}.log").read_text()
+    assert "six" in log
+    assert "numpy" not in log
+    shutil.rmtree(more.store / "memo" / "like")
+    shutil.rmtree(more.store / "layers" / identity)
+    anew = {layer["name"]: layer for layer in more.realize()["layers"]}
+    assert not anew["python"]["cached"]
+    assert anew["python"]["diff_id"] == added["python"]["diff_id"]
+    assert "numpy" in (more.store / "logs" / f"{identity}.log").read_text()
+
+
 # -- what others make of it --------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,20 @@ def inputs(tmp_path_factory) -> Path:
 
 
 def install(
-    target: Path, inputs: Path, *, prefix: tuple[str, ...] = (), letters: str = LETTERS, program: Path = PROGRAM
+    target: Path,
+    inputs: Path,
+    *,
+    prefix: tuple[str, ...] = (),
+    letters: str = LETTERS,
+    names: Sequence[str] | None = None,
+    program: Path = PROGRAM,
 ) -> Path:
     """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages."""
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
     (uv,) = (name for name in os.listdir(inputs) if name.startswith("uv-"))
-    names = [f"both_{letter}-1.0-py3-none-any.whl" for letter in letters]
+    if names is None:
+        names = [f"both_{letter}-1.0-py3-none-any.whl" for letter in letters]
     environment = {
         "PATH": "/usr/bin:/bin",
         "SOURCE_DATE_EPOCH": "1700000000",
