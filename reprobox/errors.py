@@ -67,6 +67,15 @@ class LockError(ReproboxError):
     status = 3
 
 
+class StaleLockError(LockError):
+    """The lock is of another manifest, or of other files; carries what changed: ``env.LANG (changed)``."""
+
+    def __init__(self, keys: Sequence[str], *, where: str, hint: str) -> None:
+        listed = "".join(f"\n  {key}" for key in keys)
+        super().__init__(f"the lock is stale; changed since it was made:{listed}", where=where, hint=hint)
+        self.keys = tuple(keys)
+
+
 class BackendError(ReproboxError):
     """The backend cannot work on this machine; the hint says what would make it work."""
 

@@ -146,7 +146,12 @@ def _words(document: Json) -> Iterable[str]:
 
 
 def _said(layer: LockedLayer) -> set[str]:
-    return {*_names(layer)} | set(_words(layer.options)) | set(_words(layer.facts))
+    files = layer.facts.get("files")  # what a project's own files asked for
+    return (
+        {*_names(layer), *(files if isinstance(files, Mapping) else ())}
+        | set(_words(layer.options))
+        | set(_words(layer.facts))
+    )
 
 
 def old_target(lock: Lock | None, name: str, platform: str, names: Collection[str]) -> LockedTarget | None:

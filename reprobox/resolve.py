@@ -11,7 +11,7 @@ from reprobox import graph
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment
-from reprobox.errors import LockError, ManifestError, Problem, ReproboxError
+from reprobox.errors import LockError, ManifestError, Problem, ReproboxError, StaleLockError
 from reprobox.layers.code import code_hash
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import (
@@ -301,22 +301,26 @@ def with_code_layer(session: Session, manifest: Manifest, target: LockedTarget, 
 
 def stale_keys(session: Session, manifest: Manifest, lock: Lock) -> tuple[str, ...]:
     """Manifest keys, and local files that layers are made of, that changed since the lock was made."""
-    changes = list(changed_keys(lock, manifest.keys()))
-    if not changes:
-        changes += _changed_local_layers(session, manifest, lock)
-    return tuple(changes)
+    changes = changed_keys(lock, manifest.keys())
+    return (*changes, *_changed_local_layers(session, manifest, lock, changes))
 
 
-def _changed_local_layers(session: Session, manifest: Manifest, lock: Lock) -> Collection[str]:
+def _changed_local_layers(
+    session: Session, manifest: Manifest, lock: Lock, changes: Collection[str]
+) -> Collection[str]:
+    """Local files that are not what they were, of layers that are asked for as before."""
     changed: list[str] = []
-    for name, target in lock.targets.items():
+    for name in (name for name in lock.targets if name in manifest.targets):
+        target = lock.targets[name]
         world = _World(session=session, platform=target.platform)
         selected = manifest.select(name)
         locked = {layer.name: layer for layer in target.layers}
         for node in graph.build(selected, session.plugins.kinds).nodes:
-            if node.name not in locked:
+            if node.layer.options is None:  # made of manifest keys alone
                 continue
             key = graph.BASE if node.name == graph.BASE else f"layers.{node.name}"
+            if node.name not in locked or any(change.startswith((f"{key}.", f"{key} ")) for change in changes):
+                continue
             if session.kind(node.kind).pinned:
                 states = _changed_files(session, selected, node, locked[node.name])
             else:
@@ -339,6 +343,7 @@ def _local_state(
     session: Session, manifest: Manifest, node: graph.Node, locked: LockedLayer, target: LockedTarget, world: _World
 ) -> str:
     """What became of the local files of one layer since they were locked; empty if nothing did."""
+    node = replace(node, parents=locked.parents)
     try:
         layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)
     except ManifestError:
@@ -347,10 +352,7 @@ def _local_state(
 
 
 def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str) -> None:
-    """Raise :class:`LockError`, naming every key that changed, unless the lock is of this manifest."""
+    """Raise :class:`StaleLockError`, naming every key that changed, unless the lock is of this manifest."""
     changes = stale_keys(session, manifest, lock)
     if changes:
-        listed = "".join(f"\n  {change}" for change in changes)
-        raise LockError(
-            f"the lock is stale; changed since it was made:{listed}", where=where, hint="run `reprobox lock`"
-        )
+        raise StaleLockError(changes, where=where, hint="run `reprobox lock`")

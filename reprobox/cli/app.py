@@ -12,7 +12,7 @@ from typing import Any
 
 from reprobox import __version__
 from reprobox.cli.report import reporter
-from reprobox.errors import ManifestError, ReproboxError
+from reprobox.errors import ManifestError, ReproboxError, StaleLockError
 
 #: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
 #: module of the verb that is asked for is imported.
@@ -136,6 +136,8 @@ def _document(error: ReproboxError) -> dict[str, Any]:
         "where": error.where,
         "hint": error.hint,
     }
+    if isinstance(error, StaleLockError):
+        document["keys"] = list(error.keys)
     if isinstance(error, ManifestError):
         document["problems"] = [
             {"file": item.file, "line": item.line, "key": item.key, "message": item.message, "hint": item.hint}

@@ -116,6 +116,41 @@ def test_a_copied_file_that_changed_makes_the_lock_stale(project):
         assert "greeting" not in told.err
 
 
+def test_keys_and_files_are_told_together_in_text_and_in_json(project):
+    (project.root / "conf" / "name").write_text("large\n")
+    project.edit('COLOUR = "blue"', 'COLOUR = "red"')
+    project.edit('"/out" = { mode = "rw"', '"/out" = { mode = "ro"')
+    project.edit('version = "1.0"', 'version = "1.1"')
+    project.edit('workdir = "/work"', 'workdir = "/"')
+    project.edit("[env]\n", '[[layers]]\nname = "a"\nkind = "run"\nscript = "true"\n\n[env]\n')
+    keys = ["env.COLOUR (changed)", "layers (changed)", "layers.a.kind (new)", "layers.a.script (new)"]
+    keys += ["mounts./out (changed)", "project.version (changed)", "run.workdir (changed)"]
+    keys += ["layers.settings (its files changed)"]
+    told = project("lock", "--check", "--json")
+    assert told.status == 3
+    assert told.json["error"]["keys"] == keys
+    assert told.err == (
+        f"error: {project.lock}: the lock is stale; changed since it was made:"
+        + "".join(f"\n  {key}" for key in keys)
+        + "\n  hint: run `reprobox lock`\n"
+    )
+
+
+def test_files_of_a_layer_that_is_asked_for_otherwise_are_not_told_twice(project):
+    (project.root / "conf" / "name").write_text("large\n")
+    project.edit('to = "/etc/small"', 'to = "/etc/large"')
+    assert project("lock", "--check", "--json").json["error"]["keys"] == ["layers.settings.files (changed)"]
+
+
+def test_a_base_that_changed(fresh):
+    (fresh.root / "root").mkdir()
+    fresh.manifest.write_text(re.sub(r'rootfs = ".*"', 'rootfs = "root"', fresh.manifest.read_text()))
+    assert fresh("lock", "--check", "--json").json["error"]["keys"] == ["base (changed)"]
+    assert fresh("lock").status == 0
+    (fresh.root / "root" / "x").touch()
+    assert fresh("lock", "--check", "--json").json["error"]["keys"] == ["base (its files changed)"]
+
+
 def test_a_copied_file_that_is_missing(project):
     (project.root / "conf" / "name").unlink()
     (project.root / "conf").rmdir()
