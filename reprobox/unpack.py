@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import queue
 import stat
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -95,11 +97,12 @@ class Unpacker:
         try:
             with archive.path.open("rb") as file:
                 hashed = _Hashed(decompressed(file), limits, os.fstat(file.fileno()).st_size)
-                stream = TarStream(iter(hashed))
-                for count, header in enumerate(stream):
-                    if count >= limits.entries:
-                        raise BuildError(f"it has more than {limits.entries} entries", where=str(archive.path))
-                    self._write(header, stream)
+                with ahead(iter(hashed)) as pieces:
+                    stream = TarStream(pieces)
+                    for count, header in enumerate(stream):
+                        if count >= limits.entries:
+                            raise BuildError(f"it has more than {limits.entries} entries", where=str(archive.path))
+                        self._write(header, stream)
         except TarError as error:
             raise BuildError(f"this layer cannot be unpacked: {error}", where=str(archive.path)) from None
         except OSError as error:
@@ -331,6 +334,42 @@ class Unpacker:
 
 
 _SET_ID = "its group must be one of yours: set REPROBOX_STORE to a folder of your own"
+
+
+@contextlib.contextmanager
+def ahead(pieces: Iterator[bytes], most: int = 8) -> Iterator[Iterator[bytes]]:
+    """The same pieces, made in a thread of their own, up to ``most`` ahead of their use: unpacking takes one processor,
+    and making files another. The thread has ended, whatever happens, when the context does.
+    """
+    made: queue.Queue[bytes | BaseException | None] = queue.Queue(most)
+    stopped = threading.Event()
+
+    def make() -> None:
+        try:
+            for piece in pieces:
+                made.put(piece)
+                if stopped.is_set():
+                    return
+            made.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again where the piece is asked for
+            made.put(error)
+
+    def taken() -> Iterator[bytes]:
+        while (piece := made.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+    thread = threading.Thread(target=make, name="reprobox-unpacking", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                made.get(timeout=0.01)
+        thread.join()
 
 
 class _Hashed:
