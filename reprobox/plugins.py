@@ -74,12 +74,14 @@ class BuiltIn:
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
         from reprobox.debian.provider import ArchiveProvider
+        from reprobox.layers.apt import declared
         from reprobox.layers.fetch import UrlProvider
         from reprobox.pypi import IndexProvider
         from reprobox.registry import BlobProvider
 
+        apt_sources = declared(session.manifest)
         return [
-            ArchiveProvider(session.config, session.documents, session.target, session.store),
+            ArchiveProvider(session.config, session.documents, session.target, session.store, apt_sources),
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
             UrlProvider(session.manifest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import lzma
 import subprocess
@@ -119,6 +120,17 @@ class Suite:
         if in_release:
             return {**files, f"{dists}/InRelease": key.clear(release)}
         return {**files, f"{dists}/Release": release, f"{dists}/Release.gpg": key.detached(release)}
+
+    def flat(self, key: Key, folder: str = "") -> dict[str, bytes]:
+        """The same packages as a flat repository: an index and packages in one folder, nothing by name."""
+        prefix = f"{folder}/" if folder else ""
+        packages = b"".join(write(stanza(path, f"./{prefix}{path.name}")) for path in self.packages)
+        indices = {"./Packages": packages, "./Packages.gz": gzip.compress(packages, mtime=0)}
+        hashes = "".join(f"\n{hashlib.sha256(data).hexdigest()} {len(data)} {path}" for path, data in indices.items())
+        values = {"Date": _date(self.date), "SHA256": hashes, **({"Label": self.label} if self.label else {})}
+        files = {"InRelease": key.clear(write(values)[:-1]), "Packages.gz": indices["./Packages.gz"]}
+        files |= {path.name: path.read_bytes() for path in self.packages}
+        return {f"{prefix}{name}": data for name, data in files.items()}
 
     def _release(self, indices: Mapping[str, bytes]) -> bytes:
         values = {"Origin": self.origin, "Label": self.label, "Suite": self.name, "Codename": self.name}

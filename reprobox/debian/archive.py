@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from reprobox.debian import release as trust
 from reprobox.debian.control import Package, Universe
@@ -64,6 +64,7 @@ def debian_architecture(platform: str) -> str:
 class Index:
     """One verified Packages file: what it is of, the Release that vouches for it, and where it lies decompressed.
 
+    ``component`` is empty for a flat repository, whose index may hold packages of several architectures.
     ``uri`` is where the archive was reached this time; it never enters a lock.
     """
 
@@ -110,7 +111,9 @@ def open_source(world: World, source: Source, trusted: Keyring, read: Read = rea
     signed, content, signer, where = _signed_release(world, source, keyring)
     found = trust.parse(signed, content, signer, where=where)
     expires = source.expires and not world.offline
-    trust.check(found, source.suite, where=where, now=time.time(), expires=expires)
+    trust.check(found, source.suite if source.exact else None, where=where, now=time.time(), expires=expires)
+    if not (source.exact or found.is_called(source.suite)):
+        world.say(f"{where}: asked for suite {source.suite!r}, it calls itself {found.called}")
     return Origin(source=source, release=found, keyring=keyring)
 
 
@@ -119,8 +122,8 @@ def _signed_release(world: World, source: Source, keyring: Keyring) -> tuple[byt
     try:
         signed = world.get(where)
         return signed, *trust.verify(signed, keyring, where=where), where
-    except StatusError as error:
-        if error.code != 404:
+    except FetchError as error:
+        if not source.uri.startswith("file:") and not (isinstance(error, StatusError) and error.code in (403, 404)):
             raise
     where = f"{source.dists}/Release"
     signed = world.get(where)
@@ -153,7 +156,7 @@ def open_indices(
         _fetch_indices(world, inputs, origins)
     for (origin, name, suffix), item in zip(missing, inputs, strict=True):
         _unpack(world, origin, name, suffix, item)
-    return tuple(_index(world, *item) for item in wanted)
+    return tuple(_index(world, origin, name, suffix, architecture) for origin, name, suffix in wanted)
 
 
 def _fetch_indices(world: World, inputs: Sequence[Input], origins: Sequence[Origin]) -> None:
@@ -177,19 +180,36 @@ def _listed(origin: Origin, architecture: str, *, needed: bool) -> Iterator[tupl
         release.fields.get("No-Support-for-Architecture-all") != "Packages"
     ):
         names.append("all")
+    if origin.source.flat:  # one index, of all architectures
+        suffix = _suffix(origin, "Packages")
+        if suffix is None and needed:
+            _no_index(origin, "", architecture)
+        if suffix is not None and needed:
+            yield "Packages", suffix
+        return
     for component in origin.source.components:
-        for name in names:
-            path = f"{component}/binary-{name}/Packages"
-            suffix = next((suffix for suffix in _PACKED if path + suffix in release.files), None)
-            if suffix is not None:
-                yield path, suffix
-            elif name == architecture and needed:
-                raise ResolveError(
-                    f"suite {origin.source.suite!r} has no {component!r} packages for {architecture}",
-                    where=origin.source.dists,
-                    hint=f"it has architectures {release.fields.get('Architectures', '(none)')}"
-                    f" and components {release.fields.get('Components', '(none)')}",
-                )
+        found = [(path, suffix) for path in _binary(component, names) if (suffix := _suffix(origin, path)) is not None]
+        if not found and needed:
+            _no_index(origin, f"{component!r} ", architecture)
+        yield from found
+
+
+def _binary(component: str, architectures: Iterable[str]) -> Iterator[str]:
+    return (f"{component}/binary-{name}/Packages" for name in architectures)
+
+
+def _suffix(origin: Origin, path: str) -> str | None:
+    """How the Release says that an index is packed, as we like it best; None where it has no such index."""
+    return next((suffix for suffix in _PACKED if path + suffix in origin.release.files), None)
+
+
+def _no_index(origin: Origin, which: str, architecture: str) -> NoReturn:
+    has = {name: origin.release.fields.get(name, "(none)") for name in ("Architectures", "Components")}
+    raise ResolveError(
+        f"suite {origin.source.suite!r} has no {which}packages for {architecture}",
+        where=origin.source.dists,
+        hint=f"it has architectures {has['Architectures']} and components {has['Components']}",
+    )
 
 
 def _urls(origin: Origin, path: str, digest: str) -> list[str]:
@@ -223,14 +243,14 @@ def _unpack(world: World, origin: Origin, name: str, suffix: str, item: Input) -
     world.store.remember("packages", item.sha256, digest.encode())
 
 
-def _index(world: World, origin: Origin, name: str, suffix: str) -> Index:
+def _index(world: World, origin: Origin, name: str, suffix: str, architecture: str) -> Index:
     digest = _unpacked(world, origin, name, suffix)
     assert digest is not None
-    component, _, rest = name.rpartition("/binary-")
+    component, binary, rest = name.rpartition("/binary-")
     return Index(
         suite=origin.source.suite,
         component=component,
-        architecture=rest.partition("/")[0],
+        architecture=rest.partition("/")[0] if binary else architecture,
         release=origin.release,
         uri=origin.source.uri,
         sha256=digest,
@@ -314,12 +334,21 @@ def open_sources(world: World, base: System, host: System) -> tuple[Origin, ...]
             hint="use a base image with an /etc/apt/sources.list, or a bootstrap base",
         )
     trusted = Keyring({**host.trusted.certs, **base.trusted.certs}, [*base.trusted.places, *host.trusted.places])
+
+    def opened(source: Source) -> Origin:
+        return _open_anywhere(world, source, trust.keys_for(source.signed_by, trusted, base.read), host.sources)
+
     with ThreadPoolExecutor(len(base.sources)) as pool:
-        return tuple(pool.map(lambda source: _open_anywhere(world, source, trusted, base.read, host), base.sources))
+        return tuple(pool.map(opened, base.sources))
 
 
-def _open_anywhere(world: World, source: Source, trusted: Keyring, read: Read, host: System) -> Origin:
-    keys = trust.keys_for(source.signed_by, trusted, read)
+def open_declared(world: World, source: Source, keyring: Keyring) -> Origin:
+    """A source that a manifest declares with its keys, from a configured mirror or from one of its own places."""
+    return _open_anywhere(world, source, keyring, ())
+
+
+def _open_anywhere(world: World, source: Source, keys: Keyring, known: Sequence[Source]) -> Origin:
+    """``known`` are sources that may have the same suite, although they were not meant."""
     plain = replace(source, signed_by=())
     problems: list[ReproboxError] = []
     for name, uris in world.archives.items():
@@ -330,9 +359,9 @@ def _open_anywhere(world: World, source: Source, trusted: Keyring, read: Read, h
                     return origin
     elsewhere = [
         replace(plain, uri=place.uri)
-        for known in host.sources
-        for place in known.places()
-        if place.suite == source.suite
+        for item in known
+        for place in item.places()
+        if place.suite == source.suite and not source.flat
     ]
     for place in dict.fromkeys((*plain.places(), *elsewhere)):
         try:
@@ -342,7 +371,7 @@ def _open_anywhere(world: World, source: Source, trusted: Keyring, read: Read, h
     told = "".join(f"\n  {error.where}: {error.message}" for error in problems)
     kind = OfflineError if all(isinstance(error, OfflineError) for error in problems) else FetchError
     raise kind(
-        f"suite {source.suite!r} of the base's package sources could not be had{told}",
+        f"suite {source.suite!r} of these package sources could not be had{told}",
         where=source.where,
         hint='a mirror that has it can be named in reprobox\'s configuration: [archives] debian = ["…"]',
     )
@@ -395,7 +424,7 @@ def _candidates(world: World, wish: _Wish, known: Sequence[Source]) -> list[_Can
     configured = [uri.rstrip("/") for uri in world.archives.get(wish.archive, ())]
     beside = [uri.rstrip("/") for uri in world.archives.get("debian", ())] if wish.archive != "debian" else []
     found = [_Candidate(source=Source(uri=uri, suite=wish.suite), guessed=False) for uri in configured]
-    places = [place for source in known for place in source.places()]
+    places = [place for source in known for place in source.places() if not place.flat]
     found += [_Candidate(source=_main_only(item), guessed=False) for item in places if item.suite == wish.suite]
     for item in places:
         if item.suite != wish.suite and _is_security(item.suite) == (wish.archive == "debian-security"):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from reprobox.debian.control import fields
 from reprobox.debian.release import archive_name
 from reprobox.debian.sources import Read, Source, host_sources, read_sources, sibling
-from reprobox.download import Location
+from reprobox.download import Location, StatusError
 from reprobox.errors import FetchError, OfflineError, ReproboxError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.store import Store, StoredLayer
@@ -39,8 +39,9 @@ class _Documents(Protocol):
 class ArchiveProvider:
     """Finds ``deb`` inputs by archive name and pool path.
 
-    Asked in this order: mirrors that the user configured; what the base's own apt uses, and then what this machine's
-    does; and snapshot services that the user configured, which have what live archives have dropped.
+    Asked in this order: mirrors that the user configured; sources that the manifest declares; what the base's own apt
+    uses, and then what this machine's does; and snapshot services that the user configured, which have what live
+    archives have dropped.
     """
 
     name = "package archives"
@@ -51,11 +52,13 @@ class ArchiveProvider:
         documents: _Documents,
         target: LockedTarget | None = None,
         store: Store | None = None,
+        declared: Sequence[Source] = (),
     ) -> None:
         self._settings = settings
         self._documents = documents
         self._target = target
         self._store = store
+        self._declared = tuple(declared)
         self._unasked: list[ReproboxError] = []  # what places said that did not tell which archive they have
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
@@ -97,7 +100,7 @@ class ArchiveProvider:
     def _known(self) -> dict[str, list[str]]:
         """Base URIs by archive name, as apt in the base and here has them."""
         known: dict[str, list[str]] = {}
-        for source in dict.fromkeys((*self._base_sources, *host_sources())):
+        for source in dict.fromkeys((*self._declared, *self._base_sources, *host_sources())):
             for place in source.places():
                 if name := self._archive_of(place):
                     known.setdefault(name, []).append(place.uri)
@@ -116,15 +119,22 @@ class ArchiveProvider:
 
     def _archive_of(self, source: Source) -> str:
         """What the archive at this place calls itself. Unverified: what comes from there is held against its hash."""
-        try:
-            document = self._documents.get(f"{source.dists}/InRelease", fresh=False)
-        except OfflineError:
-            return ""
-        except ReproboxError as error:
-            self._unasked.append(error)
-            return ""
+        document = self._release(source)
         content = re.sub(rb"\A-----BEGIN PGP SIGNED MESSAGE-----\n.*?\n\n", b"", document, flags=re.DOTALL)
         return archive_name(fields(content))
+
+    def _release(self, source: Source) -> bytes:
+        """The Release file, signed within or apart; nothing where there is none to be had."""
+        for name in ("InRelease", "Release"):
+            try:
+                return self._documents.get(f"{source.dists}/{name}", fresh=False)
+            except OfflineError:
+                continue
+            except ReproboxError as error:
+                if name == "Release" or not isinstance(error, StatusError):
+                    self._unasked.append(error)
+                    break
+        return b""
 
     @cached_property
     def _moments(self) -> dict[str, str]:

@@ -61,16 +61,32 @@ class Release:
     def by_hash(self) -> bool:
         return self.fields.get("Acquire-By-Hash") == "yes"
 
+    @property
+    def called(self) -> str:
+        """What it calls its suite, in words."""
+        return " or ".join(sorted({self.fields[name] for name in ("Suite", "Codename") if name in self.fields}))
+
     def is_called(self, suite: str) -> bool:
-        """Whether ``suite`` is a name of what this file describes; ``buster/updates`` is one of codename ``buster``."""
+        """Whether ``suite`` is a name of what this file describes; ``buster/updates`` is one of codename ``buster``.
+
+        Of a flat repository, and of a suite in a folder of its own, the file says nothing that could be compared.
+        """
         names = {self.fields.get("Suite", ""), self.fields.get("Codename", "")}
-        return suite in names or suite.removesuffix("/updates") in names
+        return suite in names or suite.removesuffix("/updates") in names or "/" in suite.removesuffix("/updates")
 
 
 def archive_name(values: Mapping[str, str]) -> str:
     """The name of the archive whose Release file has these fields, from its label: ``debian-security``."""
     label = values.get("Label") or values.get("Origin") or "unnamed"
     return re.sub(r"[^a-z0-9.+-]+", "-", label.lower()).strip("-")
+
+
+class UnknownSignerError(IntegrityError):
+    """A Release file that none of the keys at hand has signed."""
+
+
+class ExpiredKeyError(IntegrityError):
+    """A Release file that was signed by a key that was no longer good, as we have it."""
 
 
 @dataclass(slots=True)
@@ -87,7 +103,11 @@ class Keyring:
         try:
             found = Cert.split_bytes(data)
         except Exception as error:  # noqa: BLE001 - the library raises bare RuntimeError and ValueError
-            raise ResolveError(f"not a keyring: {_first_line(error)}", where=place) from None
+            raise ResolveError(
+                f"not a keyring: {_first_line(error)}",
+                where=place,
+                hint="it must be an OpenPGP public key as the archive offers it, usually called .asc or .gpg",
+            ) from None
         for cert in found:
             known = self.certs.get(cert.fingerprint)
             self.certs[cert.fingerprint] = known.merge(cert) if known else cert
@@ -211,15 +231,22 @@ def _unverified(reason: str, issuers: Sequence[str], keyring: Keyring, where: st
             hint="something between here and the mirror may answer in its place: a login page, a proxy",
         )
     wanted = ", ".join(sorted({issuer.upper() for issuer in issuers}))
-    subkeys = {name for cert in keyring.certs.values() for name in _key_names(cert)}
-    if any(name.lower().endswith(issuer.lower()) for issuer in issuers for name in subkeys):
+    for cert in keyring.certs.values():
+        if not any(name.lower().endswith(issuer.lower()) for issuer in issuers for name in _key_names(cert)):
+            continue
+        if cert.expiration and cert.expiration < datetime.now(UTC):
+            return ExpiredKeyError(
+                f"it is signed by key {wanted}, which expired on {_day(cert.expiration.timestamp())}",
+                where=where,
+                hint="the archive has extended or replaced its key: get the current one",
+            )
         return IntegrityError(
             f"the signature is bad: {reason} (by key {wanted})",
             where=where,
             hint="the file was changed on its way, or the mirror is broken: try again, or use another mirror",
         )
     places = ", ".join(dict.fromkeys(keyring.places)) or "nowhere"
-    return IntegrityError(
+    return UnknownSignerError(
         f"it is signed by keys that are not known here: {wanted}; looked in {places}",
         where=where,
         hint="install the distribution's archive keys (package debian-archive-keyring), or give them in the manifest:"
@@ -240,7 +267,7 @@ def parse(signed: bytes, content: bytes, signer: str, *, where: str) -> Release:
         date = _seconds(values["Date"])
         valid_until = _seconds(values["Valid-Until"]) if "Valid-Until" in values else 0
         lines = (line.split() for line in values["SHA256"].split("\n") if line)
-        files = {path: (digest, int(size)) for digest, size, path in lines}
+        files = {path.removeprefix("./"): (digest, int(size)) for digest, size, path in lines}
     except (KeyError, ValueError) as error:
         raise IntegrityError(f"a Release file without a usable {error}", where=where) from None
     return Release(
@@ -259,12 +286,11 @@ def _seconds(text: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def check(release: Release, suite: str, *, where: str, now: float, expires: bool = True) -> None:
-    """That ``release`` is of ``suite`` and current. Raises :class:`IntegrityError` saying what does not fit."""
-    if not release.is_called(suite):
-        found = " or ".join(sorted({release.fields[name] for name in ("Suite", "Codename") if name in release.fields}))
+def check(release: Release, suite: str | None, *, where: str, now: float, expires: bool = True) -> None:
+    """That ``release`` is of ``suite`` (None: of whichever) and current; if not, :class:`IntegrityError` says why."""
+    if suite is not None and not release.is_called(suite):
         raise IntegrityError(
-            f"asked for suite {suite!r}, it answers with {found or 'a Release file without a suite'}",
+            f"asked for suite {suite!r}, it answers with {release.called or 'a Release file without a suite'}",
             where=where,
             hint="the mirror, or a cache before it, mixes up suites: use another mirror",
         )
@@ -291,7 +317,16 @@ def read_key_file(path: Path) -> Keyring:
     """The keys of the file that a manifest names."""
     keyring = Keyring()
     try:
-        keyring.add(path.read_bytes(), str(path))
+        data = path.read_bytes()
     except OSError as error:
-        raise ResolveError(f"the key file cannot be read: {error.strerror}", where=str(path)) from None
+        raise ResolveError(
+            f"the key file cannot be read: {error.strerror}",
+            where=str(path),
+            hint="save the archive's public key there; its own pages say where to get it",
+        ) from None
+    if b"-----BEGIN PGP PRIVATE KEY" in data:
+        raise ResolveError(
+            "the key file holds a secret key", where=str(path), hint="take it away, and put the public key there"
+        )
+    keyring.add(data, str(path))
     return keyring

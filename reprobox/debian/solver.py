@@ -23,6 +23,7 @@ from reprobox.debian import deb
 from reprobox.debian.archive import Index
 from reprobox.debian.control import Universe, fields, relations, stanzas, write
 from reprobox.digest import canonical, sha256
+from reprobox.errors import ResolveError
 from reprobox.lock import Input
 from reprobox.tree import remove
 
@@ -133,7 +134,11 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
 @contextlib.contextmanager
 def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
     """A folder with indices as apt wants them. It is kept, with apt's own cache, unless old packages are added."""
-    key = sha256(canonical([[index.label, index.sha256, index.release.sha256] for index in question.indices]))
+    key = sha256(
+        canonical(
+            [[number, index.label, index.sha256, index.release.sha256] for number, index in _numbered(question.indices)]
+        )
+    )
     key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
     kept = store.memo("apt", key)
     if kept.is_dir() and not question.forgotten:
@@ -165,12 +170,14 @@ def _furnish(room: Path, question: Question, store: Store) -> None:
     (room / "apt.conf").write_text(f'{_CONFIGURATION}APT::Architecture "{native}";\n{listed}')
     suites: dict[tuple[int, str], list[str]] = {}
     for number, index in _numbered(question.indices):
-        prefix = f"r{number}.invalid_dists_{index.suite.replace('/', '_')}_"
+        flat = index.suite.endswith("/")  # paths in its index are relative to the archive, whatever the suite
+        prefix = f"r{number}.invalid_" + ("._" if flat else f"dists_{index.suite.replace('/', '_')}_")
         (room / "lists" / f"{prefix}InRelease").write_bytes(index.release.text)
-        _share(index.path, room / "lists" / f"{prefix}{index.component}_binary-{index.architecture}_Packages")
-        suites.setdefault((number, index.suite), []).append(index.component)
+        binary = "" if flat else f"{index.component}_binary-{index.architecture}_"
+        _share(index.path, room / "lists" / f"{prefix}{binary}Packages")
+        suites.setdefault((number, "./" if flat else index.suite), []).append(index.component)
     lines = [
-        f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}"
+        f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}".rstrip()
         for (number, suite), names in suites.items()
     ]
     if question.forgotten:
@@ -280,6 +287,7 @@ def understand(result: ToolResult, question: Question) -> Answer | Refusal:
     if result.status != 0:
         return _refusal(result)
     text = result.stdout.decode("utf-8", "surrogateescape")
+    _check_hashes(text)
     by_host = {f"r{number}.invalid": index for number, index in _numbered(question.indices)}
     old = {item.sha256: item for item in question.forgotten}
     return Answer(
@@ -289,10 +297,20 @@ def understand(result: ToolResult, question: Question) -> Answer | Refusal:
     )
 
 
+def _check_hashes(text: str) -> None:
+    """An index may describe a package without a hash that one could lock."""
+    for line in text.splitlines():
+        if line.startswith("'http://") and not _URI.match(line):
+            raise ResolveError(
+                f"an index gives no SHA256 for {line.split()[1]}, so it cannot be locked",
+                hint="ask the archive's maintainer to publish SHA256 sums, or take the package from another archive",
+            )
+
+
 def _choice(match: re.Match[str], by_host: Mapping[str, Index], old: Mapping[str, Input]) -> Choice:
     package, version, architecture = urllib.parse.unquote(match["name"]).removesuffix(".deb").rsplit("_", 2)
     known = old.get(match["sha256"])
-    path = known.facts["path"] if known else urllib.parse.unquote(match["path"])
+    path = known.facts["path"] if known else urllib.parse.unquote(match["path"]).removeprefix("./")
     return Choice(
         package=package,
         version=version,
@@ -344,7 +362,7 @@ def missing_versions(refusal: Refusal) -> list[str]:
 
 def offered_versions(name: str, indices: Iterable[Index]) -> list[str]:
     """Versions of ``name`` in the indices, newest first."""
-    universe = Universe({index.label: index.path.read_bytes() for index in indices})
+    universe = Universe({f"{number}": index.path.read_bytes() for number, index in enumerate(indices)})
     return list(dict.fromkeys(package.version for package in universe.versions(name)))
 
 

@@ -25,6 +25,7 @@ class Source:
     ``uri`` has no slash at its end. ``signed_by`` are key files, fingerprints or one armored key block, empty where the
     system's trusted keys decide. ``where`` is the file that said so, for messages. ``expires`` is false where the
     administrator has said that this place keeps old Release files. ``others`` are further places with the same files.
+    ``exact`` is false where the Release file may call itself otherwise than ``suite``, as apt would only warn of.
     """
 
     uri: str
@@ -35,6 +36,7 @@ class Source:
     expires: bool = True
     where: str = ""
     others: tuple[str, ...] = ()
+    exact: bool = True
 
     def places(self) -> Iterator[Source]:
         """The source at each of its places, best first."""
@@ -42,16 +44,23 @@ class Source:
             yield replace(self, uri=uri, others=())
 
     @property
+    def flat(self) -> bool:
+        """Whether the suite is a path, and the repository just a folder with an index and packages."""
+        return self.suite.endswith("/")
+
+    @property
     def dists(self) -> str:
         """The URL of the folder that holds the suite's Release file. DebianRepository/Format"""
+        if self.flat:
+            return "/".join((self.uri, *(part for part in self.suite.split("/") if part not in ("", "."))))
         return f"{self.uri}/dists/{self.suite}"
 
 
 def read_sources(read: Read, files: Sequence[str]) -> tuple[Source, ...]:
     """The binary sources that ``files`` (absolute paths of ``.list`` and ``.sources`` files) name, in apt's order.
 
-    ``read`` gives a file's bytes, or None. What apt would skip is skipped: disabled stanzas, ``deb-src``, flat
-    repositories, and transports that are not plain files or HTTP.
+    ``read`` gives a file's bytes, or None. What apt would skip is skipped: disabled stanzas and ``deb-src``; and so are
+    transports that are not plain files or HTTP.
     """
     found: list[Source] = []
     for file in sorted(files, key=lambda path: (path != "/etc/apt/sources.list", path)):
@@ -66,7 +75,7 @@ def parse_list(text: str, where: str) -> Iterator[Source]:
     for number, line in enumerate(text.splitlines(), 1):
         match = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<rest>[^#]+)", line)
         words = match["rest"].split() if match else []
-        if match and len(words) >= 3:
+        if match and len(words) >= 2 and (len(words) == 2) == words[1].endswith("/"):
             pairs = (option.partition("=") for option in (match["options"] or "").split())
             options = {name.lower().rstrip("+-"): value.replace(",", " ") for name, _, value in pairs}
             yield _source(words[0], words[1], words[2:], options, f"{where}:{number}")
@@ -82,7 +91,7 @@ def parse_deb822(text: str, where: str) -> Iterator[Source]:
         for uri in values.get("uris", "").split():
             for suite in values.get("suites", "").split():
                 components = values.get("components", "").split()
-                if components:
+                if bool(components) != suite.endswith("/"):
                     yield _source(uri, suite, components, values, where)
 
 
@@ -106,9 +115,7 @@ def _signed_by(value: str) -> tuple[str, ...]:
 
 
 def _expanded(source: Source, read: Read) -> Iterator[Source]:
-    """The source with its transport resolved; nothing where the transport is not ours, or the repository is flat."""
-    if "/" in source.suite.removesuffix("/updates"):
-        return
+    """The source with its transport resolved; nothing where the transport is not ours."""
     uris = [source.uri]
     if source.uri.startswith("mirror+file:"):
         listed = (read("/" + source.uri.partition(":")[2].lstrip("/")) or b"").decode("utf-8", "replace")

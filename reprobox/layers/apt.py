@@ -6,34 +6,63 @@ the locked .debs alone, without an index and without network.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, solver, system
 from reprobox.debian.archive import Index, Origin
-from reprobox.debian.sources import host_sources
+from reprobox.debian.release import ExpiredKeyError, Keyring, UnknownSignerError, read_key_file
+from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
-from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ResolveError
+from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ReproboxError, ResolveError
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input
-from reprobox.manifest import Layer, apt_package, key, url, word
+from reprobox.manifest import Layer, Manifest, apt_package, host_path, key, pattern, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
 _CONFIGURED_AT = "/run/reprobox/apt.conf"
+
+Place: TypeAlias = tuple[str | int, ...]  # of a key in the manifest: ("layers", 1, "packages", 0)
+
+
+archive_uri = pattern(
+    r"(?:https?://\S+|file:/\S+)", "the address of an archive", "begin it with https://, http:// or file:/"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AptSource:
     """A package archive besides the base's own."""
 
-    uris: tuple[str, ...] = key("Base addresses of the archive.", check=url, nonempty=True)
-    suites: tuple[str, ...] = key("Suites to use.", check=word, nonempty=True)
-    components: tuple[str, ...] = key("Components to use.", default=("main",), check=word)
-    key: str = key("File with the keys that sign it.")
+    uris: tuple[str, ...] = key(
+        "Addresses of the archive; the first that answers is used.",
+        check=archive_uri,
+        nonempty=True,
+        hint='add uris = ["https://…"]',
+    )
+    suites: tuple[str, ...] = key(
+        "Suites to use; a path that ends in / is a flat repository.",
+        check=word,
+        nonempty=True,
+        hint='add suites = ["…"], as the archive\'s instructions have it',
+    )
+    components: tuple[str, ...] = key(
+        "Components to use; a flat repository has none.", default=("main",), check=word, nonempty=True
+    )
+    architectures: tuple[str, ...] = key(
+        "Debian architectures to use, where it is not for all of them.", default=(), check=word
+    )
+    key: str = key(
+        "File with the public keys that sign it, armored or binary.",
+        check=host_path,
+        hint='add key = "keys/….asc", the archive\'s public key in the project folder',
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +76,7 @@ class AptOptions:
         hint='add packages = ["…"]',
     )
     recommends: bool = key("Install recommended packages too.", default=False)
-    sources: tuple[AptSource, ...] = key("Archives besides the base's own.", default=(), available=False)
+    sources: tuple[AptSource, ...] = key("Archives besides the base's own.", default=())
 
 
 class Apt:
@@ -68,6 +97,7 @@ class Apt:
         base = system.installed(request.world)
         architectures = _architectures(request, asked, base.foreign)
         origins, indices = _open(request, architectures)
+        _check_twice(request, asked)
         _check_names(request, asked, base.status, indices)
         question = solver.Question(
             packages=asked.packages,
@@ -77,6 +107,7 @@ class Apt:
             indices=indices,
         )
         answer = _solve(request, question)
+        _check_pins(request, answer)
         inputs = archive.with_sha1(request.world, [_input(request, choice) for choice in _sorted(answer.choices)])
         return Resolution(
             inputs=inputs,
@@ -145,7 +176,7 @@ def _architectures(request: ResolveRequest, asked: AptOptions, foreign: Iterable
 
 
 def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[Origin, ...], tuple[Index, ...]]:
-    """The base's own suites, checked anew."""
+    """The base's own suites and those of the layer's sources, checked anew."""
     world, base = request.world, request.below[0]
     if base.kind == "bootstrap":
         trusted = system.trusted_by(world.project, request.manifest.base, base.facts.get("keys"))
@@ -153,11 +184,65 @@ def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[
         origins = archive.open_debian(world, suite, host_sources(), trusted)
     else:
         origins = archive.open_sources(world, system.base_system(world, base.id), system.host_system())
+    origins += _declared(request)
     native, *foreign = architectures
     indices = list(archive.open_indices(world, origins, native))
     for name in foreign:
         indices += archive.open_indices(world, origins, name, needed=False)
     return origins, tuple(indices)
+
+
+def _sources(layer: Layer) -> Iterator[Source]:
+    """The suites that a layer declares besides the base's own, each with all addresses that may have it."""
+    for declared in layer.options.sources:
+        first, *others = (uri.rstrip("/") for uri in declared.uris)
+        for suite in declared.suites:
+            yield Source(
+                uri=first,
+                suite=suite,
+                components=declared.components,
+                architectures=declared.architectures,
+                others=tuple(others),
+                exact=False,
+            )
+
+
+def declared(manifest: Manifest | None) -> tuple[Source, ...]:
+    """The sources of all layers: where a lock's packages may be had, besides what base and machine know."""
+    layers = manifest.layers if manifest else ()
+    return tuple(source for layer in layers if layer.kind == Apt.name for source in _sources(layer))
+
+
+def _declared(request: ResolveRequest) -> tuple[Origin, ...]:
+    """The layer's own sources, each held against the keys that the manifest gives for it."""
+    found = []
+    opened = iter(_sources(request.layer))
+    for number, declared in enumerate(request.layer.options.sources):
+        place = ("layers", request.layer.index, "sources", number)
+        keyring = _keys(request, declared, (*place, "key"))
+        for _, source in zip(declared.suites, opened, strict=False):
+            try:
+                found.append(archive.open_declared(request.world, source, keyring))
+            except (UnknownSignerError, ExpiredKeyError) as error:
+                hint = f"put the public key that the archive's own pages offer into {declared.key}"
+                raise _at(request, (*place, "key"), error, hint) from None
+            except (FetchError, IntegrityError) as error:
+                raise _at(request, place, error, error.hint or "") from None
+    return tuple(found)
+
+
+def _keys(request: ResolveRequest, declared: AptSource, place: Place) -> Keyring:
+    try:
+        return read_key_file(request.world.project / declared.key)
+    except ResolveError as error:
+        raise _at(request, place, error, error.hint or "") from None
+
+
+def _at(request: ResolveRequest, place: Place, error: ReproboxError, hint: str) -> ReproboxError:
+    """The same error, told with the manifest's line and key."""
+    found = request.manifest.problem(place, "")
+    message = f"{error.where}: {error.message}" if error.where else error.message
+    return type(error)(message, where=f"{found.file}:{found.line}: {found.key}", hint=hint)
 
 
 # -- asking apt --------------------------------------------------------------------------------------------------------
@@ -255,6 +340,40 @@ def _facts(
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------
+
+
+def _check_twice(request: ResolveRequest, asked: AptOptions) -> None:
+    """Refuse two versions of one package in one layer: apt would take the last."""
+    pins: dict[str, str] = {}
+    for number, item in enumerate(asked.packages):
+        name, _, version = item.partition("=")
+        if pins.setdefault(name, version) != version:
+            message = f"{name!r} is asked for twice, and not in the same version"
+            raise _problem(request, ("packages", number), message, "keep one of the two")
+
+
+def _check_pins(request: ResolveRequest, answer: solver.Answer) -> None:
+    """Refuse what would undo a version that a lower layer asks for by number."""
+    below = {layer.name for layer in request.below}
+    chosen = {choice.package: choice.version for choice in answer.choices}
+    for layer in request.manifest.layers:
+        for number, item in enumerate(layer.options.packages if layer.kind == Apt.name and layer.name in below else ()):
+            name, pinned, version = item.partition("=")
+            package = name.partition(":")[0]
+            new = chosen.get(package, "nothing" if package in answer.removed else version)
+            if pinned and not fnmatchcase(new, version):
+                raise _problem(
+                    request,
+                    ("packages",),
+                    f"they would replace {item!r}, which layers[{layer.index}].packages[{number}] asks for, by {new}",
+                    f"ask for one version in both layers, or put the packages of {layer.name!r}"
+                    f" and {request.layer.name!r} into one",
+                )
+
+
+def _problem(request: ResolveRequest, place: Place, message: str, hint: str) -> ResolveError:
+    found = request.manifest.problem(("layers", request.layer.index, *place), message, hint)
+    return ResolveError(message, where=f"{found.file}:{found.line}: {found.key}", hint=hint)
 
 
 def _check_names(request: ResolveRequest, asked: AptOptions, status: bytes, indices: Sequence[Index]) -> None:

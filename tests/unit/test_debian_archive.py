@@ -302,7 +302,7 @@ def test_a_base_without_sources(world):
 
 
 def test_sources_that_do_not_answer(world, server, trusted):
-    with pytest.raises(FetchError, match=r"sources.list:1: suite 'bookworm' of the base's package sources") as caught:
+    with pytest.raises(FetchError, match=r"sources.list:1: suite 'bookworm' of these package sources") as caught:
         archive.open_sources(world, system(source(server.url("/gone")), keys=trusted), system())
     assert "[archives]" in (caught.value.hint or "")
 

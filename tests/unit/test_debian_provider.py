@@ -14,7 +14,9 @@ from reprobox.debian.provider import ArchiveProvider
 from reprobox.debian.sources import Source
 from reprobox.digest import write_index
 from reprobox.errors import FetchError
+from reprobox.layers.apt import Apt
 from reprobox.lock import Input, LockedLayer, LockedTarget
+from reprobox.manifest import parse
 from reprobox.plugins import BuiltIn
 from reprobox.providers import fetch
 from reprobox.store import Store
@@ -161,9 +163,43 @@ def test_the_sources_of_a_built_base_come_before_this_machines(world, server, ho
         store=world.store,
         offline=False,
         registries=None,
+        manifest=None,
+        project=world.project,
     )
     provider, *_ = BuiltIn().reprobox_providers(session)
     assert urls(provider.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}" for place in (bases, hosts)]
+
+
+def test_sources_of_the_manifest_are_asked_before_those_of_this_machine(world, server, host):
+    vendor = ITEM.facts | {"archive": "a-vendor", "path": "tool.deb"}
+    item = replace(ITEM, facts=vendor)
+    base, gone = server.url("/vendor"), server.url("/gone")
+    files = Suite("", label="A Vendor").flat(Key())
+    server.files |= {f"/vendor/{name}": data for name, data in files.items()}
+    host.append(Source(uri=serve(server, "/host", [Suite("x", label="A Vendor")], Key()), suite="x"))
+    text = '[project]\nname = "x"\n[base]\nbootstrap = "debian:bookworm"\n[[layers]]\nname = "a"\nkind = "apt"\npackages = ["jq"]\n'
+    text += f'sources = [{{ uris = ["{gone}", "{base}"], suites = ["./"], key = "k.asc" }}]\n'
+    session = SimpleNamespace(
+        config=SimpleNamespace(archives={}, snapshots={}, index={}),
+        documents=world.documents,
+        target=None,
+        store=world.store,
+        offline=False,
+        registries=None,
+        project=world.project,
+        manifest=parse(text, kinds={"apt": Apt()}),
+    )
+    provider, *_ = BuiltIn().reprobox_providers(session)
+    assert urls(provider.locate([item])) == [f"{base}/tool.deb", server.url("/host/tool.deb")]
+
+
+def test_a_release_file_that_is_signed_apart_tells_the_archive_too(world, server, host):
+    files = Suite("stable", label="A Vendor").files(Key(), in_release=False)
+    server.files |= {f"/vendor/{name}": data for name, data in files.items()}
+    item = replace(ITEM, facts=ITEM.facts | {"archive": "a-vendor"})
+    declared = [Source(uri=server.url("/vendor"), suite="stable")]
+    found = ArchiveProvider(Settings(), world.documents, declared=declared).locate([item])
+    assert urls(found) == [f"{server.url('/vendor')}/{item.facts['path']}"]
 
 
 def test_a_base_that_is_not_built_yet_is_told(world):

@@ -116,6 +116,21 @@ def test_a_key_that_expired_after_it_signed_is_good(gpg):
     assert content == b"Origin: Old"
 
 
+@pytest.mark.tool("gpg")
+def test_a_key_that_had_expired_when_it_signed_is_not(gpg):
+    old = old_keyring(gpg)
+    (fingerprint,) = old.certs
+    gpg("20200601T000000", "--quick-set-expire", fingerprint, "9y")
+    data = gpg("20220601T000000", "--clearsign", stdin=b"Origin: Old\n")
+    with pytest.raises(trust.ExpiredKeyError) as caught:
+        trust.verify(data, old, where="here")
+    name = fingerprint.upper()
+    assert caught.value.message == f"it is signed by key {name}, which expired on 2020-12-31 00:00 UTC"
+    renewed = Keyring()
+    renewed.add(gpg("20200602T000000", "--export"), "new.gpg")
+    assert trust.verify(data, renewed, where="here")[1] == name
+
+
 def test_one_of_several_keys_is_enough(key):
     other = Key("Somebody Else <else@example.org>")
     assert trust.verify(signed(SUITE, key), keyring(other, key), where="here")[1] == key.fingerprint
@@ -189,3 +204,6 @@ def test_key_files(key, tmp_path):
         trust.read_key_file(tmp_path / "bad.gpg")
     with pytest.raises(ResolveError, match="cannot be read"):
         trust.read_key_file(tmp_path / "none.gpg")
+    (tmp_path / "secret.asc").write_text("-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n…\n")
+    with pytest.raises(ResolveError, match="holds a secret key"):
+        trust.read_key_file(tmp_path / "secret.asc")

@@ -71,9 +71,22 @@ def test_what_cannot_be_used_is_skipped():
     assert [(source.uri, source.suite) for source in found] == [
         ("http://mirror.example/debian", "bookworm"),
         ("https://x.example/y", "stable"),
+        ("http://flat.example", "./"),
         ("file:///srv/debian", "bookworm"),
         ("http://mirror.example/debian-security", "buster/updates"),
     ]
+
+
+def test_flat_repositories():
+    found = read(
+        {"/etc/apt/sources.list": "deb http://a.example ./\ndeb http://b.example cran40/\ndeb http://c.example /\n"}
+    )
+    assert [source.flat for source in found] == [True] * 3
+    assert [source.dists for source in found] == ["http://a.example", "http://b.example/cran40", "http://c.example"]
+    wrong = "deb http://a.example ./ main\ndeb http://a.example stable\n"
+    assert read({"/etc/apt/sources.list": wrong}) == ()
+    stanza = "Types: deb\nURIs: http://a.example\nSuites: /\n"
+    assert [source.flat for source in read({"/etc/apt/sources.list.d/a.sources": stanza})] == [True]
 
 
 def test_deb822_style():

@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from reprobox.backend import ToolRequest
-from reprobox.debian.release import trusted_keys
+from reprobox.debian.release import Keyring, trusted_keys
+from reprobox.debian.sources import Source
 from reprobox.engine import BUILD_ENVIRONMENT
-from reprobox.errors import ResolveError
-from reprobox.layers.apt import Apt, AptOptions
+from reprobox.errors import FetchError, IntegrityError, ManifestError, ResolveError
+from reprobox.layers.apt import Apt, declared
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, LockedLayer, read
@@ -34,11 +36,11 @@ def deb(name: str, architecture: str = "amd64") -> Input:
     return Input(type="deb", name=f"{name}_1.0_{architecture}.deb", sha256=f"{len(name):064x}", size=1, facts=facts)
 
 
-def manifest(base: str, *layers: dict[str, object]):
+def manifest(base: str, *layers: dict[str, object], end: str = ""):
     text = f'[project]\nname = "x"\n[base]\n{base}\n'
     for layer in layers:
         text += "[[layers]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in layer.items())
-    return parse(text, kinds=KINDS)
+    return parse(text + end, kinds=KINDS)
 
 
 # -- without an engine -------------------------------------------------------------------------------------------------
@@ -116,15 +118,33 @@ def test_a_base_without_apt(store, tmp_path):
         )
 
 
-def test_sources_are_understood_and_not_available_yet():
-    asked = manifest(
-        'bootstrap = "debian:bookworm"',
-        {"name": "system", "kind": "apt", "packages": ["jq"]},
-    )
-    assert asked.layers[0].options == AptOptions(packages=("jq",))
-    text = '[project]\nname = "x"\n[base]\nbootstrap = "debian:bookworm"\n[[layers]]\nname = "a"\nkind = "apt"\npackages = ["jq"]\n'
-    text += 'sources = [{ uris = ["https://x.example"], suites = ["stable"], key = "k.asc" }]\n'
-    assert [problem.key for problem in parse(text, kinds=KINDS).unavailable] == ["layers[0].sources"]
+HEAD = '[project]\nname = "x"\n[base]\nbootstrap = "debian:bookworm"\n[[layers]]\nname = "a"\nkind = "apt"\npackages = ["jq"]\n'
+
+
+def test_sources_are_understood():
+    text = f'{HEAD}sources = [{{ uris = ["https://x.example/a/", "file:/srv/a"], suites = ["stable", "./"], key = "k.asc" }}]\n'
+    asked = parse(text, kinds=KINDS)
+    assert asked.unavailable == ()
+    stable, flat = declared(asked)
+    assert stable == Source(uri="https://x.example/a", suite="stable", others=("file:/srv/a",), exact=False)
+    assert flat.dists == "https://x.example/a"
+    assert declared(None) == ()
+
+
+def test_sources_that_are_wrong_are_refused_with_what_to_do():
+    text = f'{HEAD}sources = [{{ uris = ["ftp://x.example", "/srv"], suites = [] }}]\n'
+    with pytest.raises(ManifestError) as caught:
+        parse(text, kinds=KINDS)
+    assert str(caught.value).splitlines() == [
+        'research.toml:9: layers[0].sources[0].uris[0]: expected the address of an archive, found "ftp://x.example"',
+        "  hint: begin it with https://, http:// or file:/",
+        'research.toml:9: layers[0].sources[0].uris[1]: expected the address of an archive, found "/srv"',
+        "  hint: begin it with https://, http:// or file:/",
+        "research.toml:9: layers[0].sources[0].suites: the list is empty",
+        '  hint: add suites = ["…"], as the archive\'s instructions have it',
+        "research.toml:9: layers[0].sources[0].key: required, and missing",
+        '  hint: add key = "keys/….asc", the archive\'s public key in the project folder',
+    ]
 
 
 # -- in a real base ----------------------------------------------------------------------------------------------------
@@ -165,12 +185,17 @@ class Base:
         store = Store(self.project.store)
         return RealWorld(store, self.project.path, dict(archives), tree=store.root / "layers" / self.layer.id / "tree")
 
-    def request(self, world, *packages: str, previous=None, upgrade=False, below=(), **options) -> ResolveRequest:
-        asked = manifest(BASE, {"name": "system", "kind": "apt", "packages": list(packages), **options})
+    def request(
+        self, world, *packages: str, previous=None, upgrade=False, below=(), above=(), sources="", **options
+    ) -> ResolveRequest:
+        """``above`` are the manifest's tables of other layers that come before it; ``sources`` is TOML."""
+        asked = manifest(
+            BASE, *above, {"name": "system", "kind": "apt", "packages": list(packages), **options}, end=sources
+        )
         return ResolveRequest(
             manifest=asked,
-            layer=asked.layers[0],
-            key="layers[0]",
+            layer=asked.layers[-1],
+            key=f"layers[{len(above)}]",
             platform="linux/amd64",
             below=(self.layer, *below),
             previous=previous,
@@ -420,3 +445,210 @@ class TestPins:
         found = Apt().resolve(base.request(base.world(mirror.archives), "rb-lib"))
         assert not re.search(r"127\.0\.0\.1|\.invalid|http", repr((found.inputs, found.options, found.facts)))
         assert found.inputs[0].facts["archive"] == "debian"
+
+
+# -- sources besides the base's own ------------------------------------------------------------------------------------
+
+
+class Vendor:
+    """A vendor's archive at ``/vendor`` of the same server, signed by a key of its own that lies in the project."""
+
+    def __init__(self, mirror: Mirror, base: Base) -> None:
+        self.server, self.base, self.deb, self.key = mirror.server, base, mirror.deb, Key("A Vendor <v@example.org>")
+        (base.project.path / "vendor.asc").write_bytes(self.key.armored)
+        self.uri = mirror.server.url("/vendor")
+
+    def offer(self, *packages: Path, **more) -> None:
+        suite = Suite("stable", packages, label="A Vendor", origin="A Vendor", **more)
+        serve(self.server, "/vendor", [suite], self.key)
+
+    def put(self, files: dict[str, bytes]) -> None:
+        self.server.files.update({f"/vendor/{path}": data for path, data in files.items()})
+
+    def source(self, *suites: str, key: str = "vendor.asc", more: str = "") -> str:
+        suites = suites or ("stable",)
+        return f'sources = [{{ uris = ["{self.uri}"], suites = {json.dumps(suites)}, key = "{key}"{more} }}]\n'
+
+
+@pytest.fixture
+def vendor(mirror, base) -> Vendor:
+    return Vendor(mirror, base)
+
+
+@pytest.mark.network
+@pytest.mark.userns
+class TestSources:
+    def resolve(self, base, mirror, vendor, *packages, source="", **more) -> Resolution:
+        return Apt().resolve(
+            base.request(base.world(mirror.archives), *packages, sources=source or vendor.source(), **more)
+        )
+
+    def test_a_package_that_only_a_vendor_has(self, base, mirror, vendor):
+        mirror.offer(mirror.deb("rb-lib"))
+        vendor.offer(vendor.deb("rb-tool", "2.0", Depends="rb-lib"))
+        found = self.resolve(base, mirror, vendor, "rb-tool=2.*")
+        assert [(item.facts["package"], item.facts["archive"]) for item in found.inputs] == [
+            ("rb-lib", "debian"),
+            ("rb-tool", "a-vendor"),
+        ]
+        told = next(index for index in found.facts["indices"] if index["archive"] == "a-vendor")
+        assert told["signer"] == vendor.key.fingerprint
+        kept = Keyring()
+        kept.add(found.facts["keys"].encode(), "the lock")
+        assert vendor.key.fingerprint.lower() in kept.certs
+        assert not re.search(r"127\.0\.0\.1|\.invalid|http", repr((found.inputs, found.options, found.facts)))
+
+    def test_a_release_file_that_is_signed_apart(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.put(Suite("stable", [vendor.deb("rb-tool")], label="A Vendor").files(vendor.key, in_release=False))
+        assert versions(self.resolve(base, mirror, vendor, "rb-tool")) == {"rb-tool": "1.0"}
+
+    @pytest.mark.parametrize(("suite", "folder"), [("./", ""), ("/", ""), ("cran40/", "cran40")])
+    def test_a_flat_repository(self, base, mirror, vendor, suite, folder):
+        mirror.offer(mirror.deb("rb-lib"))
+        tool = vendor.deb("rb-tool", Depends="rb-lib")
+        vendor.put(Suite("", [tool], label="Flat").flat(vendor.key, folder))
+        found = self.resolve(base, mirror, vendor, "rb-tool", source=vendor.source(suite))
+        _, item = found.inputs
+        path = "/".join(filter(None, (folder, tool.name)))
+        assert (item.facts["archive"], item.facts["suite"], item.facts["path"]) == ("flat", suite, path)
+
+    def test_of_two_sources_the_newer_version_wins_unless_it_is_marked_as_not_automatic(self, base, mirror, vendor):
+        mirror.offer(mirror.deb("rb-lib", "1.0"))
+        newer = vendor.deb("rb-lib", "2.0")
+        vendor.offer(newer)
+        assert versions(self.resolve(base, mirror, vendor, "rb-lib")) == {"rb-lib": "2.0"}
+        vendor.offer(newer, extra={"NotAutomatic": "yes"})
+        assert versions(self.resolve(base, mirror, vendor, "rb-lib")) == {"rb-lib": "1.0"}
+        assert versions(self.resolve(base, mirror, vendor, "rb-lib=2*")) == {"rb-lib": "2.0"}
+
+    def test_of_equal_versions_the_bases_own_is_taken(self, base, mirror, vendor):
+        one = mirror.deb("rb-lib", "1.0")
+        mirror.offer(one)
+        vendor.offer(one)
+        assert self.resolve(base, mirror, vendor, "rb-lib").inputs[0].facts["archive"] == "debian"
+
+    def test_the_next_address_is_used_where_one_does_not_answer(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.offer(vendor.deb("rb-tool"))
+        source = vendor.source().replace('uris = ["', f'uris = ["{mirror.server.url("/gone")}", "')
+        assert versions(self.resolve(base, mirror, vendor, "rb-tool", source=source)) == {"rb-tool": "1.0"}
+
+    def test_a_suite_that_calls_itself_otherwise_is_taken_and_that_is_said(self, base, mirror, vendor):
+        mirror.offer()
+        files = Suite("v3", [vendor.deb("rb-tool")], label="A Vendor").files(vendor.key)
+        vendor.put({path.replace("dists/v3", "dists/stable"): data for path, data in files.items()})
+        world = base.world(mirror.archives)
+        found = Apt().resolve(base.request(world, "rb-tool", sources=vendor.source()))
+        assert versions(found) == {"rb-tool": "1.0"}
+        assert any("asked for suite 'stable', it calls itself v3" in line for line in world.said)
+
+    def refused(self, base, mirror, vendor, kind, source="") -> tuple[str, str]:
+        """Where and what, without addresses, and the hint."""
+        with pytest.raises(kind) as caught:
+            self.resolve(base, mirror, vendor, "rb-tool", source=source)
+        text = f"{caught.value.where}: {caught.value.message}"
+        known = {str(base.project.path): "PROJECT", vendor.uri: "VENDOR"}
+        for name, short in known.items():
+            text = text.replace(name, short)
+        return text, caught.value.hint or ""
+
+    def test_a_key_file_that_is_missing(self, base, mirror, vendor):
+        mirror.offer()
+        text, hint = self.refused(base, mirror, vendor, ResolveError, vendor.source(key="no.asc"))
+        assert text == (
+            "research.toml:10: layers[0].sources[0].key:"
+            " PROJECT/no.asc: the key file cannot be read: No such file or directory"
+        )
+        assert hint == "save the archive's public key there; its own pages say where to get it"
+
+    def test_a_key_file_that_is_none(self, base, mirror, vendor):
+        mirror.offer()
+        text, _ = self.refused(base, mirror, vendor, ResolveError, vendor.source(key="research.toml"))
+        assert text.startswith("research.toml:10: layers[0].sources[0].key: PROJECT/research.toml: not a keyring: ")
+
+    def test_the_wrong_key(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.offer(vendor.deb("rb-tool"))
+        (base.project.path / "vendor.asc").write_bytes(Key("Another <a@example.org>").armored)
+        text, hint = self.refused(base, mirror, vendor, IntegrityError)
+        assert text.startswith(
+            "research.toml:10: layers[0].sources[0].key: VENDOR/dists/stable/InRelease:"
+            " it is signed by keys that are not known here: "
+        )
+        assert text.endswith("; looked in PROJECT/vendor.asc")
+        assert hint == "put the public key that the archive's own pages offer into vendor.asc"
+
+    def test_keys_of_the_base_do_not_count_for_a_vendor(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.key = base.key
+        vendor.offer(vendor.deb("rb-tool"))
+        text, _ = self.refused(base, mirror, vendor, IntegrityError)
+        assert "signed by keys that are not known here" in text
+
+    def test_a_vendor_that_does_not_answer(self, base, mirror, vendor):
+        mirror.offer()
+        text, _ = self.refused(base, mirror, vendor, FetchError)
+        assert text.startswith(
+            "research.toml:10: layers[0].sources[0]: suite 'stable' of these package sources could not be had"
+        )
+
+    def test_a_component_that_is_not_there(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.offer(vendor.deb("rb-tool"))
+        text, hint = self.refused(base, mirror, vendor, ResolveError, vendor.source(more=', components = ["extra"]'))
+        assert text == "VENDOR/dists/stable: suite 'stable' has no 'extra' packages for amd64"
+        assert hint == "it has architectures amd64 and components main"
+
+    def test_an_old_release_file(self, base, mirror, vendor):
+        mirror.offer()
+        vendor.offer(vendor.deb("rb-tool"), valid=1_700_000_000)
+        text, _ = self.refused(base, mirror, vendor, IntegrityError)
+        assert "layers[0].sources[0]: VENDOR/dists/stable/InRelease: it was only good until 2023-11-14" in text
+
+
+@pytest.mark.network
+@pytest.mark.userns
+class TestSeveralLayers:
+    ONE: ClassVar = {"name": "one", "kind": "apt", "packages": ["rb-lib=1.0"]}
+
+    def below(self, base, mirror) -> LockedLayer:
+        return locked(Apt().resolve(base.request(base.world(mirror.archives), "rb-lib=1.0")), "one")
+
+    def test_versions_that_contradict_a_lower_layers(self, base, mirror):
+        mirror.offer(mirror.deb("rb-lib", "1.0"), mirror.deb("rb-lib", "2.0"))
+        request = base.request(
+            base.world(mirror.archives), "rb-lib=2.*", above=[self.ONE], below=[self.below(base, mirror)]
+        )
+        with pytest.raises(ResolveError) as caught:
+            Apt().resolve(request)
+        assert str(caught.value) == (
+            "research.toml:13: layers[1].packages: they would replace 'rb-lib=1.0',"
+            " which layers[0].packages[0] asks for, by 2.0\n"
+            "  hint: ask for one version in both layers, or put the packages of 'one' and 'system' into one"
+        )
+
+    def test_packages_that_need_another_version_than_a_lower_layer_asks_for(self, base, mirror):
+        tool = mirror.deb("rb-tool", Depends="rb-lib (>= 2)")
+        mirror.offer(mirror.deb("rb-lib", "1.0"), mirror.deb("rb-lib", "2.0"), tool)
+        request = base.request(
+            base.world(mirror.archives), "rb-tool", above=[self.ONE], below=[self.below(base, mirror)]
+        )
+        with pytest.raises(ResolveError, match=r"they would replace 'rb-lib=1.0'.* by 2\.0"):
+            Apt().resolve(request)
+
+    def test_a_lower_layers_version_may_be_asked_for_again(self, base, mirror):
+        mirror.offer(mirror.deb("rb-lib", "1.0"), mirror.deb("rb-lib", "2.0"))
+        request = base.request(
+            base.world(mirror.archives), "rb-lib=1*", above=[self.ONE], below=[self.below(base, mirror)]
+        )
+        assert Apt().resolve(request).inputs == ()
+
+    def test_two_versions_in_one_layer(self, base, mirror):
+        mirror.offer(mirror.deb("rb-lib", "1.0"))
+        with pytest.raises(ResolveError) as caught:
+            Apt().resolve(base.request(base.world(mirror.archives), "rb-lib=1.0", "rb-lib=2.0"))
+        assert str(caught.value) == (
+            "research.toml:9: layers[0].packages[1]: 'rb-lib' is asked for twice, and not in the same version\n"
+            "  hint: keep one of the two"
+        )
