@@ -82,6 +82,16 @@ class BackendError(ReproboxError):
     status = 4
 
 
+class HostError(ReproboxError):
+    """The machine lacks what a target requires of it; carries everything that it lacks at once."""
+
+    status = 4
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
 class IntegrityError(ReproboxError):
     """Bytes did not match their hash, or a build did not match its seal."""
 

@@ -96,6 +96,81 @@ def is_current(record: Mapping[str, Any], manifest: str) -> bool:
     return record["files"] == signature(files) and all(os.path.isdir(tree) for tree in record["trees"])
 
 
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+#: How long a machine that was found to do is taken at its word, in seconds.
+HOLDS = 600
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_TOLD_BY = ("/proc/sys/kernel/random/boot_id", "/proc/self/cgroup", "/proc/driver/nvidia/version")
+_NAMES = ("PATH", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "SLURM_JOB_ID")
+
+
+def suits(record: Mapping[str, Any], store: str, places: Iterable[str]) -> bool:
+    """Whether this machine has what the record's target requires, as far as that is known without looking at it.
+
+    Free space at ``places`` is looked at each time; the rest was checked at most :data:`HOLDS` seconds ago, in the same
+    boot, job and PATH, under the same limits. False says that somebody must look.
+    """
+    machine = os.uname().machine
+    if record.get("platform", "") not in ("", f"linux/{_ARCHITECTURES.get(machine, machine)}"):
+        return False
+    requires = record.get("requires")
+    if not requires:
+        return True
+    if record["disk"] and any(free(place) < record["disk"] for place in places):
+        return False
+    if not requires.keys() - {"disk"}:
+        return True
+    return known(store).get(json.dumps(requires)) is not None
+
+
+def known(store: str) -> dict[str, Any]:
+    """What this machine, as it is now, was found to do: requirements as JSON -> when that was (unix seconds)."""
+    import time
+
+    try:
+        with open(verdicts_path(store), "rb") as file:
+            found = json.load(file)
+        if found["machine"] != machine_state():
+            return {}
+        now = time.time()
+        return {asked: when for asked, when in found["does"].items() if 0 <= now - when < HOLDS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def verdicts_path(store: str) -> str:
+    return os.path.join(store, "memo", "hosts", f"{os.uname().nodename}.json")
+
+
+def machine_state() -> list[str]:
+    """What is another after a boot, in another job, under another limit or driver, and with other programs on PATH."""
+    state = [f"{name}={os.environ.get(name, '')}" for name in _NAMES]
+    for path in _TOLD_BY:
+        try:
+            with open(path) as file:
+                state.append(file.read())
+        except OSError:
+            state.append("")
+    return state
+
+
+def free(path: str) -> int:
+    """Bytes that this user may still write at ``path``, or at the folder above where it is not there yet."""
+    place = os.path.abspath(path)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
+def outputs(mounts: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> list[str]:
+    """Where a run writes: the sources of its writable mounts, or of the code where there is no other."""
+    writable = [mount["source"] for mount in mounts if mount["writable"] and mount["source"]]
+    code = record["code"]["source"] if record["code"] else None
+    return [source for source in writable if source != code] or writable
+
+
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 

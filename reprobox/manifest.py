@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
-from reprobox import tables, toml_lines
+from reprobox import cpu, tables, toml_lines
 from reprobox.digest import Json, canonical, sha256
 from reprobox.errors import ManifestError, Problem, UsageError
+from reprobox.host import MPI_FAMILIES
 from reprobox.tables import (
     BAD,
     EMPTY,
@@ -172,9 +174,35 @@ apt_package = pattern(
 )
 _name = partial(pattern, hint="use lower-case letters, digits, ., _ and -, and begin with a letter or digit")
 _slug = _name(r"[a-z0-9][a-z0-9._-]*", "a short name")
-_version = pattern(r"(?:[<>=~!]?=|[<>])? ?[0-9]+(?:\.[0-9]+)*", "a version", 'for example "12.4" or ">=12.4"')
+_CLAUSE = r"(?:[<>=~!]=|[<>]) ?[0-9]+(?:\.[0-9]+)*"
+_version = pattern(
+    rf"[0-9]+(?:\.[0-9]+)*|{_CLAUSE}(?: ?, ?{_CLAUSE})*", "a version", 'for example "12.4", ">=12.4" or ">=4,<5"'
+)
 _size = pattern(r"[0-9]+(?:\.[0-9]+)? ?(?:[kKMGTP]i?)?B", "a size", 'for example "16 GiB"')
-_mpi = pattern(r"[a-z][a-z0-9-]*(?: ?(?:[<>=~!]=|[<>]) ?[0-9]+(?:\.[0-9]+)*)?", "an MPI", 'for example "openmpi>=4"')
+
+
+def _mpi_family(text: str) -> Finding | None:
+    family = re.split(r"[ <>=~!]", text, maxsplit=1)[0]
+    if family in MPI_FAMILIES:
+        return None
+    return Finding(f"unknown MPI {quote(family)}", did_you_mean(family, MPI_FAMILIES))
+
+
+def _cpu_name(text: str) -> Finding | None:
+    if cpu.family(text) in cpu.FAMILIES.values():
+        return None
+    known = [name for architecture in cpu.FAMILIES for name in cpu.names(architecture)]
+    return Finding(
+        f"unknown CPU {quote(text)}",
+        did_you_mean(text, known, 'for example "x86-64-v3", "skylake", "zen3" or "neoverse_n1"'),
+    )
+
+
+_mpi = both(
+    pattern(rf"[a-z][a-z0-9-]*(?: ?{_CLAUSE}(?: ?, ?{_CLAUSE})*)?", "an MPI", 'for example "openmpi>=4"'),
+    Check(find=_mpi_family),
+)
+_cpu = both(word, Check(find=_cpu_name))
 
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _STEM = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -320,14 +348,14 @@ class Secret:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requires:
-    """What the machine must have."""
+    """What the machine must have. A plain version means that one or a newer one."""
 
-    cuda: str | None = key("CUDA version that the driver must support.", default=None, check=_version)
-    cpu: str | None = key("CPU level, such as x86-64-v3.", default=None, check=word)
-    memory: str | None = key("Main memory.", default=None, check=_size)
-    disk: str | None = key("Free disk space.", default=None, check=_size)
-    gpu_memory: str | None = key("Memory of the GPU.", default=None, check=_size)
-    mpi: str | None = key("MPI of the host.", default=None, check=_mpi)
+    cuda: str | None = key("CUDA version that the driver must be able to run.", default=None, check=_version)
+    cpu: str | None = key("CPU or level, such as x86-64-v3; its descendants will do too.", default=None, check=_cpu)
+    memory: str | None = key("Main memory that a job may use.", default=None, check=_size)
+    disk: str | None = key("Free disk space, where the store and the outputs are.", default=None, check=_size)
+    gpu_memory: str | None = key("Memory of the largest GPU.", default=None, check=_size)
+    mpi: str | None = key("MPI of the host, and its version.", default=None, check=_mpi)
     kernel: str | None = key("Linux version.", default=None, check=_version)
     glibc: str | None = key("C library version of the host.", default=None, check=_version)
 
@@ -338,7 +366,7 @@ class Target:
 
     platform: Literal["linux/amd64", "linux/arm64"] = key("Operating system and CPU.", default="linux/amd64")
     base: Base | None = key("A base of its own.", default=None, available=False)
-    requires: Requires = key("What the machine must have.", default=Requires(), available=False)
+    requires: Requires = key("What the machine must have.", default=Requires())
     env: Mapping[str, str] = key("Environment variables, over those of [env].", default=EMPTY, check_names=env_name)
 
 
@@ -352,6 +380,8 @@ class Manifest:
     ``unavailable`` are keys that were understood and checked but have no behaviour in this version: a verb that would
     need them raises ``ManifestError(manifest.unavailable)``.
     """
+
+    MISPLACED: ClassVar = {"requires": "it belongs to a target: [targets.default.requires], where there is no other"}
 
     project: Project = key("What the environment is for.", hint='add [project] with name = "…"')
     base: Base = key("What the layers stand on.", hint=f"add [base] with one of {listed(Base.KINDS)}")
@@ -490,6 +520,7 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
     _check_layer_names(reader, data)
     _check_references(reader, data)
     _check_code_is_no_mount(reader, data)
+    _check_cpus(reader, data)
     if reader.problems:
         raise ManifestError(by_line(reader.problems))
     for name in list(manifest.targets)[1:]:
@@ -559,6 +590,22 @@ def _check_code_is_no_mount(reader: Reader, data: Mapping[str, Any]) -> None:
     target = _table(data, "code").get("target", Code().target)
     if isinstance(target, str) and target in _table(data, "mounts"):
         reader.problem(("mounts", target), "the code is mounted there", "choose another path, or change code.target")
+
+
+def _check_cpus(reader: Reader, data: Mapping[str, Any]) -> None:
+    """A CPU that no machine of the target's platform can have."""
+    for name in _table(data, "targets"):
+        target = _table(_table(data, "targets"), name)
+        wanted = _table(target, "requires").get("cpu")
+        platform = target.get("platform", Target().platform)
+        family = cpu.FAMILIES.get(str(platform).removeprefix("linux/"))
+        if isinstance(wanted, str) and family and cpu.family(wanted) not in (None, family):
+            near = [item for item in ("x86-64-v3", "neoverse_n1") if cpu.family(item) == family]
+            reader.problem(
+                ("targets", name, "requires", "cpu"),
+                f"no {platform} machine is a {quote(wanted)}",
+                f"write one of that platform, such as {quote(near[0])}, or change the platform",
+            )
 
 
 def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reprobox import launch
+from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
 from reprobox.engine import Environment, Session, assemble, available, build, image_environment
 from reprobox.image import Settings
 from reprobox.lock import Lock, LockedTarget, Seal
 from reprobox.manifest import Layer, Manifest
 from reprobox.project import Project
+from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
 from reprobox.seal import check_seal, remember_build
 
@@ -141,6 +142,7 @@ def _record(
     session: Session, project: Project, manifest: Manifest, environment: Environment, realization: Realization
 ) -> dict[str, Any]:
     config = environment.image.settings
+    (target,) = manifest.targets.values()
     base = Layer(name="base", kind=manifest.base.kind, options=manifest.base)
     watched = [
         str(session.project / path)
@@ -163,6 +165,9 @@ def _record(
             path: {"mode": mount.mode, "source": str(session.project / mount.source) if mount.source else None}
             for path, mount in manifest.mounts.items()
         },
+        "platform": target.platform,
+        "requires": tables.document(target.requires),
+        "disk": bytes_of(target.requires.disk) if target.requires.disk else 0,
         "code": {"source": str(session.project / manifest.code.path), "target": manifest.code.target},
     }
 

@@ -395,12 +395,15 @@ class Reader:
     ) -> Any:
         """An instance of ``cls``, or :data:`BAD`.
 
-        ``beside`` are keys that someone else reads; ``more`` are fields that are no keys.
+        ``beside`` are keys that someone else reads; ``more`` are fields that are no keys. ``MISPLACED`` of a class has
+        hints for keys that people write there and that belong elsewhere.
         """
         known = declared(cls)
         for name in value:
             if name not in known and name not in beside:
-                self.problem((*path, name), "unknown key", did_you_mean(name, [*known, *beside], otherwise="remove it"))
+                elsewhere = getattr(cls, "MISPLACED", EMPTY).get(name)
+                hint = elsewhere or did_you_mean(name, [*known, *beside], otherwise="remove it")
+                self.problem((*path, name), "unknown key", hint)
         for rule in getattr(cls, "RULES", ()):
             if finding := rule.find(value.keys()):
                 self.problem(path, *finding)

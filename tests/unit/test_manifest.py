@@ -176,7 +176,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
             (65, "secrets", "`secrets`"),
             (71, "targets.gpu", "more than one target"),
             (73, "targets.gpu.base", "`base`"),
-            (74, "targets.gpu.requires", "`requires`"),
         ]
     ]
 
