@@ -12,7 +12,7 @@ from typing import Any
 
 from reprobox import __version__
 from reprobox.cli.report import reporter
-from reprobox.errors import ManifestError, ReproboxError, StaleLockError
+from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockError
 
 #: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
 #: module of the verb that is asked for is imported.
@@ -123,6 +123,9 @@ def _tell(error: ReproboxError, options: argparse.Namespace) -> None:
 
 
 def _sentences(error: ReproboxError) -> list[str]:
+    if isinstance(error, HostError):
+        ignoring = "`reprobox doctor` shows all of it; --ignore-requires goes on all the same"
+        return [*(f"error: {problem}" for problem in error.problems), ignoring]
     if isinstance(error, ManifestError):
         count = len(error.problems)
         return [f"error: {problem}" for problem in error.problems] + ([f"{count} errors"] if count > 1 else [])
@@ -138,7 +141,7 @@ def _document(error: ReproboxError) -> dict[str, Any]:
     }
     if isinstance(error, StaleLockError):
         document["keys"] = list(error.keys)
-    if isinstance(error, ManifestError):
+    if isinstance(error, ManifestError | HostError):
         document["problems"] = [
             {"file": item.file, "line": item.line, "key": item.key, "message": item.message, "hint": item.hint}
             for item in error.problems

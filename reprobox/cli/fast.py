@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
         return
     command = record["shell"] if arguments[0] == "shell" else wanted["command"] or record["command"]
     binds = launch.binds(record, wanted["mounts"])
-    if not command or not launch.ready(binds):
+    if not command or not launch.ready(binds) or not launch.suits(record, store, launch.outputs(binds, record)):
         return
     from reprobox.sandbox.command import become, stage_folder
 

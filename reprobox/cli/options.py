@@ -27,6 +27,12 @@ def add_builder_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
 
 
+def add_requires_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ignore-requires", action="store_true", help="go on where this machine lacks what the target requires"
+    )
+
+
 def check_output(path: Path, option: str) -> None:
     """Refuse, before anything is built, a place where no new file or folder can be made. Raises :class:`UsageError`."""
     if os.path.lexists(path):

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import launch
-from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options, check_output
+from reprobox.cli.options import (
+    DEFAULT_BACKEND,
+    add_builder_option,
+    add_network_options,
+    add_requires_option,
+    check_output,
+)
 from reprobox.cli.report import human
 
 DETAILS = """\
@@ -20,7 +26,8 @@ examples:
   reprobox realize                      the project in this folder
   reprobox realize ../paper             another project
   reprobox realize --offline            from the store alone
-  reprobox realize --output rootfs      write the whole file system to a new folder"""
+  reprobox realize --output rootfs      write the whole file system to a new folder
+  reprobox realize --ignore-requires    build here what only another machine can run"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what holds the environment")
     parser.add_argument("--output", metavar="PATH", type=Path, help="also write the file system to this new folder")
     parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
+    add_requires_option(parser)
     add_builder_option(parser)
     add_network_options(parser)
 
@@ -40,6 +48,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
+    from reprobox.cli.requires import check_requires
     from reprobox.cli.session import open_session
     from reprobox.realize import Wish, realize
     from reprobox.resolve import ensure_fresh
@@ -50,7 +59,9 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
     ensure_fresh(session, manifest, lock, str(project.lock_path))
-    name = next(iter(manifest.select(options.target).targets))
+    selected = manifest.select(options.target)
+    name = next(iter(selected.targets))
+    check_requires(options, selected, session.store, [("store", session.store.root)])
     wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
     return realize(session, project, manifest, lock, wish).result
 
@@ -62,6 +73,8 @@ def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
     path = launch.record_path(launch.store_root(), folder, options.target or "", options.backend)
     record = launch.read(path)
     if record is None or not launch.is_current(record, manifest):
+        return None
+    if not launch.suits(record, launch.store_root(), [launch.store_root()]):
         return None
     result: dict[str, Any] = record["result"]
     return {**result, "layers": [{**layer, "cached": True, "seconds": 0} for layer in result["layers"]]}

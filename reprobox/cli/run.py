@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reprobox import launch
 from reprobox.backend import Bind, RunRequest
-from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options
+from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options, add_requires_option
+from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
 from reprobox.engine import staged
 from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import code_hash
-from reprobox.manifest import mount_point
+from reprobox.manifest import Manifest, mount_point
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 
@@ -45,6 +46,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--network", choices=("host", "none"), default="host", help="the network that it sees")
     parser.add_argument("--isolate", action="store_true", help="own process ids and ipc, instead of the host's")
+    add_requires_option(parser)
     add_builder_option(parser)
     add_network_options(parser)
 
@@ -63,7 +65,9 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     if getattr(options, "locked", False) and code_hash(session.project, manifest) != lock.code:
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     mounts = _mounts(options.mount)
-    name = next(iter(manifest.select(options.target).targets))
+    selected = manifest.select(options.target)
+    name = next(iter(selected.targets))
+    check_requires(options, selected, session.store, _outputs(session.project, selected, mounts))
     realized = realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
     record = realized.record
     argv = record["shell"] if command is None else list(command) or record["command"]
@@ -87,6 +91,14 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
             isolate=options.isolate,
         )
     )
+
+
+def _outputs(project: Path, manifest: Manifest, given: Mapping[str, str]) -> list[tuple[str, Path]]:
+    """Where the run will write; the code where nothing else is writable."""
+    sources = {path: mount.source and str(project / mount.source) for path, mount in manifest.mounts.items()}
+    writable = [path for path, mount in manifest.mounts.items() if mount.mode == "rw"]
+    found = [given.get(path) or sources[path] for path in writable]
+    return [("output", Path(source)) for source in found if source] or [("output", project / manifest.code.path)]
 
 
 def _mounts(given: Sequence[str]) -> dict[str, str]:

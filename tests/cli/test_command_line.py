@@ -57,7 +57,10 @@ def test_the_version(fresh):
         (["graph"], {"target", "layers"}),
         (["export", "--format", "oci", "-o", "layout"], {"format", "output", "tag", "image_digest", "tree_digest"}),
         (["cache", "info"], {"path", "blobs", "layers", "partial"}),
-        (["doctor"], {"reprobox", "python", "system", "cpus", "store", "configuration", "backends"}),
+        (
+            ["doctor"],
+            {"reprobox", "python", "system", "cpus", "store", "configuration", "backends", "host", "targets"},
+        ),
     ],
 )
 def test_json_is_one_document(project, argv, keys):
