@@ -68,7 +68,7 @@ def reprobox_commands():
     for block in all_blocks("console", "sh"):
         lines = block.commands if block.language == "console" else block.text.splitlines()
         for line in lines:
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line.partition(" > ")[0], comments=True)
             if words and words[0].rpartition("/")[2] == "reprobox":
                 yield pytest.param(words[1:], id=f"{block}: {line}")
 
