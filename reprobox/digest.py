@@ -115,7 +115,38 @@ class LayerInputs:
 
 def layer_id(inputs: LayerInputs) -> str:
     """Merkle hash of a layer's inputs and its ancestors' ids; known before anything is built."""
-    return sha256(canonical(inputs.document()))
+    return Ancestry(inputs.ancestors).layer_id(inputs)
+
+
+class Ancestry:
+    """The ids below a layer, hashed already: layers of a long chain share that work.
+
+    In the canonical form of :class:`LayerInputs`, ``ancestors`` is the first key.
+    """
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._state = hashlib.sha256(b'{"ancestors":[')
+        self._separator = ""
+        for identity in ids:
+            self._add(identity)
+
+    def _add(self, identity: str) -> None:
+        self._state.update(f"{self._separator}{encode_basestring(identity)}".encode())
+        self._separator = ","
+
+    def then(self, identity: str) -> Ancestry:
+        """These ids and one more above them."""
+        new = Ancestry()
+        new._state, new._separator = self._state.copy(), self._separator
+        new._add(identity)
+        return new
+
+    def layer_id(self, inputs: LayerInputs) -> str:
+        """The id of a layer over these ancestors, whatever ``inputs`` says of its own."""
+        rest = {name: value for name, value in inputs.document().items() if name != "ancestors"}
+        state = self._state.copy()
+        state.update(b"]," + canonical(rest)[1:])
+        return state.hexdigest()
 
 
 class Entry(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reprobox.digest import NORMALISER, Json, LayerInputs, canonical, layer_id, sha256
+from reprobox.digest import NORMALISER, Ancestry, Json, LayerInputs, canonical, sha256
 from reprobox.errors import LockError
 
 FORMAT = 1
@@ -128,13 +128,27 @@ def with_ids(layers: Sequence[LockedLayer], epoch: int) -> tuple[LockedLayer, ..
     """The same layers, in stacking order, each with its id; ancestors follow from ``parents``."""
     ids: list[str] = []
     place: dict[str, int] = {}
-    above: list[frozenset[int]] = []
+    below: list[Ancestry] = []
     for number, layer in enumerate(layers):
         parents = [place[name] for name in layer.parents]
-        above.append(frozenset(parents).union(*(above[parent] for parent in parents)))
+        if len(parents) == 1:
+            below.append(below[parents[0]].then(ids[parents[0]]))
+        else:
+            below.append(Ancestry(ids[at] for at in _places(layers, place, parents)))
         place[layer.name] = number
-        ids.append(layer_id(layer.identity(epoch, [ids[at] for at in sorted(above[number])])))
+        ids.append(below[number].layer_id(layer.identity(epoch, ())))
     return tuple(replace(layer, id=ids[number]) for number, layer in enumerate(layers))
+
+
+def _places(layers: Sequence[LockedLayer], place: Mapping[str, int], parents: Sequence[int]) -> list[int]:
+    """Positions of all ancestors, in stacking order."""
+    found = set(parents)
+    queue = list(parents)
+    while queue:
+        more = {place[name] for name in layers[queue.pop()].parents} - found
+        found |= more
+        queue.extend(more)
+    return sorted(found)
 
 
 def ancestors(layers: Sequence[LockedLayer], name: str) -> tuple[LockedLayer, ...]:
