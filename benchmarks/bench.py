@@ -69,6 +69,26 @@ RUN pip install -q --break-system-packages {packages}
 RUN mkdir /dataset /final_log
 """
 
+HUNDRED = """\
+[project]
+name = "bench-hundred"
+
+[base]
+image = "{base}"
+
+[[layers]]
+name = "system"
+kind = "apt"
+packages = {apt}
+
+[[layers]]
+name = "python"
+kind = "pip"
+packages = {pip}
+"""
+HUNDRED_APT = ["python3", "git", "curl", "gfortran", "vim-tiny", "jq"]
+FIFTY_PIP = ["numpy", "matplotlib", "scipy", "pandas", "scikit-learn", "ipython", "xarray", "bokeh", "requests", "tqdm"]
+
 BOOTSTRAP = '[project]\nname = "bench-bootstrap"\n\n[base]\nbootstrap = "debian:bookworm"\n'
 
 
@@ -384,31 +404,95 @@ def bootstrap(bench: Bench) -> Iterator[Row]:
 
 
 def inputs(bench: Bench) -> Iterator[Row]:
-    """10,000 locked inputs: read, check, plan. In process, so without the start of Python."""
-    from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
+    """Locked inputs by the thousand: read, check, plan. In process, so without the start of Python."""
     from reprobox.plan import plan
     from reprobox.project import Project
     from reprobox.store import Store
 
+    before = None
+    for count in (100, 1_000, 10_000):
+        project = bench.project(f"inputs{count}", BOOTSTRAP)
+        (project / "research.lock").write_text(lock_of_inputs(count))
+        store = Store(bench.store(f"inputs{count}"))
+
+        def read_and_plan(project: Path = project, store: Store = store) -> None:
+            lock = Project.find(project).lock(store)
+            plan(lock.targets["default"], has_layer=lambda _: False, has_blob=store.has_blob)
+
+        first_time = clock(read_and_plan, times=1)
+        row = Row(work=f"{count:,} locked inputs: read, check, plan", seconds=clock(read_and_plan, times=5))
+        row.limit = 0.5 if count == 10_000 else None
+        row.notes.append(f"the first time a lock is seen: {first_time:.2f} s")
+        yield grown(row, before)
+        before = row
+
+
+def lock_of_inputs(count: int) -> str:
+    from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
+
     facts = {"package": "p", "version": "1.0-1", "architecture": "amd64", "path": "pool/main/p/p/p_1.0-1_amd64.deb"}
     files = tuple(
         Input(type="deb", name=f"p{n}_1.0-1_amd64.deb", sha256=f"{n:064x}", size=n, facts={**facts, "package": f"p{n}"})
-        for n in range(10_000)
+        for n in range(count)
     )
     first = LockedLayer(name="base", kind="bootstrap", recipe=1, request="0" * 16)
     second = LockedLayer(name="system", kind="apt", recipe=1, request="0" * 16, parents=("base",), inputs=files)
     target = LockedTarget(name="default", platform="linux/amd64", layers=with_ids((first, second), 0))
-    project = bench.project("inputs", BOOTSTRAP)
-    (project / "research.lock").write_text(write(Lock(epoch=0, manifest="", keys={}, targets={"default": target})))
-    store = Store(bench.store("inputs10000"))
+    return write(Lock(epoch=0, manifest="", keys={}, targets={"default": target}))
 
-    def read_and_plan() -> None:
-        lock = Project.find(project).lock(store)
-        plan(lock.targets["default"], has_layer=lambda _: False, has_blob=store.has_blob)
 
-    first_time = clock(read_and_plan, times=1)
-    row = Row(work="10,000 locked inputs: read, check, plan", seconds=clock(read_and_plan, times=5), limit=0.5)
-    row.notes.append(f"the first time a lock is seen: {first_time:.2f} s")
+def layers(_: Bench) -> Iterator[Row]:
+    """Layers by the thousand, half in a chain and half beside one another: order, ids and plan. In process."""
+    from reprobox import graph
+    from reprobox.lock import LockedLayer, LockedTarget, with_ids
+    from reprobox.manifest import Base, Layer, Manifest, Project
+    from reprobox.plan import plan
+
+    class Anything:
+        def needs(self, *_: object) -> tuple[str, ...]:
+            return ()
+
+    before = None
+    for count in (100, 10_000, 100_000):
+        tables = tuple(
+            Layer(name=f"l{n}", kind="k", index=n, after=(f"l{n - 1}",) if 0 < n < count // 2 else ())
+            for n in range(count)
+        )
+        manifest = Manifest(project=Project(name="large"), base=Base(bootstrap="debian:bookworm"), layers=tables)
+
+        def order_and_plan(manifest: Manifest = manifest) -> None:
+            nodes = graph.build(manifest, {"k": Anything()}).nodes
+            locked = [LockedLayer(name=n.name, kind=n.kind, recipe=1, request="", parents=n.parents) for n in nodes]
+            target = LockedTarget(name="default", platform="linux/amd64", layers=with_ids(locked, 0))
+            plan(target, has_layer=lambda _: False, has_blob=lambda _: False)
+
+        times = 3 if count < 100_000 else 1
+        row = Row(work=f"{count:,} layers: order, ids, plan", seconds=clock(order_and_plan, times=times))
+        yield grown(row, before)
+        before = row
+
+
+def grown(row: Row, before: Row | None) -> Row:
+    """The row, with how the time grew from the one before."""
+    if before is not None:
+        row.notes.append(f"{row.seconds / before.seconds:.1f} times that of {before.work.partition(':')[0]}")
+    return row
+
+
+def fresh_lock(bench: Bench) -> Iterator[Row]:
+    """One package more in an apt layer of over 100 packages and in a pip layer of over 50, everything remembered."""
+    names = [HUNDRED_APT, HUNDRED_APT[:-1]], [FIFTY_PIP, FIFTY_PIP[:-1]]
+    store, seconds = bench.store("hundred"), []
+    for turn in range(2 + 2 * bench.repeat):
+        apt, pip = (json.dumps(choice[turn % 2]) for choice in names)
+        project = bench.project("hundred", HUNDRED.format(base=bench.base, apt=apt, pip=pip))
+        seconds.append(clock(lambda project=project: bench.reprobox(store, "lock", project), times=1))
+    text = (project / "research.lock").read_text()
+    row = Row(
+        work="lock, warm, one package more or less in each layer", seconds=statistics.median(seconds[2:]), limit=2.0
+    )
+    debs, wheels = (text.count(f'type = "{kind}"') for kind in ("deb", "wheel"))
+    row.notes.append(f"{debs} packages and {wheels} wheels")
     yield row
 
 
@@ -418,7 +502,9 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "package": package,
     "run": run,
     "bootstrap": bootstrap,
+    "lock": fresh_lock,
     "inputs": inputs,
+    "layers": layers,
 }
 
 
