@@ -76,6 +76,7 @@ class BuiltIn:
         from reprobox.debian.provider import ArchiveProvider
         from reprobox.layers.apt import declared
         from reprobox.layers.fetch import UrlProvider
+        from reprobox.layers.git import CommitProvider
         from reprobox.pypi import IndexProvider
         from reprobox.registry import BlobProvider
 
@@ -85,6 +86,7 @@ class BuiltIn:
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
             UrlProvider(session.manifest),
+            CommitProvider(session.store, session.manifest, session.project, offline=session.offline),
         ]
 
 

@@ -170,7 +170,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
     assert [(problem.line, problem.key, problem.message) for problem in read(EXAMPLE).unavailable] == [
         (line, key, f"{what} is not available yet in this version; it comes in a later release")
         for line, key, what in [
-            (37, "layers[3].kind", 'the kind "git"'),
             (46, "layers[4].secrets", "`secrets`"),
             (57, 'mounts."/dataset".digest', "`digest`"),
             (65, "secrets", "`secrets`"),
@@ -197,25 +196,6 @@ def test_each_key_without_behaviour(text: str, key: str):
 def test_a_key_without_behaviour_at_its_default_says_nothing():
     layer = '[[layers]]\nname = "r"\nkind = "run"\nscript = "x"\nnetwork = false\nsecrets = []\n'
     assert read(SMALL + layer + '[mounts]\n"/x" = { digest = false }').unavailable == ()
-
-
-def test_the_kind_git_refuses_to_resolve_plainly():
-    from reprobox.layers.kind import ResolveRequest
-
-    found = read(EXAMPLE)
-    layer = found.layers[3]
-    request = ResolveRequest(
-        manifest=found,
-        layer=layer,
-        key="",
-        platform="linux/amd64",
-        below=(),
-        previous=None,
-        upgrade=False,
-        world=None,  # type: ignore[arg-type]
-    )
-    with pytest.raises(ManifestError, match=r'layers.3..kind: the kind "git" is not available yet'):
-        KINDS["git"].resolve(request)  # type: ignore[attr-defined]
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
