@@ -42,6 +42,10 @@ class BuildRequest:
     is a tree that the step starts from when it has no parents (a bootstrap); the backend may consume it. ``output`` is
     an empty staging folder: the backend leaves ``tree/`` and ``index`` there (``reprobox.image``). Both output streams
     of the commands go to ``log``. Files that the step finds at ``binds`` never enter the layer.
+
+    ``network`` gives the step the host's network and resolver. ``secrets`` are values by name, which the step finds as
+    ``/run/secrets/<name>``, mode 0400; a backend never writes one to a disk or a command line, and writes the log by
+    way of :func:`reprobox.redact.redacted`.
     """
 
     parents: tuple[Path, ...]
@@ -55,6 +59,7 @@ class BuildRequest:
     seed: Path | None = None
     workdir: str = "/"
     network: bool = False
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     failed: Path | None = None  # where to leave the state of a step that fails, for a look into it
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import platform
 import queue
 import threading
@@ -16,17 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from reprobox import image, providers
+from reprobox import host_network, image, providers
 from reprobox.backend import Backend, BuildRequest, ImageLayer
 from reprobox.config import Config
 from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
-from reprobox.errors import BackendError, BuildError, LockError, ReproboxError
-from reprobox.layers.kind import Commands, Earlier, Files, Kind, StepRequest, Verbatim
+from reprobox.errors import BackendError, BuildError, LockError, OfflineError, ReproboxError
+from reprobox.layers.kind import Commands, Earlier, Files, Kind, StepRequest, Verbatim, secrets_of, uses_network
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 from reprobox.manifest import Manifest
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
+from reprobox.redact import Redactor, holders
 from reprobox.registry import Registries
+from reprobox.secret_values import secret_values
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan
 
@@ -78,7 +81,7 @@ class Session:
     registries: Registries
     offline: bool = False
     jobs: int = 8
-    manifest: Manifest | None = None  # it says where some inputs are: providers may look into it
+    manifest: Manifest | None = None  # it says where some inputs, and secrets, are: providers may look into it
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
 
     def kind(self, name: str) -> Kind:
@@ -154,6 +157,7 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
         image=image_wanted,
     )
     if todo.steps or todo.missing:
+        _check_allowed(session, todo)
         session.store.sweep()
         with _Arrivals(session, todo) as arrivals:
             _run_steps(session, target, epoch, todo, arrivals)
@@ -168,6 +172,27 @@ def _check_platform(target: LockedTarget) -> None:
             f"target {target.name!r} is for {target.platform}, and this machine is {platform.machine()}",
             hint=f"use a machine with {machine} processors; environments for other processors come in a later release",
         )
+
+
+def _check_allowed(session: Session, todo: Plan) -> None:
+    """What no step can go without, before the first one: its secrets, and the network where it uses it."""
+    for step in todo.steps:
+        if session.offline and uses_network(step.layer):
+            raise OfflineError(
+                f"layer {step.layer.name!r} uses the network while it is built, and it is not in the store",
+                hint="realize it once without --offline, or bring a store that has it",
+            )
+    _secrets(session, [step.layer for step in todo.steps])
+
+
+def _secrets(session: Session, layers: Sequence[LockedLayer]) -> dict[str, bytes]:
+    """The secrets that the steps of these layers need. Raises :class:`ManifestError` for those that are missing."""
+    wanted = [(name, layer.name) for layer in layers for name in secrets_of(layer)]
+    if not wanted:
+        return {}
+    if session.manifest is None:
+        raise ReproboxError(f"layer {wanted[0][1]!r} needs secrets, and there is no manifest to find them by")
+    return secret_values(session.manifest, session.project, wanted)
 
 
 class _Arrivals:
@@ -387,6 +412,10 @@ def _run_commands(
     inherited = _inherited(parents)
     environment = {**inherited, **BUILD_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(epoch)}
     environment["PATH"] = inherited.get("PATH", BUILD_ENVIRONMENT["PATH"])
+    network = uses_network(layer)
+    if network:
+        environment |= host_network.environment()
+    secrets = _secrets(session, [layer])
     try:
         result = session.builder.build(
             BuildRequest(
@@ -395,20 +424,37 @@ def _run_commands(
                 output=stage / "layer",
                 commands=step.commands,
                 environment={**environment, **step.environment, **layer.environment},
-                binds=step.binds,
+                binds=(*step.binds, *host_network.binds()) if network else step.binds,
                 epoch=epoch,
                 log=session.store.log(f"{layer.id}.log"),
                 seed=seed,
                 workdir=step.workdir,
+                network=network,
+                secrets=secrets,
                 failed=session.store.failed(layer.id),
             )
         )
     except BuildError as error:
         hint = f"{error.hint}; `reprobox shell --failed {layer.name}` opens a shell in the state that it failed in"
         raise BuildError(error.message, where=f"layer {layer.name!r}", hint=hint) from None
+    _refuse_secrets(stage / "layer" / "tree", layer, secrets)
+    dropped = [Redactor(secrets).text(text) for text in result.dropped]
     if step.kept:
-        return _keep(step, stage / "layer", epoch, dropped=result.dropped)
-    return {"diff_id": result.diff_id, "size": result.size, "dropped": list(result.dropped)}
+        return _keep(step, stage / "layer", epoch, dropped=dropped)
+    return {"diff_id": result.diff_id, "size": result.size, "dropped": dropped}
+
+
+def _refuse_secrets(tree: Path, layer: LockedLayer, secrets: Mapping[str, bytes]) -> None:
+    """A layer is kept and handed on, so no file of it may hold a secret."""
+    found = [f"/{Redactor(secrets).text(os.fsdecode(path))} holds {name!r}" for path, name in holders(tree, secrets)]
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BuildError(
+            f"the step wrote a secret into the layer: {', '.join(found[:5])}{more}",
+            where=f"layer {layer.name!r}",
+            hint="layers are kept and handed on: let the script read /run/secrets where it needs it, and remove what it"
+            " wrote",
+        )
 
 
 def _keep(step: Commands, output: Path, epoch: int, *, dropped: Sequence[str]) -> dict[str, Any]:

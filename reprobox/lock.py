@@ -103,6 +103,11 @@ class LockedTarget:
     def base(self) -> LockedLayer:
         return self.layers[0]
 
+    def unpinned(self) -> tuple[str, ...]:
+        """Names of layers that only a seal can pin, since their steps use the network, while they have none."""
+        sealed = self.seal.layers if self.seal else {}
+        return tuple(layer.name for layer in self.layers if layer.facts.get("unpinned") and layer.name not in sealed)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:

@@ -392,9 +392,7 @@ class Manifest:
         "Folders of the host, by where they appear.", default=EMPTY, check_names=mount_point
     )
     run: Run = key("What runs by default.", default=Run())
-    secrets: Mapping[str, Secret] = key(
-        "Secrets that steps may see.", default=EMPTY, check_names=_slug, available=False
-    )
+    secrets: Mapping[str, Secret] = key("Secrets that steps may see.", default=EMPTY, check_names=_slug)
     targets: Mapping[str, Target] = key(
         "Variants of the environment.", default=DEFAULT_TARGETS, check_names=_slug, nonempty=True
     )

@@ -117,6 +117,7 @@ def settings_of(manifest: Manifest, target: LockedTarget) -> Callable[[Any], Set
 
 def describe(environment: Environment, realization: Realization, cached: frozenset[str]) -> dict[str, Any]:
     """Digests, place and layers, as ``realize --json`` prints them."""
+    unpinned = environment.target.unpinned()
     layers = [
         {
             "name": layer.name,
@@ -127,6 +128,7 @@ def describe(environment: Environment, realization: Realization, cached: frozens
             "size": record["size"],
             "seconds": 0 if layer.id in cached else record["seconds"],
             "dropped": record["dropped"],
+            "pinned": layer.name not in unpinned,
         }
         for layer, record in zip(environment.target.layers, environment.records, strict=True)
     ]

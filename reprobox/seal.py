@@ -5,6 +5,7 @@ from __future__ import annotations
 from reprobox.digest import Entry, read_index
 from reprobox.engine import Environment, Session, rebuild
 from reprobox.errors import IntegrityError
+from reprobox.layers.kind import uses_network
 from reprobox.lock import LockedTarget, ancestors
 
 
@@ -27,7 +28,7 @@ def check_seal(session: Session, target: LockedTarget, epoch: int, environment: 
                 f"layer {name!r} is not the sealed one: {_first_difference(session, target, epoch, name, wanted or '')}"
                 f"\n  sealed {wanted or 'nothing'}\n  built  {digest}",
                 where=f"target {target.name!r}",
-                hint="the layer's step does not always give the same bytes: make it, then `reprobox lock --seal` again",
+                hint=_what_to_do(target, name),
             )
     for what, sealed, found in (
         ("tree digest", seal.tree_digest, f"sha256:{environment.tree_digest}"),
@@ -35,6 +36,15 @@ def check_seal(session: Session, target: LockedTarget, epoch: int, environment: 
     ):
         if sealed != found:
             raise IntegrityError(f"the {what} is {found}, and sealed was {sealed}", where=f"target {target.name!r}")
+
+
+def _what_to_do(target: LockedTarget, name: str) -> str:
+    if any(uses_network(layer) for layer in target.layers if layer.name == name):
+        return (
+            "the layer's step uses the network, where something changed: fetch exactly what was sealed, or take what is"
+            " there now with `reprobox lock --seal`"
+        )
+    return "the layer's step does not always give the same bytes: make it, then `reprobox lock --seal` again"
 
 
 def _first_difference(session: Session, target: LockedTarget, epoch: int, name: str, sealed: str) -> str:

@@ -18,12 +18,14 @@ import functools
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +47,7 @@ from reprobox.digest import read_index, sha256, tree_digest, write_index
 from reprobox.engine import BUILD_ENVIRONMENT
 from reprobox.errors import BuildError
 from reprobox.image import layer_digest
+from reprobox.redact import holders
 from reprobox.tree import Tree, remove, scan
 
 EPOCH = 1_700_000_000
@@ -410,6 +413,68 @@ class BackendConformance:
         assert built.log.strip() == "3"
         assert built.index() == []
 
+    # secrets
+
+    def test_a_secret_is_a_file_that_the_step_alone_may_read(self, bench: Bench) -> None:
+        script = "stat -c '%a %u' /run/secrets/key; tr a-y b-z </run/secrets/key; (echo x >/run/secrets/key) || echo no"
+        built = bench.build(script, secrets={"key": b"aardvark-badge\n", "other": b"x"})
+        assert built.log.splitlines()[:2] == ["400 0", "bbsewbsl-cbehf"]
+        assert built.log.splitlines()[-1] == "no"
+        assert built.index() == []
+        assert bench.build("test ! -e /run/secrets").index() == []
+
+    def test_a_secret_is_masked_in_the_log_and_in_the_error(self, bench: Bench) -> None:
+        script = "cat /run/secrets/key; set -x; v=$(cat /run/secrets/key); echo one$v$v >>/dev/stderr; exit 3"
+        request = bench.request(("/bin/sh", "-eu", "-c", script), secrets={"key": b"aardvark-badge\n"})
+        error = _failure(bench, request)
+        assert "one******" in str(error)
+        assert "one******" in request.log.read_text()
+        assert "aardvark" not in str(error) + request.log.read_text()
+
+    def test_a_secret_is_in_nothing_that_stays(self, bench: Bench) -> None:
+        value = b"aardvark-badge"
+        failed = bench.place() / "failed"
+        request = bench.request(
+            ("/bin/sh", "-c", "cp /run/secrets/key /opt; echo x >/var/kept; cat /run/secrets/key; exit 1"),
+            parents=[small_base(), bench.layer(lambda tree: (tree / "opt").mkdir())],
+            secrets={"key": value},
+            failed=failed,
+        )
+        bench.build("cat /run/secrets/key", secrets={"key": value})
+        error = _failure(bench, request)
+        assert not list(holders(bench.folder, {"key": value}))
+        if failed.exists():
+            assert "/opt/key" in (error.hint or "")
+
+    def test_a_secret_shows_in_no_list_of_processes(self, bench: Bench) -> None:
+        request = bench.request(("/bin/sh", "-c", "sleep 4711.75"), secrets={"key": b"aardvark-badge"})
+        with ThreadPoolExecutor(1) as pool:
+            step = pool.submit(bench.backend.build, request)
+            assert until(lambda: running("sleep 4711.75"), 10)
+            paths = [path for name in ("cmdline", "environ") for path in Path("/proc").glob(f"[0-9]*/{name}")]
+            shown = b"".join(map(_read, paths))
+            for process in running("sleep 4711.75"):
+                os.kill(process, 9)
+            assert isinstance(step.exception(), BuildError)
+        assert b"4711.75" in shown
+        assert b"aardvark-badge" not in shown
+
+    def test_a_step_cannot_read_the_callers_environment(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REPROBOX_TEST_KEY", "aardvark-badge")
+        assert "aardvark" not in bench.build("cat /proc/*/environ | tr '\\0' '\\n'").log
+
+    # the network
+
+    def test_a_step_may_be_given_the_network(self, bench: Bench) -> None:
+        script = "exec 3<>/dev/tcp/127.0.0.1/%d; cat <&3 >/answer; cat /etc/resolv.conf"
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+            pool.submit(_answer, server, b"hello\n")
+            command = ("/bin/bash", "-c", script % server.getsockname()[1])
+            built = bench.carry_out(bench.request(command, network=True))
+        assert built.index() == ["f 0644 answer"]
+        assert built.text("answer") == "hello\n"
+        assert built.log.endswith(Path("/etc/resolv.conf").read_text())
+
     # inputs
 
     def test_inputs_are_read_only_and_leave_nothing_behind(self, bench: Bench) -> None:
@@ -666,6 +731,19 @@ class BackendConformance:
         assert [a == b for a, b in zip(isolated, own, strict=True)] == [True, False, False]
         offline = bench.shell(bench.realize(), script, network=False).stdout.decode().split()
         assert [a == b for a, b in zip(offline, own, strict=True)] == [False, True, True]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it ended meanwhile, or is somebody else's
+        return b""
+
+
+def _answer(server: socket.socket, data: bytes) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(data)
 
 
 def _failure(bench: Bench, request: BuildRequest) -> BuildError:

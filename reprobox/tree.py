@@ -130,7 +130,7 @@ def file_sha256(path: bytes | str | Path) -> str:
 def scan(root: Path) -> list[Entry]:
     """The index of a plain folder: every directory, file and link below it, by path bytes; other types are left out."""
     entries = []
-    for path, status in _walk(os.fsencode(root)):
+    for path, status in walk(os.fsencode(root)):
         entry = _entry(os.fsencode(root), path, status)
         if entry is not None:
             entries.append(entry)
@@ -149,7 +149,8 @@ def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
     return None
 
 
-def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
+def walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every path below a folder that this user owns, relative to it, whatever the modes of the folders."""
     folder = root + b"/" + below if below else root
     with _allowed(folder, os.R_OK | os.X_OK), os.scandir(folder) as items:
         for item in sorted(items, key=lambda found: found.name):
@@ -157,7 +158,7 @@ def _walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_resu
             status = item.stat(follow_symlinks=False)
             yield path, status
             if stat.S_ISDIR(status.st_mode):
-                yield from _walk(root, path)
+                yield from walk(root, path)
 
 
 @contextlib.contextmanager
@@ -298,7 +299,7 @@ def strip_inherited(path: Path, mode: int) -> None:
 def _find(changes: Changes, parents: Tree) -> _Findings:
     root = os.fsencode(changes.root)
     found = _Findings()
-    for path, status in _walk(root):
+    for path, status in walk(root):
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             found.folders[path] = stat.S_IMODE(status.st_mode)

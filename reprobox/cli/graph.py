@@ -50,6 +50,7 @@ def _locked(session: Session, project: Project) -> Lock | None:
 
 def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | None) -> list[dict[str, Any]]:
     locked = {layer.name: layer for layer in target.layers} if target else {}
+    unpinned = target.unpinned() if target else ()
     rows = []
     for number, names in enumerate(layers.generations()):
         for name in names:
@@ -65,6 +66,7 @@ def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | Non
                     "id": f"sha256:{pinned.id}" if pinned else None,
                     "inputs": len(pinned.inputs) if pinned else None,
                     "input_size": sum(item.size for item in pinned.inputs) if pinned else None,
+                    "pinned": name not in unpinned if pinned else None,
                     "cached": stored is not None,
                     "size": stored.record["size"] if stored else None,
                     "diff_id": f"sha256:{stored.record['diff_id']}" if stored else None,
@@ -97,6 +99,8 @@ def _label(row: Mapping[str, Any]) -> str:
     parts.append(
         f"in the store, {human(row['size'])}" if row["cached"] else "to be built" if row["id"] else "not locked"
     )
+    if row["pinned"] is False:
+        parts.append("not pinned: it uses the network, and has no seal")
     if len(row["parents"]) > 1:
         parts.append(f"also on {', '.join(row['parents'][:-1])}")
     return " · ".join(parts)

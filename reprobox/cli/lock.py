@@ -76,6 +76,7 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
     inputs = {item.sha256: item for target in lock.targets.values() for layer in target.layers for item in layer.inputs}
     layers = sum(len(target.layers) for target in lock.targets.values())
     size = sum(item.size for item in inputs.values())
+    unpinned = list(dict.fromkeys(name for target in lock.targets.values() for name in target.unpinned()))
     if options.json:
         document = {
             "lock": f"sha256:{lock.digest()}",
@@ -85,8 +86,11 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
             "size": size,
             "epoch": lock.epoch,
             "sealed": all(target.seal is not None for target in lock.targets.values()),
+            "unpinned": unpinned,
         }
         print(json.dumps(document))
         return
     state = "wrote research.lock" if changed else "research.lock is up to date"
     print(f"{state}: {layers} layers, {len(inputs)} inputs, {human(size)}")
+    for name in unpinned:
+        print(f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes")

@@ -86,7 +86,8 @@ def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
         return
     for layer in result["layers"]:
         done = "in the store" if layer["cached"] else f"built in {layer['seconds']:.1f} s"
-        print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}")
+        note = "" if layer.get("pinned", True) else ", not pinned: `reprobox lock --seal` pins it"
+        print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}{note}")
         for dropped in () if layer["cached"] else layer["dropped"]:
             print(f"{'':16} left out: {dropped}")
     print(f"tree digest   {result['tree_digest']}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.layers.gitignore import ignore_rules
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.left_out import left_out, skipped_paths
 from reprobox.layers.skeleton import NoKeys
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
@@ -36,30 +37,32 @@ class CodeKind:
             facts={
                 "path": manifest.code.path,
                 "exclude": list(manifest.code.exclude),
-                "mounts": sorted({mount.source for mount in manifest.mounts.values() if mount.source}),
+                **left_out(manifest),
             },
         )
 
     def step(self, request: StepRequest) -> Files:
         """Copy the code, if it is still what was locked."""
         facts, options = request.layer.facts, request.layer.options
-        sources = _collect(request.project, str(facts["path"]), _strings(facts["exclude"]), _strings(facts["mounts"]))
+        exclude, skipped = _strings(facts["exclude"]), skipped_paths(facts)
+        sources = _collect(request.project, str(facts["path"]), exclude, skipped)
         if tree_hash(sources) != options["tree"]:
             raise LockError("the code changed while it was used", where=str(request.project), hint="run it again")
         return Files(write=partial(_write, sources, os.fsencode(str(options["target"]).strip("/"))))
 
 
 def code_hash(project: Path, manifest: Manifest) -> str:
-    """The git tree id of the code as it is now: without version control, locks, mount sources and what is ignored."""
-    mounts = [mount.source for mount in manifest.mounts.values() if mount.source]
-    return tree_hash(_collect(project, manifest.code.path, manifest.code.exclude, mounts))
+    """The git tree id of the code as it is now: without version control, locks, mount sources, files that hold secrets,
+    and what is ignored."""
+    skipped = skipped_paths(left_out(manifest))
+    return tree_hash(_collect(project, manifest.code.path, manifest.code.exclude, skipped))
 
 
-def _collect(project: Path, path: str, exclude: Sequence[str], mounts: Sequence[str]) -> list[Source]:
+def _collect(project: Path, path: str, exclude: Sequence[str], skipped: Sequence[str]) -> list[Source]:
     root = within(project, path)
     if root.is_symlink() or not root.is_dir():
         raise ReproboxError("the code is not a folder", where=str(root), hint="code.path names a folder of the project")
-    skip = {os.fsencode(os.path.normpath(project / mount)) for mount in mounts}
+    skip = {os.fsencode(os.path.normpath(project / name)) for name in skipped}
     top = Path(os.path.normpath(project))
     return collect(root, skip=skip, ignored=ignore_rules(root, exclude, top))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from reprobox.digest import Json, hidden
 from reprobox.errors import BuildError, LockError, ManifestError, Problem, ReproboxError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.left_out import left_out, skipped_paths
 from reprobox.manifest import Check, Finding, Layer, absolute_path, key, quote, relative_inside
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
@@ -59,7 +60,7 @@ class CopyOptions:
 class Copy:
     """The kind. Modes are 0644, 0755 for what is executable, 0755 for new folders; links stay links.
 
-    Of a folder, what git would not keep is left out, and so are mount sources below it.
+    Of a folder, what git would not keep is left out, and so are mount sources and files with secrets below it.
     """
 
     name = "copy"
@@ -83,10 +84,10 @@ class Copy:
         """Each source by its tree hash, as git hashes trees."""
         files: list[Json] = []
         problems: list[Problem] = []
-        mounts = sorted({mount.source for mount in request.manifest.mounts.values() if mount.source})
+        facts = left_out(request.manifest)
         for number, item in enumerate(request.layer.options.files):
             try:
-                found = _found(request.world.project, item.source, mounts)
+                found = _found(request.world.project, item.source, facts)
             except ReproboxError as error:
                 at = ("layers", request.layer.index, "files", number, "from")
                 where = f"{error.where}: " if error.where else ""
@@ -96,7 +97,7 @@ class Copy:
             files.append({"to": item.to, "kind": kind, "tree": tree_hash(found.sources)})
         if problems:
             raise ManifestError(problems)
-        return Resolution(options={"files": files}, facts={"from": list(self.sources(request.layer)), "mounts": mounts})
+        return Resolution(options={"files": files}, facts={"from": list(self.sources(request.layer)), **facts})
 
     def step(self, request: StepRequest) -> Files:
         """Copy what was locked, or say that it changed."""
@@ -111,25 +112,26 @@ class _Found:
     sources: Sequence[Source]
 
 
-def _found(project: Path, origin: str, mounts: Sequence[str]) -> _Found:
+def _found(project: Path, origin: str, facts: Mapping[str, Json]) -> _Found:
     path = within(project, origin)
     if not path.is_dir() or path.is_symlink():
+        if path in {Path(os.path.normpath(project / name)) for name in skipped_paths({**facts, "mounts": ()})}:
+            hint = "give it to the step that needs it, with `secrets` in a `run` layer"
+            raise ReproboxError("it holds a secret, and no layer may", where=origin, hint=hint)
         return _Found(folder=False, sources=[one(path)])
-    skip = {os.fsencode(os.path.normpath(project / mount)) for mount in mounts}
+    skip = {os.fsencode(os.path.normpath(project / name)) for name in skipped_paths(facts)}
     return _Found(folder=True, sources=collect(path, skip=skip))
 
 
 def _work(request: StepRequest) -> Iterator[tuple[_Found, str]]:
     """What to copy, and where to; all of it still as it was locked."""
     origins, files = request.layer.facts["from"], request.layer.options["files"]
-    mounts = request.layer.facts["mounts"]
     assert isinstance(origins, Sequence)
     assert isinstance(files, Sequence)
-    assert isinstance(mounts, Sequence)
     for origin, item in zip(origins, files, strict=True):
         assert isinstance(item, Mapping)
         try:
-            found = _found(request.project, str(origin), [str(mount) for mount in mounts])
+            found = _found(request.project, str(origin), request.layer.facts)
             same = ("folder" if found.folder else "file", tree_hash(found.sources)) == (item["kind"], item["tree"])
         except ReproboxError:
             same = False

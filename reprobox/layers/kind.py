@@ -22,6 +22,10 @@ from reprobox.tree import Tree
 #: Where a step finds its locked input files, and reprobox's own tools.
 INPUTS = "/run/reprobox/inputs"
 TOOLS = "/run/reprobox"
+#: Options of a locked layer that the engine itself reads: names of the secrets that its step finds below /run/secrets,
+#: and whether it uses the network. Left out where there are none and it does not.
+SECRETS = "secrets"
+NETWORK = "network"
 
 
 class World(Protocol):
@@ -143,6 +147,17 @@ class Verbatim:
 
 
 Step: TypeAlias = Commands | Files | Verbatim
+
+
+def secrets_of(layer: LockedLayer) -> tuple[str, ...]:
+    """Names of the secrets that the step of ``layer`` needs."""
+    names = layer.options.get(SECRETS, ())
+    return tuple(str(name) for name in names) if isinstance(names, Sequence) else ()
+
+
+def uses_network(layer: LockedLayer) -> bool:
+    """Whether the step of ``layer`` may use the network: what it makes is not pinned by its inputs."""
+    return layer.options.get(NETWORK) is True
 
 
 class Kind(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reprobox.digest import Json
 from reprobox.graph import EVERYTHING
-from reprobox.layers.kind import Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.kind import NETWORK, SECRETS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.manifest import Check, Finding, Layer, key
 
 _LARGEST = 128 << 10  # bytes that Linux takes in one argument, with its final zero
@@ -36,14 +37,12 @@ class RunOptions:
     script: str = key(
         "Shell script; it stops at the first command that fails.", check=shell_script, hint='add script = "…"'
     )
-    secrets: tuple[str, ...] = key(
-        "Secrets that the script reads below /run/secrets.", default=(), refers="secrets", available=False
-    )
-    network: bool = key("Let the script use the network; then it is not pinned.", default=False, available=False)
+    secrets: tuple[str, ...] = key("Secrets that the script reads below /run/secrets.", default=(), refers="secrets")
+    network: bool = key("Let the script use the network: pinned only once it is sealed.", default=False)
 
 
 class RunKind:
-    """The kind. The script is run by ``/bin/sh -eu`` in ``/``, without network; for bash let it call ``bash -euc``."""
+    """The kind. The script is run by ``/bin/sh -eu`` in ``/``; for bash let it call ``bash -euc``."""
 
     name = "run"
     recipe = 1
@@ -55,8 +54,14 @@ class RunKind:
         return EVERYTHING
 
     def resolve(self, request: ResolveRequest) -> Resolution:
-        """The script is all there is to pin."""
-        return Resolution(options={"script": request.layer.options.script})
+        """The script is all there is to pin: the names of secrets count, their values do not."""
+        asked = request.layer.options
+        options: dict[str, Json] = {"script": asked.script}
+        if asked.secrets:
+            options[SECRETS] = sorted(set(asked.secrets))
+        if asked.network:
+            options[NETWORK] = True
+        return Resolution(options=options, facts={"unpinned": True} if asked.network else {})
 
     def step(self, request: StepRequest) -> Commands:
         """Run it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import json
 import os
@@ -11,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +29,7 @@ from reprobox.backend import (
     ToolResult,
 )
 from reprobox.errors import BackendError, BuildError
+from reprobox.redact import Redactor, holders, redacted
 from reprobox.sandbox import kernel
 from reprobox.sandbox.command import stage_folder
 from reprobox.sandbox.launcher import ARGV
@@ -125,12 +128,17 @@ class Sandbox:
             }
             request.log.write_bytes(b"")
             # Appending, since a step may open its /dev/stdout anew.
-            with request.log.open("ab") as log:
-                answer = _carry_out("step", stage, document, stdout=log, stderr=subprocess.STDOUT)
-            if answer["status"] != 0:
-                _keep_failed(request, document)
+            with (
+                request.log.open("ab") as log,
+                redacted(log, request.secrets) as out,
+                _handed_over(request.secrets) as secrets,
+            ):
+                told = {**document, "secrets": secrets}
+                handed = () if secrets is None else (secrets,)
+                answer = _carry_out("step", stage, told, stdout=out, stderr=subprocess.STDOUT, pass_fds=handed)
+            removed = _keep_failed(request, document) if answer["status"] != 0 else ()
         if answer["status"] != 0:
-            raise _failure(request, answer["status"])
+            raise _failure(request, answer["status"], removed)
         return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
 
     def reenter(self, failed: Path, argv: Sequence[str]) -> int:
@@ -266,6 +274,24 @@ def _carry_out(way: str, stage: Path, document: Mapping[str, Any], **options: An
     return answer
 
 
+@contextlib.contextmanager
+def _handed_over(secrets: Mapping[str, bytes]) -> Iterator[int | None]:
+    """A descriptor of a file in memory with the values, which only the child is given; None where there are none."""
+    if not secrets:
+        yield None
+        return
+    document = {name: base64.b64encode(value).decode() for name, value in secrets.items()}
+    with os.fdopen(os.memfd_create("secrets"), "wb") as file:
+        file.write(json.dumps(document).encode())
+        file.flush()
+        file.seek(0)
+        yield file.fileno()
+
+
+#: Of the caller's environment, what an interpreter may need to start. All of it would be seen in a step as process 1's.
+_CHILD_NEEDS = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
+
+
 def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **options: Any) -> Any:
     """What a child answers. Raises the :class:`OSError` that it met, or :class:`BuildError` if it was killed."""
     reader, writer = os.pipe()
@@ -274,7 +300,8 @@ def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **options:
             process = subprocess.Popen(
                 [*ARGV, way, str(argument), str(writer)],
                 stdin=stdin,
-                pass_fds=(writer,),
+                pass_fds=(writer, *options.pop("pass_fds", ())),
+                env={name: os.environ[name] for name in _CHILD_NEEDS if name in os.environ},
                 **{"start_new_session": True, **options},  # a new session: Ctrl-C is the parent's to handle
             )
         finally:
@@ -308,13 +335,21 @@ def _bind(bind: Bind) -> dict[str, Any]:
     return {"source": os.path.realpath(bind.source), "target": bind.target, "writable": bind.writable}
 
 
-def _keep_failed(request: BuildRequest, document: Mapping[str, Any]) -> None:
+def _keep_failed(request: BuildRequest, document: Mapping[str, Any]) -> list[str]:
+    """Keep what a step left, but for files that hold a secret; returns which they were."""
     if request.failed is None:
-        return
+        return []
     remove(request.failed)
+    changes = Path(document["changes"])
+    removed = list(holders(changes, request.secrets))
+    for path, _ in removed:
+        remove(changes / os.fsdecode(path))
     request.failed.mkdir(mode=0o700, parents=True)
-    Path(document["changes"]).rename(request.failed / "changes")
-    (request.failed / "request.json").write_text(json.dumps(document))
+    changes.rename(request.failed / "changes")
+    # The address of a proxy can hold a password.
+    kept = {name: value for name, value in document["environment"].items() if not name.lower().endswith("_proxy")}
+    (request.failed / "request.json").write_text(json.dumps({**document, "environment": kept}))
+    return [Redactor(request.secrets).text(f"/{os.fsdecode(path)}") for path, _ in removed]
 
 
 def _resolver() -> str:
@@ -325,10 +360,13 @@ def _resolver() -> str:
         return ""
 
 
-def _failure(request: BuildRequest, status: int) -> BuildError:
+def _failure(request: BuildRequest, status: int, removed: Sequence[str]) -> BuildError:
     lines = request.log.read_text(errors="replace").splitlines()
     shown = "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
     how = f"ended with status {status}"
     if status > 128:
         how += f", which stands for signal {status - 128}"
-    return BuildError(f"the step {how}; its last lines:\n{shown}", hint=f"the full log is {request.log}")
+    hint = f"the full log is {request.log}"
+    if removed:
+        hint += f"; what it left was kept without {', '.join(removed[:5])}, which held a secret"
+    return BuildError(f"the step {how}; its last lines:\n{shown}", hint=hint)

@@ -22,6 +22,7 @@ from reprobox.sandbox import kernel, seccomp
 from reprobox.sandbox.root import HOST, Root, mount_folder, mount_stacked
 
 HOST_NAME = "reprobox"
+SECRETS = "/run/secrets"
 HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
 _POLICY = "#!/bin/sh\nexit 101\n"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -135,6 +136,7 @@ def _end_if_orphaned(alive: int) -> None:
 
 
 def _enter(request: Mapping[str, Any]) -> list[str]:
+    secrets = _secrets(request)
     kernel.unshare(kernel.NEWNS)
     kernel.private_mounts()
     if request["network"] is None:
@@ -148,9 +150,33 @@ def _enter(request: Mapping[str, Any]) -> list[str]:
     for bind in request["binds"]:
         root.bind(bind["source"], bind["target"], writable=bind["writable"])
     _fix_files(root, request["network"] or "")
+    if secrets:
+        _show_secrets(secrets)
     root.leave_host()
     kernel.host_name(HOST_NAME)
     return root.made
+
+
+def _secrets(request: Mapping[str, Any]) -> dict[str, bytes]:
+    """The values that were handed over in memory; nothing can be imported once the root is entered."""
+    descriptor = request.get("secrets")
+    if descriptor is None:
+        return {}
+    from base64 import b64decode
+
+    with os.fdopen(descriptor, "rb") as file:
+        return {name: b64decode(value) for name, value in json.load(file).items()}
+
+
+def _show_secrets(secrets: Mapping[str, bytes]) -> None:
+    """Each as a file in memory that the step's user may read."""
+    os.mkdir(SECRETS, 0o755)
+    kernel.mount("tmpfs", SECRETS, "tmpfs", kernel.NOSUID | kernel.NODEV | kernel.NOEXEC, "mode=0755")
+    for name, value in secrets.items():
+        descriptor = os.open(f"{SECRETS}/{name}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value)
+    kernel.make_read_only(SECRETS)
 
 
 def _mount_devices() -> None:

@@ -284,10 +284,15 @@ def test_the_longest_script_is_taken():
     assert running("x" * ((128 << 10) - 1)).layers
 
 
-@pytest.mark.parametrize("key", ["network = true", "secrets = ['k']\n[secrets]\nk = { env = 'K' }"])
-def test_keys_that_come_later(key):
-    asked = manifest(f"[[layers]]\nname = 'compile'\nkind = 'run'\nscript = 'true'\n{key}\n")
-    assert any("not available yet" in problem.message for problem in asked.unavailable)
+def test_secrets_count_by_their_names_and_the_network_by_its_use(project):
+    def resolved(keys):
+        layer = f"[[layers]]\nname = 'compile'\nkind = 'run'\nscript = 'true'\n{keys}\n"
+        return locked(RunKind(), manifest(f"{layer}[secrets]\na = {{ env = 'A' }}\nb = {{ env = 'B' }}\n"), project)
+
+    plain, asked = resolved("network = false\nsecrets = []"), resolved("network = true\nsecrets = ['b', 'a', 'b']")
+    assert (dict(plain.options), dict(plain.facts)) == ({"script": "true"}, {})
+    assert asked.options == {"script": "true", "secrets": ["a", "b"], "network": True}
+    assert asked.facts == {"unpinned": True}
 
 
 # -- skeleton ----------------------------------------------------------------------------------------------------------

@@ -234,8 +234,8 @@ def test_a_missing_base(local):
 
 
 def test_what_is_not_available_yet(local):
-    text = running("one", "true").replace("script", "network = true\nscript")
-    assert refused(local.write(text)).startswith("layers[0].network")
+    text = '[mounts]\n"/data" = { source = "data", digest = true }\n'
+    assert refused(local.write(text)).startswith('mounts."/data".digest')
 
 
 def test_a_cycle(local):
