@@ -142,26 +142,34 @@ class Unpacker:
         """The real folder, on the host, that ``path`` is inside the root."""
         if path not in self._folders:
             parent, _, name = path.rpartition(b"/")
-            self._folders[path] = self._enter(self._folder(parent) + b"/" + name)
+            self._folders[path] = self._enter(self._folder(parent), name)
         return self._folders[path]
 
-    def _enter(self, path: bytes, links: int = 0) -> bytes:
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            make_folder(path)
-            return path
-        if stat.S_ISDIR(mode):
-            return path
-        if not stat.S_ISLNK(mode) or links > _LINKS:
-            raise IntegrityError(f"a package's folder is a file in the tree: {os.fsdecode(path)}")
-        target = os.readlink(path)
-        where = self._root if target.startswith(b"/") else os.path.dirname(path)
-        for part in target.split(b"/"):
+    def _enter(self, folder: bytes, name: bytes) -> bytes:
+        """The real folder that ``name`` is in the real ``folder``, links followed; it is made if nothing is there."""
+        where, todo, followed = folder, [name], 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
             if part == b"..":
                 where = os.path.dirname(where) if where != self._root else where
-            elif part not in (b"", b"."):
-                where = self._enter(where + b"/" + part, links + 1)
+                continue
+            path = where + b"/" + part
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
+                make_folder(path)
+                mode = stat.S_IFDIR
+            if stat.S_ISDIR(mode):
+                where = path
+                continue
+            followed += 1  # all of them count: few links that name one another twice would be followed for ever
+            if not stat.S_ISLNK(mode) or followed > _LINKS:
+                raise IntegrityError(f"a package's folder is a file in the tree: {os.fsdecode(path)}")
+            target = os.readlink(path)
+            where = self._root if target.startswith(b"/") else where
+            todo += reversed(target.split(b"/"))
         return where
 
     def _write_folder(self, path: bytes, member: Member) -> None:

@@ -102,6 +102,18 @@ def test_later_packages_replace_files_and_links_but_no_folders(tmp_path):
     assert (root / "c/d").read_bytes() == b"1"
 
 
+def test_links_that_double_at_each_step_are_followed_no_longer_than_others(tmp_path):
+    links = [link(f"l{number}", f"l{number - 1}/../l{number - 1}") for number in range(1, 26)]
+    with pytest.raises(IntegrityError, match="a package's folder is a file in the tree"):
+        unpack(tmp_path / "root", tar(folder("d"), link("l0", "d"), *links, entry("l25/x", b"1")))
+
+
+def test_links_of_links_are_followed(tmp_path):
+    links = [link("a", "b"), link("b", "./c/../c"), link("c", "/d")]
+    unpack(tmp_path / "root", tar(folder("d"), *links, entry("a/new/x", b"1")))
+    assert (tmp_path / "root/d/new/x").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize(
     "entries",
     [
