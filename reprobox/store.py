@@ -150,6 +150,14 @@ class Store:
             return None
         return StoredLayer(id=identity, tree=folder / "tree", index=folder / "index", record=record)
 
+    def layers(self) -> Iterator[StoredLayer]:
+        """Every built layer, in no order; one that goes away meanwhile is left out."""
+        for folder in (self.root / "layers").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                layer = self.layer(folder.name)
+                if layer is not None:
+                    yield layer
+
     def publish_layer(self, identity: str, staged: Path, record: Json) -> StoredLayer:
         """Make the staged folder, with ``tree/`` and ``index``, the layer ``identity``. The first to publish wins."""
         _written(staged / "layer.json", json.dumps(record, indent=1).encode())

@@ -168,8 +168,8 @@ def _plain(value: Json) -> str:
 
 def _line_diff(old: str, new: str) -> Iterator[str]:
     """Only the lines that differ."""
-    for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""):
-        if not line.startswith(("---", "+++", "@@")):
+    for line in list(difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm=""))[2:]:
+        if line[0] in "+-":
             yield f"{line[0]} {line[1:]}"
 
 
