@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import urllib.parse
@@ -397,13 +398,20 @@ def _facts(package: str, version: str, python: Python) -> dict[str, str]:
     return {"package": package, "python": ".".join(map(str, python.release)), "version": version}
 
 
+@functools.cache
+def _order(python: Python) -> Mapping[object, int]:
+    """The tags that the interpreter takes, and their places, the best first."""
+    order: dict[object, int] = {}
+    for tag in python.tags():
+        order.setdefault(tag, len(order))
+    return order
+
+
 def _ranked(wheels: Iterable[Wheel], python: Python) -> Iterator[Wheel]:
     """The wheels that the interpreter takes, best first: as the order of tags says, then the higher build number."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-    order: dict[object, int] = {}
-    for tag in python.tags():
-        order.setdefault(tag, len(order))
+    order = _order(python)
     fitting = []
     for wheel in wheels:
         try:
