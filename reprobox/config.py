@@ -22,13 +22,14 @@ They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the plat
 
     [store]
     path = "/scratch/me/reprobox"
+    shared = ["/groups/lab/reprobox"]                   # stores of others, which are only read
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class _Index:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Store:
     path: str | None = key("The folder that holds downloads and built layers.", default=None, check=_absolute)
+    shared: tuple[str, ...] = key("Stores of others that are looked into, best first.", default=(), check=_absolute)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +101,7 @@ class Config:
     """
 
     store: Path
+    shared: tuple[Path, ...] = ()
     jobs: int = 8
     archives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -118,6 +121,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
     said = _read(path) if path else _File()
     return Config(
         store=store_path(environment, said.store.path),
+        shared=_shared_stores(environment, said.store.shared),
         jobs=_jobs(environment) or said.jobs,
         archives=_bases(said.archives),
         snapshots=_bases(said.snapshots),
@@ -128,12 +132,32 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
 
 
 def store_path(environment: Mapping[str, str] = os.environ, configured: str | None = None) -> Path:
-    """Where the store is: ``$REPROBOX_STORE``, else as configured, else the platform's cache folder."""
-    if chosen := environment.get("REPROBOX_STORE") or configured:
-        return Path(chosen).expanduser().absolute()
+    """Where the store is: ``$REPROBOX_STORE``, else as configured, else the platform's cache folder.
+
+    Raises :class:`UsageError` for a relative path: it would be another store in every folder.
+    """
+    if chosen := environment.get("REPROBOX_STORE"):
+        return _given_path("REPROBOX_STORE", chosen)
+    if configured:
+        return Path(configured).expanduser()
     import platformdirs
 
     return platformdirs.user_cache_path("reprobox", appauthor=False)
+
+
+def _shared_stores(environment: Mapping[str, str], configured: Sequence[str]) -> tuple[Path, ...]:
+    """The shared stores: those of ``$REPROBOX_SHARED_STORES``, separated by colons, else as configured."""
+    chosen = environment.get("REPROBOX_SHARED_STORES")
+    if chosen is None:
+        return tuple(Path(text).expanduser() for text in configured)
+    return tuple(_given_path("REPROBOX_SHARED_STORES", text) for text in chosen.split(os.pathsep) if text)
+
+
+def _given_path(variable: str, text: str) -> Path:
+    """Where a variable leads: from every folder to the same place."""
+    if wrong := _path(text):
+        raise UsageError(wrong.message, where=variable, hint=wrong.hint)
+    return Path(text).expanduser()
 
 
 def _location(environment: Mapping[str, str]) -> Path | None:

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -150,12 +150,13 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
     """
     session.target = target
     _check_platform(target)
-    todo = plan(
-        target,
-        has_layer=lambda key: session.store.layer(key) is not None,
-        has_blob=session.store.has_blob,
-        image=image_wanted,
-    )
+    with session.store.using():
+        todo = plan(
+            target,
+            has_layer=lambda key: session.store.layer(key) is not None,
+            has_blob=session.store.has_blob,
+            image=image_wanted,
+        )
     if todo.steps or todo.missing:
         _check_allowed(session, todo)
         session.store.sweep()
@@ -328,7 +329,7 @@ def _build_in(
     )
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
-    parents = [_stored(session.store, item) for item in below]
+    parents = [session.store.own(_stored(session.store, item)) for item in below]
     merged = Tree.load(*(parent.index for parent in parents))
     if isinstance(step, Files):
         return _write_files(step, stage, output, merged, epoch)
@@ -481,13 +482,17 @@ def image_environment(record: Mapping[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """A target whose layers are all in the store: the image it is, and both digests (sha256 hex)."""
+    """A target whose layers are all in the store: the image it is, and both digests (sha256 hex).
+
+    ``shared`` has the shared stores that layers are used from, by layer id.
+    """
 
     target: LockedTarget
     layers: tuple[ImageLayer, ...]
     records: tuple[Mapping[str, Any], ...]
     image: image.Image
     tree_digest: str
+    shared: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def image_digest(self) -> str:
@@ -522,6 +527,7 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
             epoch=epoch,
         ),
         tree_digest=tree_digest(merged.entries.values()),
+        shared={layer.id: layer.shared for layer in stored if layer.shared is not None},
     )
 
 

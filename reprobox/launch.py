@@ -25,15 +25,17 @@ KEPT_NAMES = frozenset(
     ("JOB_ID", "NSLOTS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TERM", "COLORTERM")
 )
 _LONGEST = 200  # bytes of a file name, with room for an ending
+RETIRED = ".old"  # the ending of a record that was replaced, and may be in use
+_OUT_OF_THE_WAY = 100
 _CLOCK = 0.02  # seconds: file systems keep time in ticks
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def store_root() -> str:
-    """The store that this user has unless the configuration says otherwise."""
+    """The store that this user has unless the configuration says otherwise; none for a path that is refused."""
     given = os.environ.get("REPROBOX_STORE")
     if given:
-        return os.path.abspath(given)
+        return os.path.expanduser(given) if given.startswith(("/", "~/")) else os.devnull
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(cache, "reprobox")
 
@@ -80,10 +82,57 @@ def changed_since(found: Sequence[Sequence[Any]], seconds: float) -> bool:
     return any(max(mtime, ctime) >= (seconds - _CLOCK) * 1e9 for _, _, mtime, ctime, _, _ in found)
 
 
-def read(path: str) -> dict[str, Any] | None:
-    """The record, or None where there is none that this version can use."""
+def hold(path: str) -> int:
+    """Open a record, or a layer's, so that gc sees what it stands for in use while the descriptor, or a copy, is open.
+
+    -1 if it is not there, or is being taken away.
+    """
+    import fcntl
+
     try:
-        with open(path, "rb") as file:
+        held = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        gone = not os.path.samestat(os.stat(path), os.fstat(held))
+    except (BlockingIOError, FileNotFoundError):
+        gone = True
+    except OSError:  # a file system without locks
+        gone = False
+    if gone:
+        os.close(held)
+        return -1
+    return held
+
+
+def hold_layers(record: Mapping[str, Any], store: str) -> list[int] | None:
+    """Hold the layers of a record that are in shared stores; None if one is gone."""
+    own = os.path.join(store, "")
+    held = []
+    for tree in record["trees"]:
+        if not tree.startswith(own):
+            held.append(hold(os.path.join(os.path.dirname(tree), "layer.json")))
+            if held[-1] < 0:
+                return None
+    return held
+
+
+def hand_on(held: Iterable[int]) -> None:
+    """Let the command that this process becomes hold them too, out of the way of its own descriptors."""
+    import fcntl
+
+    for descriptor in held:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_DUPFD, _OUT_OF_THE_WAY)
+        except OSError:  # fewer are allowed
+            os.set_inheritable(descriptor, True)  # noqa: FBT003 - it takes no keyword
+
+
+def read(path: str | int) -> dict[str, Any] | None:
+    """The record, or None where there is none that this version can use; a descriptor is left open."""
+    try:
+        with open(path, "rb", closefd=isinstance(path, str)) as file:
             record = json.load(file)
     except (OSError, ValueError):
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,21 +61,22 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         lock = sealed(lock, wish.target, environment)
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
-    realization = runner.realize(
-        RealizeRequest(
-            name=f"{selected.project.name}-{wish.target}",
-            layers=environment.layers,
-            image_digest=environment.image_digest,
-            tree_digest=environment.tree_digest,
-            keep=session.store.root / "realizations",
-            output=wish.output,
+    with session.store.using():  # what is made here is needed by nothing that gc knows, until the record says it
+        realization = runner.realize(
+            RealizeRequest(
+                name=f"{selected.project.name}-{wish.target}",
+                layers=environment.layers,
+                image_digest=environment.image_digest,
+                tree_digest=environment.tree_digest,
+                keep=session.store.root / "realizations",
+                output=wish.output,
+            )
         )
-    )
-    result = describe(environment, realization, done.cached)
-    result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
-    record = _record(session, project, selected, environment, realization) | {"result": result}
-    if wish.output is None and not wish.with_code:
-        _keep(session, project, wish, record, only=len(lock.targets) == 1)
+        result = describe(environment, realization, done.cached)
+        result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
+        record = _record(session, project, selected, environment, realization) | {"result": result}
+        if wish.output is None and not wish.with_code:
+            _keep(session, project, wish, record, only=len(lock.targets) == 1)
     return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)
 
 
@@ -129,6 +132,7 @@ def describe(environment: Environment, realization: Realization, cached: frozens
             "seconds": 0 if layer.id in cached else record["seconds"],
             "dropped": record["dropped"],
             "pinned": layer.name not in unpinned,
+            **({"shared": str(environment.shared[layer.id])} if layer.id in environment.shared else {}),
         }
         for layer, record in zip(environment.target.layers, environment.records, strict=True)
     ]
@@ -159,6 +163,8 @@ def _record(
         "files": launch.signature([str(project.manifest_path), str(project.lock_path), *watched]),
         "watched": watched,
         "trees": [str(tree) for tree in realization.trees],
+        "lock": str(project.lock_path),
+        "needs": [*(layer.id for layer in environment.layers), environment.image_digest],
         "environment": inherited,
         "workdir": config.workdir or "/",
         "command": [*config.entrypoint, *config.command],
@@ -181,6 +187,7 @@ def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, A
     data = json.dumps(record).encode()
     for target in (wish.target, "") if only else (wish.target,):
         path = Path(launch.record_path(str(session.store.root), str(project.root), target, wish.backend))
+        _retire(path, record["trees"])
         session.store.replace(path, data)
 
 
@@ -188,6 +195,14 @@ def files_read(target: LockedTarget) -> list[str]:
     """Paths in the project of the files that say what layers ask for, such as ``requirements.txt``."""
     tables: list[Any] = [layer.facts.get("files", {}) for layer in target.layers]
     return sorted({path for table in tables for path in table})
+
+
+def _retire(path: Path, trees: Sequence[str]) -> None:
+    """A run may go on with what the record at ``path`` says: it keeps another name, by which gc knows, until then."""
+    old = launch.read(str(path))
+    if old is not None and old["trees"] != trees:
+        with contextlib.suppress(OSError):
+            os.link(path, f"{path}.{secrets.token_hex(4)}{launch.RETIRED}")
 
 
 def _no_sources(_: Any) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ class _World:
             return file.read()
 
     def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
-        base = self._built_base()
+        base = self.session.store.own(self._built_base())
         environment = {**image_environment(base.record), **BUILD_ENVIRONMENT}
         return self.session.builder.tool(
             ToolRequest(

@@ -2,15 +2,18 @@
 
 ::
 
-    blobs/ab/<sha256>        input files, exactly as locked
+    blobs/ab/<sha256>        input files, exactly as locked; like everything here, last used at its modification time
     layers/<layer id>/       tree/, index, layer.json: a built layer (see ``reprobox.tree``)
     realizations/<key>/      what a backend needs to run an environment
     failed/<layer id>/       what a failed step left, for a look into it
     memo/<kind>/<key>        what can be had again: decoded locks, indices, places where inputs were seen
     partial/<sha256>         a download to be resumed
+    locks/, leases/          who works on what, and who uses the store (see ``reprobox.leases``)
     tmp/<random>/            staging; swept when its owner is gone
 
 A kill at any moment leaves a valid store: nothing under a final name is ever incomplete.
+
+Shared stores are looked into where this one lacks a blob or a layer, and are never written (see ``reprobox.shared``).
 """
 
 from __future__ import annotations
@@ -24,15 +27,20 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reprobox.digest import Json, sha256
 from reprobox.errors import ReproboxError
+from reprobox.leases import Uses
 from reprobox.staging import flocked, staging_folder, sweep
-from reprobox.tree import strip_inherited
+from reprobox.tree import copy_layer, strip_inherited
+
+#: What a store is made of; other folders are made when there is something to put into them.
+FOLDERS = ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", "locks", "leases")
+SHARED = "shared"  # in the record of a layer of a shared store: what it hides is readable there
 
 _ELSEWHERE = "set REPROBOX_STORE to a folder that you may write"
 _ABANDONED = 3600  # seconds after which nobody is still writing a small file
@@ -46,13 +54,31 @@ class StoredLayer:
     tree: Path
     index: Path
     record: Mapping[str, Any]
+    shared: Path | None = None  # the shared store that it is in, if it is not this one
+
+
+class Shelf(Protocol):
+    """Another place that has blobs and layers: a shared store."""
+
+    root: Path
+
+    def blob(self, digest: str) -> Path | None:
+        """The blob with this sha256 hex, if it is there, and kept there while this process lives."""
+
+    def layer(self, identity: str) -> StoredLayer | None:
+        """The layer with this id, if it is there and can be used, and kept there while this process lives."""
 
 
 class Store:
-    """The content-addressed cache in ``root``, made on first use. Many processes and threads may share one."""
+    """The content-addressed cache in ``root``, made on first use. Many processes and threads may share one.
 
-    def __init__(self, root: Path) -> None:
+    ``shelves`` are looked into, in order, for what is not here.
+    """
+
+    def __init__(self, root: Path, shelves: Sequence[Shelf] = ()) -> None:
         self.root = root.absolute()
+        self.shelves = tuple(shelves)
+        self._uses = Uses(self.root)
         try:
             self._prepare()
         except OSError as error:
@@ -66,20 +92,36 @@ class Store:
         if not self.root.is_dir():
             self.root.mkdir(parents=True, mode=0o700, exist_ok=True)
             strip_inherited(self.root, 0o700)
-        for name in ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", "locks"):
+        for name in FOLDERS:
             folder = self.root / name
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, exist_ok=True)
-                strip_inherited(folder, 0o700)
+            try:
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                    strip_inherited(folder, 0o700)
+            except OSError:
+                if name != "leases":  # which a store of an earlier version, that is only read, does not have
+                    raise
+
+    def using(self) -> contextlib.AbstractContextManager[None]:
+        """While this is held, nothing is taken out of the store. For a moment, or for many small looks at once."""
+        return self._uses.held()
 
     # blobs
 
     def blob(self, digest: str) -> Path:
         """Where the blob with this sha256 hex is, or would be. It exists only when it is complete and was checked."""
-        return self.root / "blobs" / digest[:2] / digest
+        own = self._own_blob(digest)
+        return own if not self.shelves or own.is_file() else self._shared_blob(digest) or own
 
     def has_blob(self, digest: str) -> bool:
-        return self.blob(digest).is_file()
+        """Whether it is here; then it stays here as long as this process lives."""
+        return self._uses.mark(self._own_blob(digest)) or self._shared_blob(digest) is not None
+
+    def _own_blob(self, digest: str) -> Path:
+        return self.root / "blobs" / digest[:2] / digest
+
+    def _shared_blob(self, digest: str) -> Path | None:
+        return next((path for shelf in self.shelves if (path := shelf.blob(digest)) is not None), None)
 
     def partial(self, digest: str) -> Path:
         """The file in which a download of this blob grows."""
@@ -87,11 +129,12 @@ class Store:
 
     def adopt(self, path: Path, digest: str) -> Path:
         """Publish a file of this file system, checked and flushed by the caller, as the blob ``digest``."""
-        target = self.blob(digest)
+        target = self._own_blob(digest)
         if not target.parent.is_dir():
             target.parent.mkdir(mode=0o700, exist_ok=True)
             _flush(target.parent.parent)
         path.chmod(0o444)
+        os.utime(path)
         path.replace(target)
         _flush(target.parent)
         return target
@@ -142,36 +185,45 @@ class Store:
     # layers
 
     def layer(self, identity: str) -> StoredLayer | None:
-        """The built layer with this id, if it is here."""
-        folder = self.root / "layers" / identity
-        try:
-            record = json.loads((folder / "layer.json").read_bytes())
-        except FileNotFoundError:
-            return None
-        return StoredLayer(id=identity, tree=folder / "tree", index=folder / "index", record=record)
+        """The built layer with this id, if it is here; then it stays here as long as this process lives."""
+        if self._uses.mark(self.root / "layers" / identity / "layer.json"):
+            return read_layer(self.root / "layers" / identity)
+        return next((layer for shelf in self.shelves if (layer := shelf.layer(identity)) is not None), None)
+
+    def own(self, layer: StoredLayer) -> StoredLayer:
+        """The layer as one of this store: what a step stands on must belong to whoever builds. A copy, made once."""
+        if layer.shared is None:
+            return layer
+        with self.working_on(f"layer-{layer.id}"):
+            if not self._uses.mark(self.root / "layers" / layer.id / "layer.json"):
+                with self.scratch() as stage:
+                    staged = stage / "layer"
+                    staged.mkdir(mode=0o755)
+                    copy_layer(layer.tree, layer.index, staged)
+                    record = {name: value for name, value in layer.record.items() if name != SHARED}
+                    return self.publish_layer(layer.id, staged, record)
+        return read_layer(self.root / "layers" / layer.id)
 
     def layers(self) -> Iterator[StoredLayer]:
-        """Every built layer, in no order; one that goes away meanwhile is left out."""
+        """Every built layer, in no order, for a look that is no use of it; one that goes away meanwhile is left out."""
         for folder in (self.root / "layers").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                layer = self.layer(folder.name)
-                if layer is not None:
-                    yield layer
+                yield read_layer(folder)
 
     def publish_layer(self, identity: str, staged: Path, record: Json) -> StoredLayer:
         """Make the staged folder, with ``tree/`` and ``index``, the layer ``identity``. The first to publish wins."""
-        _written(staged / "layer.json", json.dumps(record, indent=1).encode())
+        _written(staged / "layer.json", json.dumps(record, indent=1).encode()).chmod(0o644)
         flush_all(staged)
         target = self.root / "layers" / identity
-        try:
-            staged.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        with self.using():
+            try:
+                staged.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                self._uses.mark(target / "layer.json")
         _flush(target.parent)
-        layer = self.layer(identity)
-        assert layer is not None
-        return layer
+        return read_layer(target)
 
     def forget_layer(self, identity: str) -> None:
         """Take a layer away, at once for everybody, so that it is built again."""
@@ -193,6 +245,7 @@ class Store:
         folder = self.root / "memo" / kind
         with contextlib.suppress(OSError):  # there is nothing to be remembered in a store that may not be written
             folder.mkdir(mode=0o700, exist_ok=True)
+        self._uses.mark(folder / key)
         return folder / key
 
     def remember(self, kind: str, key: str, data: bytes) -> Path:
@@ -218,11 +271,18 @@ class Store:
 
     def failed(self, identity: str) -> Path:
         """Where the state of a layer's failed step is left, until it is built."""
+        self._uses.mark(self.root / "failed" / identity)
         return self.root / "failed" / identity
 
     def log(self, name: str) -> Path:
         """The file for a step's full output."""
         return self.root / "logs" / name
+
+
+def read_layer(folder: Path, shared: Path | None = None) -> StoredLayer:
+    """The layer in ``folder``, which is there."""
+    record = json.loads((folder / "layer.json").read_bytes())
+    return StoredLayer(id=folder.name, tree=folder / "tree", index=folder / "index", record=record, shared=shared)
 
 
 def _written(path: Path, data: bytes) -> Path:

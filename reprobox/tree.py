@@ -527,9 +527,55 @@ def _merge(root: bytes, merged: Tree, owner: Mapping[bytes, bytes]) -> None:
         _copy(owner[entry.path] + b"/" + entry.path, root + b"/" + entry.path, entry)
     for entry in reversed(merged.sorted()):
         if entry.kind == "d":
-            status = os.lstat(owner[entry.path] + b"/" + entry.path)
             os.chmod(root + b"/" + entry.path, entry.mode)
-            os.utime(root + b"/" + entry.path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+            _keep_times(owner[entry.path] + b"/" + entry.path, root + b"/" + entry.path)
+
+
+def copy_layer(tree: Path, index: Path, output: Path, *, readable: bool = False) -> None:
+    """Copy one layer into the empty folder ``output``, as ``tree`` and ``index``: modes are those of the index.
+
+    ``readable`` lets everybody read the copy's files and folders, whatever the index says. Raises
+    :class:`PermissionError` for a deletion that the file system cannot hold.
+    """
+    shutil.copyfile(index, output / "index")
+    entries = read_index(index.read_bytes())
+    if namespace.hides(entries):
+        namespace.call("reprobox.tree:copy_by_name", str(tree), str(output), readable)
+    else:
+        _copy_entries(os.fsencode(tree), os.fsencode(output / "tree"), entries, readable=readable)
+
+
+def copy_by_name(tree: str, output: str, readable: bool) -> None:  # noqa: FBT001 - it comes as JSON
+    """:func:`copy_layer` by one who may read the whole layer."""
+    entries = read_index(Path(output, "index").read_bytes())
+    _copy_entries(os.fsencode(tree), os.fsencode(output) + b"/tree", entries, readable=readable)
+
+
+def _copy_entries(source: bytes, root: bytes, entries: Sequence[Entry], *, readable: bool) -> None:
+    first: dict[tuple[int, int], bytes] = {}
+    _make_plain_folder(Path(os.fsdecode(root)))
+    for entry in entries:
+        old, new = source + b"/" + entry.path, root + b"/" + entry.path
+        status = None if entry.kind == "w" else os.lstat(old)
+        if status is None:
+            os.mknod(new, stat.S_IFCHR, os.makedev(0, 0))
+        elif entry.kind == "f" and (twin := first.setdefault((status.st_dev, status.st_ino), new)) != new:
+            os.link(twin, new)
+        else:
+            _copy(old, new, entry)
+    for entry in reversed(entries):
+        path = root + b"/" + entry.path
+        if entry.kind == "f" and readable:
+            os.chmod(path, entry.mode | 0o444)
+        elif entry.kind == "d":
+            os.chmod(path, entry.mode | 0o555 if readable else entry.mode)
+            _keep_times(source + b"/" + entry.path, path)
+    _keep_times(source, root)
+
+
+def _keep_times(source: bytes, target: bytes) -> None:
+    status = os.lstat(source)
+    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
 
 
 def _copy(source: bytes, target: bytes, entry: Entry) -> None:
@@ -542,8 +588,7 @@ def _copy(source: bytes, target: bytes, entry: Entry) -> None:
         with opened(source) as old, open(target, "wb") as new:
             shutil.copyfileobj(old, new, 1 << 20)
         os.chmod(target, entry.mode)
-    status = os.lstat(source)
-    os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
+    _keep_times(source, target)
 
 
 def add_kept(output: Path, earlier: Path, kept: Sequence[Entry], epoch: int) -> None:

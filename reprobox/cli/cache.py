@@ -4,61 +4,205 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from reprobox import config
 from reprobox.cli.report import human
+from reprobox.cli.session import open_store
+from reprobox.errors import UsageError
+from reprobox.shared import is_shared, problem
 from reprobox.store import Store
+from reprobox.store_gc import DAY, KINDS, Item, Outcome, Wanted, collect, forget
 
 DETAILS = """\
+`gc` never takes what a running command uses, or the layers of a project whose research.lock is still where it was when
+the project was realized. Inputs and layers that it takes are fetched and built again when they are needed.
+
 examples:
   reprobox cache info
+  reprobox cache gc                              what nobody needed for 30 days
+  reprobox cache gc --older-than 7d --dry-run    say what would go
+  reprobox cache gc --max-size 20GiB             the oldest, until the store is that small
+  reprobox cache forget                          need nothing for this project any more
   REPROBOX_STORE=/scratch/me/store reprobox cache info"""
+
+_UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_SIZES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+_SIZES["ti"] = 1 << 40
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    info = actions.add_parser("info", help="where it is and what it holds")
-    info.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
-    info.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress")
+    _action(actions, "info", "where it is, what it holds, and what gc would free")
+    gc = _action(actions, "gc", "remove what nobody needs, least recently used first")
+    gc.add_argument("--older-than", metavar="AGE", help="what was not used for this long, such as 30d, 12h, 0d")
+    gc.add_argument("--max-size", metavar="SIZE", help="until the store holds no more than this, such as 20GiB, 500MB")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    gc.add_argument("--assume-idle", action="store_true", help="nobody uses the store: for file systems without locks")
+    _action(actions, "forget", "keep nothing for this project any more (or for -C DIR); the next gc may take it")
+
+
+def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    action: argparse.ArgumentParser = actions.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    action.add_argument("-C", "--project", metavar="DIR", default=argparse.SUPPRESS, help="work in DIR")
+    action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
+    action.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress")
+    return action
 
 
 def execute(options: argparse.Namespace) -> int:
-    store = Store(config.load().store)
+    ways: Mapping[str, Callable[[argparse.Namespace], int]] = {"info": _info, "gc": _gc, "forget": _forget}
+    return ways[options.action](options)
+
+
+# -- info --------------------------------------------------------------------------------------------------------------
+
+
+def _info(options: argparse.Namespace) -> int:
+    settings = config.load()
+    store = open_store(settings, options.reporter.say)
+    free = collect(store, Wanted(dry_run=True))
+    shared = [_shared(root) for root in settings.shared]
     document: dict[str, Any] = {
         "path": str(store.root),
-        "blobs": _count(store.root / "blobs", "*/*"),
-        "layers": _count(store.root / "layers", "*"),
-        "partial": _count(store.root / "partial", "*"),
+        "size": sum(item.size for item in free.found),
+        **_by_kind(free.found),
+        "shared": is_shared(store.root),
+        "shared_stores": shared,
+        "needed": {"size": sum(item.size for item in free.needed), "projects": list(free.projects)},
+        "gc": {"size": free.freed, "count": len(free.taken)},
     }
     if options.json:
         print(json.dumps(document))
         return 0
-    print(f"store     {document['path']}")
-    for name, words in (("blobs", "input files"), ("layers", "built layers"), ("partial", "unfinished downloads")):
-        found = document[name]
-        print(f"{name:9} {found['count']} {words}, {human(found['size'])}")
+    print(f"store         {store.root}{' (shared)' if document['shared'] else ''}, {human(document['size'])}")
+    _show_kinds(document)
+    for item in shared:
+        print(f"shared        {item['path']}: {item['problem'] or _counted(item)}")
+    print(f"needed        {human(document['needed']['size'])} by {_number(free.projects, 'project')}")
+    print(f"`cache gc`    would free {human(free.freed)}")
     return 0
 
 
-def _count(folder: Path, pattern: str) -> dict[str, int]:
-    items = list(folder.glob(pattern))
-    return {"count": len(items), "size": sum(_size(os.fsencode(item)) for item in items)}
+def _shared(root: Path) -> dict[str, Any]:
+    """What a shared store holds: counted, not measured, since it may be on a slow network."""
+    found: dict[str, Any] = {"path": str(root), "problem": problem(root)}
+    if not found["problem"]:
+        found |= {
+            name: sum(1 for _ in root.glob(pattern))
+            for name, pattern in (("layers", "layers/*"), ("blobs", "blobs/*/*"))
+        }
+    return found
 
 
-def _size(path: bytes) -> int:
-    """Bytes that a file, or all files below a folder, take on the disk."""
-    try:
-        status = os.lstat(path)
-    except OSError:
+def _counted(found: Mapping[str, Any]) -> str:
+    return f"{found['layers']} built layers, {found['blobs']} input files"
+
+
+def _by_kind(items: Iterable[Item]) -> dict[str, dict[str, int]]:
+    kinds = {kind: {"count": 0, "size": 0} for kind in KINDS}
+    for item in items:
+        kinds[item.kind]["count"] += 1
+        kinds[item.kind]["size"] += item.size
+    return kinds
+
+
+def _show_kinds(document: Mapping[str, Any]) -> None:
+    for kind, words in KINDS.items():
+        found = document[kind]
+        if found["count"]:
+            print(f"{kind:13} {found['count']:>6}  {human(found['size']):>9}  {words}")
+
+
+def _number(things: Iterable[Any], word: str) -> str:
+    count = sum(1 for _ in things)
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+# -- gc ----------------------------------------------------------------------------------------------------------------
+
+
+def _gc(options: argparse.Namespace) -> int:
+    store = Store(config.load().store)
+    outcome = collect(store, _wanted(options), say=options.reporter.say)
+    document = _outcome(store, outcome, options)
+    if options.json:
+        print(json.dumps(document))
         return 0
-    size = status.st_blocks * 512
-    if os.path.isdir(path) and not os.path.islink(path):
-        try:
-            names = os.listdir(path)
-        except OSError:
-            names = []
-        size += sum(_size(path + b"/" + name) for name in names)
-    return size
+    _show_kinds(document["taken"])
+    print(
+        f"{'would free' if options.dry_run else 'freed'} {human(outcome.freed)}; the store holds {human(outcome.left)}",
+        end="",
+    )
+    print(" then" if options.dry_run else "")
+    _explain(options, outcome)
+    return 0
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    age = None if options.older_than is None else _age(options.older_than)
+    size = None if options.max_size is None else _size(options.max_size)
+    if age is None and size is None:
+        return Wanted(dry_run=options.dry_run, assume_idle=options.assume_idle)
+    return Wanted(age=age, size=size, dry_run=options.dry_run, assume_idle=options.assume_idle)
+
+
+def _age(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([mhdw])", text)
+    if found is None:
+        raise UsageError(
+            f"expected an age, found {text!r}", where="--older-than", hint="such as 90m, 12h, 30d, 4w; 0d for any age"
+        )
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,3})?) ?((?:[kmgt]i?)?)b?", text.lower())
+    if found is None:
+        raise UsageError(f"expected a size, found {text!r}", where="--max-size", hint="such as 20GiB, 500MB, 0")
+    return int(float(found[1]) * _SIZES[found[2]])
+
+
+def _outcome(store: Store, outcome: Outcome, options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "path": str(store.root),
+        "dry_run": options.dry_run,
+        "freed": outcome.freed,
+        "left": outcome.left,
+        "taken": _by_kind(outcome.taken),
+        "needed": {"size": sum(item.size for item in outcome.needed), "projects": list(outcome.projects)},
+        "in_use": {"size": sum(item.size for item in outcome.in_use), "count": len(outcome.in_use)},
+    }
+
+
+def _explain(options: argparse.Namespace, outcome: Outcome) -> None:
+    """Why there is still so much."""
+    if outcome.in_use:
+        size = sum(item.size for item in outcome.in_use)
+        print(f"left alone: {human(size)} that running commands use")
+    if options.max_size is None or outcome.left <= _size(options.max_size) or not outcome.needed:
+        return
+    print(f"{human(sum(item.size for item in outcome.needed))} are needed by {_number(outcome.projects, 'project')}:")
+    for project in outcome.projects:
+        print(f"  {project}")
+    print("  hint: `reprobox cache forget -C DIR` keeps nothing for a project any more")
+
+
+# -- forget ------------------------------------------------------------------------------------------------------------
+
+
+def _forget(options: argparse.Namespace) -> int:
+    project = Path(options.project).absolute()
+    count = forget(Store(config.load().store), project)
+    if options.json:
+        print(json.dumps({"project": str(project), "forgotten": count}))
+    elif count:
+        print(f"nothing is kept for {project} any more; `reprobox cache gc` may take what it needed")
+    else:
+        print(f"nothing was kept for {project}")
+    return 0

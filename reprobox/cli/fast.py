@@ -34,13 +34,25 @@ def run(arguments: list[str]) -> None:
     if manifest is None:
         return
     store = launch.store_root()
-    record = launch.read(launch.record_path(store, os.path.dirname(manifest), wanted["target"], "sandbox"))
+    held = launch.hold(launch.record_path(store, os.path.dirname(manifest), wanted["target"], "sandbox"))
+    if held >= 0:
+        _become(arguments[0], wanted, store, manifest, held)
+        os.close(held)
+
+
+def _become(verb: str, wanted: dict[str, Any], store: str, manifest: str, held: int) -> None:
+    """Become the command if the record, which is open as ``held``, is current."""
+    record = launch.read(held)
     if record is None or wanted["mounts"].keys() - record["mounts"].keys() or not launch.is_current(record, manifest):
         return
-    command = record["shell"] if arguments[0] == "shell" else wanted["command"] or record["command"]
+    command = record["shell"] if verb == "shell" else wanted["command"] or record["command"]
     binds = launch.binds(record, wanted["mounts"])
-    if not command or not launch.ready(binds) or not launch.suits(record, store, launch.outputs(binds, record)):
+    layers = launch.hold_layers(record, store)
+    if not command or layers is None or not launch.ready(binds):
         return
+    if not launch.suits(record, store, launch.outputs(binds, record)):
+        return
+    launch.hand_on([held, *layers])
     from reprobox.sandbox.command import become, stage_folder
 
     become(

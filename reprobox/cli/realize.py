@@ -85,7 +85,8 @@ def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
         print(json.dumps(result))
         return
     for layer in result["layers"]:
-        done = "in the store" if layer["cached"] else f"built in {layer['seconds']:.1f} s"
+        place = f"shared: {layer['shared']}" if "shared" in layer else "in the store"
+        done = place if layer["cached"] else f"built in {layer['seconds']:.1f} s"
         note = "" if layer.get("pinned", True) else ", not pinned: `reprobox lock --seal` pins it"
         print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}{note}")
         for dropped in () if layer["cached"] else layer["dropped"]:

@@ -6,16 +6,18 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from reprobox import launch
 from reprobox.backend import Bind, RunRequest
 from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options, add_requires_option
 from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
-from reprobox.engine import staged
+from reprobox.engine import Session, staged
 from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import code_hash
 from reprobox.manifest import Manifest, mount_point
+from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 
@@ -80,6 +82,7 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     close = getattr(options.reporter, "close", None)
     if close is not None:
         close()
+    _hold(session, project, options, record)
     return staged(session.plugins.backend(options.backend), session.store).run(
         RunRequest(
             realization=realized.realization,
@@ -99,6 +102,13 @@ def _outputs(project: Path, manifest: Manifest, given: Mapping[str, str]) -> lis
     writable = [path for path, mount in manifest.mounts.items() if mount.mode == "rw"]
     found = [given.get(path) or sources[path] for path in writable]
     return [("output", Path(source)) for source in found if source] or [("output", project / manifest.code.path)]
+
+
+def _hold(session: Session, project: Project, options: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Have gc see what the command uses, also once this process is the command."""
+    store = str(session.store.root)
+    held = launch.hold(launch.record_path(store, str(project.root), options.target or "", options.backend))
+    launch.hand_on([*([held] if held >= 0 else []), *(launch.hold_layers(record, store) or [])])
 
 
 def _mounts(given: Sequence[str]) -> dict[str, str]:

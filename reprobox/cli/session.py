@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from reprobox import config
 from reprobox.cli.options import DEFAULT_BACKEND
 from reprobox.download import Downloader
 from reprobox.engine import Session, staged
+from reprobox.errors import UsageError
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.registry import Registries
+from reprobox.shared import SharedStore, is_shared, problem
 from reprobox.store import Store
+
+
+def open_store(settings: config.Config, say: Callable[[str], None]) -> Store:
+    """The user's store over the shared ones; those that cannot be read are told, and done without."""
+    shelves = []
+    for root in settings.shared:
+        if wrong := problem(root):
+            say(f"warning: the shared store {root} is left out: {wrong}")
+        else:
+            shelves.append(SharedStore(root))
+    return Store(settings.store, shelves)
 
 
 def open_session(options: argparse.Namespace, source: Path | None = None) -> tuple[Session, Project]:
     """The session and the project of one command."""
     project = Project.find(source or Path(options.project))
     settings = config.load()
-    store = Store(settings.store)
+    store = open_store(settings, options.reporter.say)
+    if is_shared(store.root):
+        raise UsageError(
+            "this store is shared: people read it, and nothing is built in it",
+            where=str(store.root),
+            hint="name it in REPROBOX_SHARED_STORES, and fill it with `reprobox cache share`",
+        )
     downloader = Downloader(offline=getattr(options, "offline", False))
     plugins = Plugins()
     return Session(
