@@ -116,7 +116,7 @@ def _show_kinds(document: Mapping[str, Any]) -> None:
     for kind, words in KINDS.items():
         found = document[kind]
         if found["count"]:
-            print(f"{kind:13} {found['count']:>6}  {human(found['size']):>9}  {words}")
+            print(f"{kind:13} {found['count']} {words}, {human(found['size'])}")
 
 
 def _number(things: Iterable[Any], word: str) -> str:

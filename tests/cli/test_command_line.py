@@ -337,7 +337,7 @@ def test_cache_info(fresh, store):
     assert document["layers"]["size"] > 1_000_000
     assert document["blobs"] == document["partial"] == {"count": 0, "size": 0}
     text = fresh("cache", "info").out
-    assert f"store     {store}\n" in text
+    assert f"store         {store}, " in text
     assert "4 built layers" in text
 
 
