@@ -13,7 +13,7 @@ from reprobox.host import Mpi
 _PATIENCE = 20  # seconds
 _PROGRAMS = ("mpirun", "mpiexec")
 _SAID = (
-    ("openmpi", re.compile(r"\(Open MPI\) v?(?P<version>\d[\d.]*)")),
+    ("openmpi", re.compile(r"\((?:Open MPI|OpenRTE)\) v?(?P<version>\d[\d.]*)")),
     ("intel-mpi", re.compile(r"Intel\(R\) MPI Library.*Version (?P<version>\d[\d.]*)(?: Update (?P<update>\d+))?")),
     ("mvapich", re.compile(r"MVAPICH2?(?: Version:|-)?\s+(?P<version>\d[\d.]*)", re.IGNORECASE)),
     ("mpich", re.compile(r"(?:MPICH Version:|HYDRA build details:\s+Version:)\s+(?P<version>\d[\d.]*)")),

@@ -313,6 +313,7 @@ HYDRA = "HYDRA build details:\n    Version:                                 {}\n
     [
         ("mpirun (Open MPI) 4.1.4\n\nReport bugs to https://www.open-mpi.org/community/help/\n", "openmpi", "4.1.4"),
         ("mpirun (Open MPI) 5.0.3\n", "openmpi", "5.0.3"),
+        ("mpirun.openmpi (OpenRTE) 4.1.4\n", "openmpi", "4.1.4"),
         ("mpirun (Open MPI) 4.1.2a1\n", "openmpi", "4.1.2"),
         (HYDRA.format("4.0.2"), "mpich", "4.0.2"),
         (
