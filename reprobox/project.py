@@ -43,7 +43,7 @@ class Project:
         raise UsageError(
             f"there is no {MANIFEST_NAME} here or in a folder above",
             where=str(source),
-            hint=f"go to the project's folder, give it with -C, or write a {MANIFEST_NAME}: see the tutorial",
+            hint="go to the project's folder, give it with -C, or begin one with `reprobox init`",
         )
 
     @property

@@ -17,6 +17,7 @@ from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockEr
 #: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
 #: module of the verb that is asked for is imported.
 VERBS = {
+    "init": "write a first manifest from what is in the folder",
     "lock": "pin every byte that the manifest needs, in research.lock",
     "diff": "say what moved between two locks",
     "realize": "make the environment exist",

@@ -53,5 +53,15 @@ def imported_as(name: str) -> str:
     return f'did you mean "{package}"?' if package else ""
 
 
+def package_of(module: str) -> str:
+    """The package that brings the module of that name."""
+    return _IMPORTED_AS.get(_plain(module), module.replace("_", "-"))
+
+
+def is_known(name: str) -> bool:
+    """Whether a Python package of that name is among those that research uses."""
+    return _plain(name) in _KNOWN or _plain(name) in _IMPORTED_AS.values()
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
