@@ -249,7 +249,7 @@ def binds(record: Mapping[str, Any], given: Mapping[str, str]) -> list[dict[str,
     given = {os.path.normpath(target): os.path.abspath(source) for target, source in given.items()}
     found = {}
     if record["code"]:
-        found[record["code"]["target"]] = (record["code"]["source"], True)
+        found[record["code"]["target"]] = (record["code"]["source"], record["code"].get("writable", True))
     for target, mount in record["mounts"].items():
         found[target] = (mount["source"], mount["mode"] == "rw")
     for target, source in given.items():

@@ -114,7 +114,8 @@ class Lock:
     """Everything that an environment needs, by hash.
 
     ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git
-    tree hash of the code; ``epoch`` the one clock of all built layers, in unix seconds.
+    tree hash of the code; ``checkout`` the code as a layer of kind ``git``, where it comes from a repository; ``epoch``
+    the one clock of all built layers, in unix seconds.
     """
 
     epoch: int
@@ -122,6 +123,7 @@ class Lock:
     keys: Mapping[str, str]
     targets: Mapping[str, LockedTarget]
     code: str = ""
+    checkout: LockedLayer | None = None
     version: int = FORMAT
 
     def digest(self) -> str:
@@ -202,6 +204,8 @@ def _lines(lock: Lock) -> Iterator[str]:
         yield f"code = {_value(lock.code)}"
     yield from ("", "[manifest]", f"digest = {_value(lock.manifest)}", "", "[manifest.keys]")
     yield from (f"{_key(name)} = {_value(lock.keys[name])}" for name in sorted(lock.keys))
+    if lock.checkout:
+        yield from ("", "[checkout]", *_layer_lines(lock.checkout))
     for name in sorted(lock.targets):
         yield from _target_lines(lock.targets[name])
 
@@ -243,7 +247,8 @@ def _document(lock: Lock) -> dict[str, Json]:
             for name, target in lock.targets.items()
         },
     }
-    return document | {"code": lock.code} if lock.code else document
+    document |= {"code": lock.code} if lock.code else {}
+    return document | ({"checkout": _layer_document(lock.checkout)} if lock.checkout else {})
 
 
 def _layer_document(layer: LockedLayer) -> dict[str, Json]:
@@ -395,6 +400,7 @@ def _lock(document: Mapping[str, Any]) -> Lock:
         version=document["version"],
         epoch=_typed(document["epoch"], int),
         code=_typed(document.get("code", ""), str),
+        checkout=_layer(document["checkout"]) if "checkout" in document else None,
         manifest=_typed(document["manifest"]["digest"], str),
         keys=dict(document["manifest"]["keys"]),
         targets={name: _target(name, table) for name, table in document["targets"].items()},

@@ -77,6 +77,7 @@ __all__ = [
     "pattern",
     "quote",
     "relative_inside",
+    "repository",
     "schema",
     "sha256_hex",
     "url",
@@ -88,6 +89,7 @@ FORMAT = "reprobox-manifest-1"
 
 SCHEMA_ID = "https://example.org/reprobox/schemas/research.schema.json"
 MAX_BYTES = 1 << 20
+GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
 RESERVED_LAYERS = ("base", "skeleton", "code")
 
 
@@ -142,6 +144,22 @@ def _orcid(text: str) -> Finding | None:
     return None if good else Finding(f"{quote(text)} has a wrong check digit", "copy it again from orcid.org")
 
 
+def _repository(text: str) -> Finding | None:
+    if finding := word.find(text):
+        return finding
+    scheme, mark, rest = text.partition("://")
+    if mark:
+        if scheme not in GIT_SCHEMES:
+            return Finding(f"{quote(scheme)} is no way to a repository", did_you_mean(scheme, GIT_SCHEMES))
+        good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
+        return None if good else Finding(f"expected a repository, found {quote(text)}", "write https://host/path")
+    if "::" in text.partition("/")[0] or text.startswith("~"):
+        return Finding(
+            f"expected a repository, found {quote(text)}", "write a URL, user@host:path, or the path of a folder"
+        )
+    return None
+
+
 def both(first: Check, second: Check) -> Check:
     """The value must pass ``first`` and then ``second``."""
     return Check(find=lambda text: first.find(text) or second.find(text), schema={**first.schema, **second.schema})
@@ -161,6 +179,8 @@ mount_point = Check(find=_mount_point, schema={"pattern": "^/(?!(?:proc|dev|sys)
 nonempty = pattern(r"[\s\S]*\S[\s\S]*", "some text", "write it, or leave the key out")
 word = pattern(r"[^\s-]\S*", "one word", "write it without spaces; it cannot begin with -")
 url = pattern(r"[a-z][a-z0-9+.-]*://\S+", "a URL", "begin it with https://")
+repository = Check(find=_repository, schema={"pattern": r"^[^\s~-]\S*$"})
+"""A URL, ``user@host:path``, or the path of a folder of this machine, relative to the manifest."""
 sha256_hex = pattern(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits", "write what sha256sum prints")
 env_name = pattern(
     r"[A-Za-z_][A-Za-z0-9_]*",
@@ -282,11 +302,15 @@ class Base:
 class Code:
     """The code that runs in the environment; mounted, and so no part of it."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (at_most_one("path", "git"), needs("rev", "git"))
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        at_most_one("path", "git"),
+        Rule(at_most_one("exclude", "git").find, {}),
+        needs("rev", "git"),
+    )
 
     path: str = key("Folder of the code.", default=".", check=relative_inside)
-    git: str | None = key("Git repository of the code.", default=None, check=word, available=False)
-    rev: str | None = key("Commit, tag or branch of it.", default=None, check=word, available=False)
+    git: str | None = key("Git repository of the code, instead of a folder.", default=None, check=repository)
+    rev: str | None = key("Commit, tag or branch of it; its default branch if left out.", default=None, check=word)
     target: str = key("Where it is mounted when it runs.", default="/work", check=mount_point)
     exclude: tuple[str, ...] = key("Patterns of files to leave out, as in .gitignore.", default=(), check=nonempty)
 

@@ -15,7 +15,7 @@ from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
 from reprobox.engine import Environment, Session, assemble, available, build, image_environment
 from reprobox.image import Settings
-from reprobox.lock import Lock, LockedTarget, Seal
+from reprobox.lock import Lock, LockedLayer, LockedTarget, Seal
 from reprobox.manifest import Layer, Manifest
 from reprobox.project import Project
 from reprobox.requirements import bytes_of
@@ -53,7 +53,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
     runner = available(session.plugins.backend(wish.backend), session.store)
     target = lock.targets[wish.target]
     if wish.with_code:
-        target = with_code_layer(session, selected, target, lock.epoch)
+        target = with_code_layer(session, selected, lock, wish.target)
     done = build(session, target, lock.epoch, image_wanted=wish.image)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
     remember_build(session, environment)
@@ -75,9 +75,25 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         result = describe(environment, realization, done.cached)
         result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
         record = _record(session, project, selected, environment, realization) | {"result": result}
+        if lock.checkout and not wish.with_code and wish.output is None:
+            record["code"] = _checked_out(session, selected, lock.checkout, lock.epoch)
         if wish.output is None and not wish.with_code:
             _keep(session, project, wish, record, only=len(lock.targets) == 1)
     return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)
+
+
+def _checked_out(session: Session, manifest: Manifest, checkout: LockedLayer, epoch: int) -> dict[str, Any]:
+    """The code from its repository, as a folder of the store: nobody may write there."""
+    build(session, LockedTarget(name="code", platform=_platform(manifest), layers=(checkout,)), epoch)
+    stored = session.store.layer(checkout.id)
+    assert stored is not None
+    source = stored.tree / str(checkout.options["to"]).strip("/")
+    return {"source": str(source), "target": manifest.code.target, "writable": False}
+
+
+def _platform(manifest: Manifest) -> str:
+    (target,) = manifest.targets.values()
+    return target.platform
 
 
 def sealed(lock: Lock, name: str, environment: Environment) -> Lock:

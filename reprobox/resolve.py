@@ -13,6 +13,7 @@ from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment
 from reprobox.errors import LockError, ManifestError, Problem, ReproboxError, StaleLockError
 from reprobox.layers.code import code_hash
+from reprobox.layers.git import Git, checkout_layer, resolve_checkout
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import (
     Input,
@@ -124,12 +125,15 @@ def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgr
     for name in manifest.targets:
         old = old_target(previous, name, manifest.targets[name].platform, manifest.targets)
         targets[name], epoch = _resolve_target(session, manifest.select(name), name, old, epoch, upgrade)
+    world = _World(session=session, platform=next(iter(targets.values())).platform)
+    checkout = _checkout(manifest, previous, epoch, upgrade, world)
     lock = Lock(
         epoch=epoch,
         manifest=manifest.digest(),
         keys=dict(manifest.keys()),
         targets=targets,
-        code=code_hash(session.project, manifest),
+        code=str(checkout.facts["tree"]) if checkout else code_hash(session.project, manifest),
+        checkout=checkout,
     )
     return _with_seals(lock, previous)
 
@@ -138,6 +142,40 @@ def refuse_unavailable(manifest: Manifest) -> None:
     """Keys whose behaviour comes later are never ignored: using them is an error that says so."""
     if manifest.unavailable:
         raise ManifestError(manifest.unavailable)
+
+
+def _checkout(
+    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: _World
+) -> LockedLayer | None:
+    """The code as a layer that stands alone, where it comes from a repository."""
+    if manifest.code.git is None:
+        return None
+    node = checkout_layer(manifest.code)
+    old = previous.checkout if previous else None
+    asked = request_digest(node.document())
+    if old is None or upgrade.everything or (old.request, old.recipe) != (asked, Git.recipe):
+        found = resolve_checkout(
+            ResolveRequest(
+                manifest=manifest,
+                layer=node,
+                key="code",
+                platform=world.platform,
+                below=(),
+                previous=old,
+                upgrade=upgrade.everything,
+                world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
+            )
+        )
+        old = LockedLayer(
+            name=node.name,
+            kind=node.kind,
+            recipe=Git.recipe,
+            request=asked,
+            inputs=found.inputs,
+            options=found.options,
+            facts=found.facts,
+        )
+    return with_ids([old], epoch)[0]
 
 
 def _resolve_target(
@@ -288,8 +326,13 @@ def _with_seals(lock: Lock, previous: Lock | None) -> Lock:
     return replace(lock, targets=targets)
 
 
-def with_code_layer(session: Session, manifest: Manifest, target: LockedTarget, epoch: int) -> LockedTarget:
-    """The target with the project's code as its last layer: ``--with-code``."""
+def with_code_layer(session: Session, manifest: Manifest, lock: Lock, name: str) -> LockedTarget:
+    """The target ``name`` with the project's code as its last layer: ``--with-code``."""
+    target, epoch = lock.targets[name], lock.epoch
+    if lock.checkout:
+        options = {**lock.checkout.options, "to": manifest.code.target}
+        baked = replace(lock.checkout, parents=(graph.SKELETON,), options=options)
+        return replace(target, layers=with_ids([*target.layers, baked], epoch))
     world = _World(session=session, platform=target.platform)
     node = graph.build(manifest, session.plugins.kinds, with_code=True).node(graph.CODE)
     layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)

@@ -73,7 +73,9 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
-    inputs = {item.sha256: item for target in lock.targets.values() for layer in target.layers for item in layer.inputs}
+    locked = [layer for target in lock.targets.values() for layer in target.layers]
+    locked += [lock.checkout] if lock.checkout else []
+    inputs = {item.sha256: item for layer in locked for item in layer.inputs}
     layers = sum(len(target.layers) for target in lock.targets.values())
     size = sum(item.size for item in inputs.values())
     unpinned = list(dict.fromkeys(name for target in lock.targets.values() for name in target.unpinned()))

@@ -15,7 +15,7 @@ from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
 from reprobox.engine import Session, staged
 from reprobox.errors import LockError, UsageError
-from reprobox.layers.code import code_hash
+from reprobox.layers.code import is_locked_code
 from reprobox.manifest import Manifest, mount_point
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
@@ -64,7 +64,7 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
     ensure_fresh(session, manifest, lock, str(project.lock_path))
-    if getattr(options, "locked", False) and code_hash(session.project, manifest) != lock.code:
+    if getattr(options, "locked", False) and not is_locked_code(session.project, manifest, lock):
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     mounts = _mounts(options.mount)
     selected = manifest.select(options.target)

@@ -12,6 +12,7 @@ from reprobox.layers.gitignore import ignore_rules
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
 from reprobox.layers.skeleton import NoKeys
+from reprobox.lock import Lock
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, tree_hash, within
@@ -56,6 +57,11 @@ def code_hash(project: Path, manifest: Manifest) -> str:
     and what is ignored."""
     skipped = skipped_paths(left_out(manifest))
     return tree_hash(_collect(project, manifest.code.path, manifest.code.exclude, skipped))
+
+
+def is_locked_code(project: Path, manifest: Manifest, lock: Lock) -> bool:
+    """Whether what runs is what the lock pins; code from a repository always is."""
+    return lock.checkout is not None or code_hash(project, manifest) == lock.code
 
 
 def _collect(project: Path, path: str, exclude: Sequence[str], skipped: Sequence[str]) -> list[Source]:

@@ -37,33 +37,13 @@ from reprobox.errors import BuildError, FetchError, ManifestError, OfflineError
 from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
-from reprobox.manifest import Check, Finding, Layer, Manifest, did_you_mean, key, quote, relative_inside, word
-from reprobox.repository import SCHEMES, Clone, Remote, modules
+from reprobox.manifest import Code, Layer, Manifest, did_you_mean, key, quote, relative_inside, repository, word
+from reprobox.repository import Clone, Remote, modules
 from reprobox.store import Store
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing
 
 _DEEPEST = 16  # submodules within submodules
-
-
-def _find_in_repository(text: str) -> Finding | None:
-    if finding := word.find(text):
-        return finding
-    scheme, mark, rest = text.partition("://")
-    if mark:
-        if scheme not in (*SCHEMES, "file"):
-            return Finding(f"{quote(scheme)} is no way to a repository", did_you_mean(scheme, (*SCHEMES, "file")))
-        good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
-        return None if good else Finding(f"expected a repository, found {quote(text)}", "write https://host/path")
-    if "::" in text.partition("/")[0] or text.startswith("~"):
-        return Finding(
-            f"expected a repository, found {quote(text)}", "write a URL, user@host:path, or the path of a folder"
-        )
-    return None
-
-
-repository = Check(find=_find_in_repository, schema={"pattern": r"^[^\s~-]\S*$"})
-"""A URL, ``user@host:path``, or the path of a folder of this machine, relative to the manifest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +88,22 @@ class Git:
         return Files(write=partial(_write, request.layer.options, request.files))
 
 
+#: Where a checkout of the code is in its layer, which is mounted and never stacked.
+CHECKOUT = "/code"
+
+
+def checkout_layer(code: Code) -> Layer:
+    """The code as a layer of this kind."""
+    assert code.git is not None
+    options = GitOptions(repository=code.git, rev=code.rev or "HEAD", to=CHECKOUT)
+    return Layer(name="code", kind=Git.name, options=options)
+
+
+def resolve_checkout(request: ResolveRequest) -> Resolution:
+    """The commit of the code, which the manifest has in ``[code]``."""
+    return resolved(request, request.layer.options, ("code",))
+
+
 # -- locking -----------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +113,8 @@ def resolved(request: ResolveRequest, options: GitOptions, path: tuple[str | int
         return _Resolving(request, options).resolution()
     except CommitError as error:
         where = Remote.of(options.repository, request.world.project).shown
-        hint = "choose another `rev`, or leave submodules out with `submodules = false`"
+        leave_out = ", or leave submodules out with `submodules = false`" if path[0] == "layers" else ""
+        hint = f"choose another `rev`{leave_out}"
         raise ManifestError([request.manifest.problem((*path, "rev"), f"{where}: {error}", hint)]) from None
     except _MissingError as error:
         raise ManifestError([request.manifest.problem((*path, error.key), error.message, error.hint)]) from None
@@ -306,6 +303,7 @@ class CommitProvider:
         self._offline = offline
         layers = manifest.layers if manifest else ()
         named = [layer.options.repository for layer in layers if layer.kind == Git.name]
+        named += [manifest.code.git] if manifest and manifest.code.git else []
         self._remotes = {request_digest(text): Remote.of(text, project) for text in named}
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:

@@ -361,3 +361,66 @@ def test_side_by_side_with_others(fresh: Project, repository: Repository):
     fresh.edit('to = "/opt/gym2"', 'to = "/opt/gym/src"')
     told = fresh("lock")
     assert (told.status, "layers 'gym' and 'gym2' both write at /opt/gym/src" in told.err) == (2, True)
+
+
+# -- code --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def code(fresh: Project, repository: Repository) -> Project:
+    """The project with its code in a repository."""
+    repository.write(main_o_sh="cat /work/secret; touch /work/new 2>/dev/null || echo read-only\n").commit(tag="v2")
+    fresh.edit('path = "src"', f'git = "{repository.path}"\nrev = "v2"')
+    return fresh
+
+
+def test_code_from_a_repository_runs_from_the_store(code: Project, repository: Repository, other_store):
+    done = code("lock")
+    assert done.status == 0, done.err
+    lock = tomllib.loads(code.lock.read_text())
+    commit = repository.git("rev-parse", "v2^{commit}")
+    assert lock["code"] == lock["checkout"]["facts"]["tree"] == repository.tree("v2")
+    assert lock["checkout"]["facts"]["swhid"] == [f"swh:1:rev:{commit}", f"swh:1:dir:{repository.tree('v2')}"]
+    assert str(repository.path) not in code.lock.read_text()
+    repository.write(secret="later").commit()
+    for _ in range(2):  # the long way, and the quick one
+        done = code.process("run", "--locked")
+        assert (done.status, done.out) == (0, "keptread-only\n"), done.err
+    other_store()
+    assert code.process("run").out == "keptread-only\n"
+    assert code("lock", "--check").status == 0
+
+
+def test_code_from_a_repository_is_baked_in(code: Project, repository: Repository):
+    assert code("lock").status == 0
+    assert code("realize", "--with-code", "--output", "tree").status == 0
+    work = code.root / "tree/work"
+    assert (work / "secret").read_text() == "kept"
+    assert (work / "bin/run").stat().st_mode & 0o777 == 0o755
+    without = code("realize", "--json").json
+    assert [item["name"] for item in without["layers"]] == ["base", "settings", "greeting", "skeleton"]
+
+
+def test_code_from_a_repository_moves_when_it_is_told_to(code: Project, repository: Repository):
+    code.edit('rev = "v2"', 'rev = "main"')
+    assert code("lock").status == 0
+    before = code.lock.read_bytes()
+    repository.write(secret="later").commit()
+    assert code("lock").status == 0
+    assert code.lock.read_bytes() == before
+    assert code("lock", "--upgrade").status == 0
+    assert tomllib.loads(code.lock.read_text())["code"] == repository.tree()
+    code.edit('rev = "main"', 'rev = "v1.0"')
+    told = code("lock", "--check")
+    assert (told.status, "code.rev (changed)" in told.err) == (3, True)
+
+
+def test_code_that_is_not_there(code: Project, repository: Repository):
+    code.edit('rev = "v2"', 'rev = "v3"')
+    told = code("lock")
+    assert told.status == 1
+    assert told.err.endswith(
+        f"error: {repository.path}: it has no commit, tag or branch 'v3'\n  hint: it has main, topic, v1.0, v2\n"
+    )
+    code.edit('rev = "v3"', 'rev = "v3"\nexclude = ["x"]')
+    assert problem(code("lock")) == "8: code: exclude and git cannot go together\n  hint: keep one of them"
