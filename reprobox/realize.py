@@ -15,12 +15,14 @@ from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
 from reprobox.engine import Environment, Session, assemble, available, build, image_environment
 from reprobox.image import Settings
-from reprobox.lock import Lock, LockedLayer, LockedTarget, Seal
+from reprobox.layers.git import CHECKOUT
+from reprobox.lock import Lock, LockedTarget, Seal
 from reprobox.manifest import Layer, Manifest
 from reprobox.project import Project
 from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
 from reprobox.seal import check_seal, remember_build
+from reprobox.store import StoredLayer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         lock = sealed(lock, wish.target, environment)
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
+    checkout = None if wish.with_code or wish.output else _checked_out(session, selected, lock)
     with session.store.using():  # what is made here is needed by nothing that gc knows, until the record says it
         realization = runner.realize(
             RealizeRequest(
@@ -75,25 +78,24 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         result = describe(environment, realization, done.cached)
         result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
         record = _record(session, project, selected, environment, realization) | {"result": result}
-        if lock.checkout and not wish.with_code and wish.output is None:
-            record["code"] = _checked_out(session, selected, lock.checkout, lock.epoch)
+        if checkout:
+            source = checkout.tree / CHECKOUT.lstrip("/")
+            record["code"] = {"source": str(source), "target": selected.code.target, "writable": False}
+            record["needs"] = [*record["needs"], checkout.id]
         if wish.output is None and not wish.with_code:
             _keep(session, project, wish, record, only=len(lock.targets) == 1)
     return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)
 
 
-def _checked_out(session: Session, manifest: Manifest, checkout: LockedLayer, epoch: int) -> dict[str, Any]:
-    """The code from its repository, as a folder of the store: nobody may write there."""
-    build(session, LockedTarget(name="code", platform=_platform(manifest), layers=(checkout,)), epoch)
-    stored = session.store.layer(checkout.id)
-    assert stored is not None
-    source = stored.tree / str(checkout.options["to"]).strip("/")
-    return {"source": str(source), "target": manifest.code.target, "writable": False}
-
-
-def _platform(manifest: Manifest) -> str:
+def _checked_out(session: Session, manifest: Manifest, lock: Lock) -> StoredLayer | None:
+    """The code that comes from a repository, as a layer of the store that is mounted."""
+    if lock.checkout is None:
+        return None
     (target,) = manifest.targets.values()
-    return target.platform
+    build(session, LockedTarget(name="code", platform=target.platform, layers=(lock.checkout,)), lock.epoch)
+    stored = session.store.layer(lock.checkout.id)
+    assert stored is not None
+    return stored
 
 
 def sealed(lock: Lock, name: str, environment: Environment) -> Lock:

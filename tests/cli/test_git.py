@@ -386,6 +386,9 @@ def test_code_from_a_repository_runs_from_the_store(code: Project, repository: R
     for _ in range(2):  # the long way, and the quick one
         done = code.process("run", "--locked")
         assert (done.status, done.out) == (0, "keptread-only\n"), done.err
+    assert code("cache", "gc", "--older-than", "0d").status == 0
+    done = code.process("run")
+    assert (done.out, done.err) == ("keptread-only\n", ""), "the code is needed as its environment is"
     other_store()
     assert code.process("run").out == "keptread-only\n"
     assert code("lock", "--check").status == 0
