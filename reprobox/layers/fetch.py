@@ -216,7 +216,7 @@ def _named(files: Sequence[FetchFile], pins: Sequence[Found]) -> list[Input]:
         if taken.setdefault(name, pin.sha256) != pin.sha256:
             name = f"{number}-{name}"
             taken[name] = pin.sha256
-        facts = {"source": request_digest(file.url)}
+        facts = {"package": name, "source": request_digest(file.url)}
         inputs.append(Input(type="file", name=name, sha256=pin.sha256, size=pin.size, facts=facts))
     return inputs
 

@@ -170,8 +170,11 @@ class _Resolving:
         commit = rev if is_oid(rev) and known_bundle(store, rev) else self._bring(remote, rev)
         path = known_bundle(store, commit)
         assert path is not None
-        name = f"{_slug(remote)}-{commit[:12]}.bundle"
-        more = {"source": self._source, "commit": commit, **facts}
+        slug = _slug(remote)
+        more = {"package": slug, "source": self._source, "commit": commit, **facts}
+        name = f"{slug}.bundle"
+        if name in self._inputs and self._inputs[name].sha256 != path.name:
+            name = f"{slug}-{commit[:12]}.bundle"
         item = Input(type="git", name=name, sha256=path.name, size=path.stat().st_size, facts=more)
         return self._inputs.setdefault(name, item)
 

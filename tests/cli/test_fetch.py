@@ -106,8 +106,11 @@ def test_a_pin_stays_until_it_is_upgraded(fresh: Project, server: Server, other_
     fresh.edit('to = "/w"', 'to = "/v"')
     assert fresh("lock").status == 0
     assert layer(fresh)["inputs"][0]["sha256"] == sha(b"weights"), "another place is no other file"
-    assert fresh("lock", "--upgrade").status == 0
+    assert fresh("lock", "--upgrade-package", "weights.bin").status == 0
     assert layer(fresh)["inputs"][0]["sha256"] == sha(b"others")
+    server.files["/weights.bin"] = b"newest"
+    assert fresh("lock", "--upgrade").status == 0
+    assert layer(fresh)["inputs"][0]["sha256"] == sha(b"newest")
 
 
 def test_a_hash_in_the_manifest_that_the_bytes_do_not_have(fresh: Project, server: Server):

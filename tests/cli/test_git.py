@@ -94,7 +94,7 @@ def test_the_files_of_a_tag_as_they_are_in_the_repository(fresh: Project, reposi
     commit, tree = repository.git("rev-parse", "v1.0^{commit}"), repository.tree("v1.0")
     locked = layer(fresh)
     assert locked["facts"] == {"commit": commit, "tree": tree, "swhid": [f"swh:1:rev:{commit}", f"swh:1:dir:{tree}"]}
-    assert locked["options"] == {"to": "/opt/gym", "bundle": f"gym-{commit[:12]}.bundle"}
+    assert locked["options"] == {"to": "/opt/gym", "bundle": "gym.bundle"}
     (item,) = locked["inputs"]
     assert (item["type"], item["commit"], item["rev"]) == ("git", commit, "v1.0")
     assert str(repository.path) not in fresh.lock.read_text()
@@ -147,8 +147,12 @@ def test_a_pin_stays_until_it_is_upgraded(fresh: Project, repository: Repository
     fresh.edit('to = "/opt/gym"', 'to = "/opt/other"')
     assert fresh("lock").status == 0
     assert layer(fresh)["facts"]["commit"] == old, "another place is no other commit"
-    assert fresh("lock", "--upgrade").status == 0
+    before = fresh.root / "before.lock"
+    before.write_bytes(fresh.lock.read_bytes())
+    assert fresh("lock", "--upgrade-package", "gym").status == 0
     assert layer(fresh)["facts"]["commit"] == new
+    (moved,) = fresh("diff", before, fresh.lock, "--json").json["targets"][0]["layers"][0]["packages"]
+    assert (moved["name"], moved["old"]["version"], moved["new"]["version"]) == ("gym", old[:12], new[:12])
     fresh.edit('rev = "main"', 'rev = "v1.0"')
     assert fresh("lock").status == 0
     assert layer(fresh)["facts"]["commit"] == old
@@ -226,7 +230,7 @@ def test_submodules_within_submodules(fresh: Project, nested: Repository, reposi
         "third party/middle",
         "third party/middle/deep/gym",
     ]
-    assert [item["name"].rpartition("-")[0] for item in locked["inputs"]] == ["top", "middle", "gym"]
+    assert [item["name"] for item in locked["inputs"]] == ["top.bundle", "middle.bundle", "gym.bundle"]
     other_store()
     root = realized(fresh) / "opt/top/third party/middle"
     assert (root / "middle").read_text() == "1"
