@@ -45,7 +45,7 @@ BUILD_ENVIRONMENT: Mapping[str, str] = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
 }
-_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
+_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}  # platforms, and what uname calls them
 _SIDE_BY_SIDE = 4  # steps at a time
 
 
@@ -149,7 +149,6 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
     still on their way; steps that do not stand on one another run side by side.
     """
     session.target = target
-    _check_platform(target)
     with session.store.using():
         todo = plan(
             target,
@@ -165,14 +164,23 @@ def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: b
     return todo
 
 
-def _check_platform(target: LockedTarget) -> None:
-    """Steps run the environment's own programs, so they must be this machine's."""
-    machine = _MACHINES.get(target.platform, "")
-    if platform.machine() != machine:
-        raise BackendError(
-            f"target {target.name!r} is for {target.platform}, and this machine is {platform.machine()}",
-            hint=f"use a machine with {machine} processors; environments for other processors come in a later release",
-        )
+def this_platform() -> str:
+    """The platform whose programs run on this machine, such as ``linux/amd64``; empty for one without a name here."""
+    return next((name for name, machine in _MACHINES.items() if machine == platform.machine()), "")
+
+
+def check_platform(target: LockedTarget) -> None:
+    """Raise :class:`BackendError` unless the target's programs run on this machine: its steps run them."""
+    if target.platform != this_platform():
+        raise _other_machine(f"target {target.name!r}", target.platform)
+
+
+def _other_machine(what: str, wanted: str) -> BackendError:
+    machine = _MACHINES.get(wanted, wanted)
+    return BackendError(
+        f"{what} is for {wanted}, and this machine is {platform.machine()}",
+        hint=f"take the project with its lock to a machine with {machine} processors and realize it there",
+    )
 
 
 def _check_allowed(session: Session, todo: Plan) -> None:
@@ -329,6 +337,8 @@ def _build_in(
     )
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
+    if isinstance(step, Commands) and platform != this_platform():
+        raise _other_machine(f"layer {layer.name!r}", platform)
     parents = [session.store.own(_stored(session.store, item)) for item in below]
     merged = Tree.load(*(parent.index for parent in parents))
     if isinstance(step, Files):

@@ -112,5 +112,9 @@ class FetchError(ReproboxError):
     """An input could not be had from any provider; the message lists what each of them said."""
 
 
+class PlatformError(FetchError):
+    """What a base is made of does not exist for the platform; the message lists those that it exists for."""
+
+
 class BuildError(ReproboxError):
     """A step failed; the message holds its last lines and the path of the full log."""

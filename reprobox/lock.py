@@ -1,6 +1,7 @@
 """research.lock: the model, how it is read and written, and what changed since it was made.
 
-The lock is TOML, sorted, one item a line, without host names or clocks: the same inputs give the same bytes.
+The lock is TOML, sorted, one item a line, without host names or clocks: the same inputs give the same bytes. A layer
+that several targets have is written out once, in the first of them by name; the others say ``shared_with``.
 """
 
 from __future__ import annotations
@@ -92,12 +93,17 @@ class Seal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedTarget:
-    """One target: its platform, all its layers in stacking order (the base first), and the seal if there is one."""
+    """One target: its platform, all its layers in stacking order (the base first), and the seal if there is one.
+
+    ``request`` is the short digest of the manifest narrowed to this target, where the manifest has several: each may be
+    locked, and be stale, by itself.
+    """
 
     name: str
     platform: str
     layers: tuple[LockedLayer, ...]
     seal: Seal | None = None
+    request: str = ""
 
     @property
     def base(self) -> LockedLayer:
@@ -158,6 +164,12 @@ def _places(layers: Sequence[LockedLayer], place: Mapping[str, int], parents: Se
     return sorted(found)
 
 
+def root_lock(base: LockedLayer, platform: str, epoch: int) -> Lock:
+    """A lock of nothing but a base: a root in which tools can run."""
+    target = LockedTarget(name=BASE, platform=platform, layers=with_ids((base,), epoch))
+    return Lock(epoch=epoch, manifest="", keys={}, targets={BASE: target})
+
+
 def ancestors(layers: Sequence[LockedLayer], name: str) -> tuple[LockedLayer, ...]:
     """All layers below ``name``, in stacking order."""
     by_name = {layer.name: layer for layer in layers}
@@ -206,22 +218,45 @@ def _lines(lock: Lock) -> Iterator[str]:
     yield from (f"{_key(name)} = {_value(lock.keys[name])}" for name in sorted(lock.keys))
     if lock.checkout:
         yield from ("", "[checkout]", *_layer_lines(lock.checkout))
+    shared = _shared(lock)
     for name in sorted(lock.targets):
-        yield from _target_lines(lock.targets[name])
+        yield from _target_lines(lock.targets[name], shared)
 
 
-def _target_lines(target: LockedTarget) -> Iterator[str]:
+def _shared(lock: Lock) -> dict[tuple[str, str], str]:
+    """By target and layer name, for layers that a target before it has just the same: the first such target."""
+    first: dict[str, list[tuple[str, LockedLayer]]] = {}
+    shared = {}
+    for name in sorted(lock.targets):
+        for layer in lock.targets[name].layers:
+            known = first.setdefault(layer.id, [])
+            owner = next((other for other, written in known if written == layer), None)
+            if owner is None:
+                known.append((name, layer))
+            else:
+                shared[name, layer.name] = owner
+    return shared
+
+
+def _target_lines(target: LockedTarget, shared: Mapping[tuple[str, str], str]) -> Iterator[str]:
     prefix = f"targets.{_key(target.name)}"
     yield from ("", f"[{prefix}]", f"platform = {_value(target.platform)}")
+    if target.request:
+        yield f"request = {_value(target.request)}"
     for layer in target.layers:
         yield from ("", f"[[{prefix}.layers]]")
-        yield from _layer_lines(layer)
+        owner = shared.get((target.name, layer.name))
+        yield from _layer_lines(layer) if owner is None else _reference(layer.name, owner)
     if target.seal:
         yield from ("", f"[{prefix}.seal]")
         yield f"image_digest = {_value(target.seal.image_digest)}"
         yield f"tree_digest = {_value(target.seal.tree_digest)}"
         yield from ("", f"[{prefix}.seal.layers]")
         yield from (f"{_key(name)} = {_value(digest)}" for name, digest in sorted(target.seal.layers.items()))
+
+
+def _reference(name: str, owner: str) -> tuple[str, ...]:
+    return f"name = {_value(name)}", f"shared_with = {_value(owner)}"
 
 
 def _layer_lines(layer: LockedLayer) -> Iterator[str]:
@@ -237,18 +272,25 @@ def _layer_lines(layer: LockedLayer) -> Iterator[str]:
 
 def _document(lock: Lock) -> dict[str, Json]:
     """What :func:`parse` makes of the written lock, without seals."""
+    shared = _shared(lock)
     document: dict[str, Json] = {
         "version": lock.version,
         "normaliser": NORMALISER,
         "epoch": lock.epoch,
         "manifest": {"digest": lock.manifest, "keys": lock.keys},
-        "targets": {
-            name: {"platform": target.platform, "layers": [_layer_document(layer) for layer in target.layers]}
-            for name, target in lock.targets.items()
-        },
+        "targets": {name: _target_document(target, shared) for name, target in lock.targets.items()},
     }
     document |= {"code": lock.code} if lock.code else {}
     return document | ({"checkout": _layer_document(lock.checkout)} if lock.checkout else {})
+
+
+def _target_document(target: LockedTarget, shared: Mapping[tuple[str, str], str]) -> dict[str, Json]:
+    layers: list[Json] = []
+    for layer in target.layers:
+        owner = shared.get((target.name, layer.name))
+        layers.append(_layer_document(layer) if owner is None else {"name": layer.name, "shared_with": owner})
+    document: dict[str, Json] = {"platform": target.platform, "layers": layers}
+    return document | {"request": target.request} if target.request else document
 
 
 def _layer_document(layer: LockedLayer) -> dict[str, Json]:
@@ -396,6 +438,12 @@ def _check_ids(target: LockedTarget, epoch: int, file: str) -> None:
 
 
 def _lock(document: Mapping[str, Any]) -> Lock:
+    written = {
+        (name, item["name"]): _layer(item)
+        for name, table in document["targets"].items()
+        for item in table["layers"]
+        if "shared_with" not in item
+    }
     return Lock(
         version=document["version"],
         epoch=_typed(document["epoch"], int),
@@ -403,17 +451,30 @@ def _lock(document: Mapping[str, Any]) -> Lock:
         checkout=_layer(document["checkout"]) if "checkout" in document else None,
         manifest=_typed(document["manifest"]["digest"], str),
         keys=dict(document["manifest"]["keys"]),
-        targets={name: _target(name, table) for name, table in document["targets"].items()},
+        targets={name: _target(name, table, written) for name, table in document["targets"].items()},
     )
 
 
-def _target(name: str, table: Mapping[str, Any]) -> LockedTarget:
-    layers = tuple(_layer(item) for item in table["layers"])
+def _target(name: str, table: Mapping[str, Any], written: Mapping[tuple[str, str], LockedLayer]) -> LockedTarget:
+    layers = tuple(_written_layer(name, item, written) for item in table["layers"])
     if not layers:
         raise ValueError(f"target {name!r} has no base")
     _check_order(layers)
-    seal = _seal(table.get("seal"))
-    return LockedTarget(name=name, platform=_typed(table["platform"], str), layers=layers, seal=seal)
+    return LockedTarget(
+        name=name,
+        platform=_typed(table["platform"], str),
+        layers=layers,
+        seal=_seal(table.get("seal")),
+        request=_typed(table.get("request", ""), str),
+    )
+
+
+def _written_layer(target: str, item: Mapping[str, Any], written: Mapping[tuple[str, str], LockedLayer]) -> LockedLayer:
+    """The layer itself, where it is written out; else the one of the target that it is shared with."""
+    place = item.get("shared_with", target), item["name"]
+    if place not in written:
+        raise ValueError(f"target {place[0]!r} has no layer {place[1]!r} to share")
+    return written[place]
 
 
 def _check_order(layers: Iterable[LockedLayer]) -> None:

@@ -328,7 +328,7 @@ class Layer:
     kind: str = key("What the layer does.", hint='add kind = "…"')
     after: tuple[str, ...] = key("Layers that must come before this one.", default=(), refers="layers")
     targets: tuple[str, ...] = key(
-        "Targets that have this layer; all if left out.", default=(), refers="targets", nonempty=False
+        "Targets that have this layer; all if left out.", default=(), refers="targets", nonempty=True
     )
     env: Mapping[str, str] = key("Environment variables of its build.", default=EMPTY, check_names=env_name)
     options: Any = None
@@ -389,7 +389,7 @@ class Target:
     """A variant of the environment."""
 
     platform: Literal["linux/amd64", "linux/arm64"] = key("Operating system and CPU.", default="linux/amd64")
-    base: Base | None = key("A base of its own.", default=None, available=False)
+    base: Base | None = key("A base of its own.", default=None)
     requires: Requires = key("What the machine must have.", default=Requires())
     env: Mapping[str, str] = key("Environment variables, over those of [env].", default=EMPTY, check_names=env_name)
 
@@ -545,8 +545,9 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
     _check_cpus(reader, data)
     if reader.problems:
         raise ManifestError(by_line(reader.problems))
-    for name in list(manifest.targets)[1:]:
-        reader.not_yet(("targets", name), "more than one target", LATER)
+    _check_targets(reader, manifest)
+    if reader.problems:
+        raise ManifestError(by_line(reader.problems))
     return replace(manifest, unavailable=by_line(reader.unavailable))
 
 
@@ -606,6 +607,22 @@ def _check_references(reader: Reader, data: Mapping[str, Any]) -> None:
         if name not in known[where]:
             hint = did_you_mean(name, known[where], otherwise=f"there are no {where} here: leave it out")
             reader.problem(path, f"there is no {where[:-1]} {quote(name)}", hint)
+
+
+def _check_targets(reader: Reader, manifest: Manifest) -> None:
+    """Every target has a layer where there are any, and what a layer comes after is somewhere with it."""
+    layers = {layer.name: layer for layer in manifest.layers}
+    for name in manifest.targets if manifest.layers else ():
+        if not any(layer.serves(name) for layer in manifest.layers):
+            hint = f"add {quote(name)} to the `targets` of the layers that it shall have, or leave the target out"
+            reader.problem(("targets", name), f"no layer serves the target {quote(name)}", hint)
+    for layer in manifest.layers:
+        for number, other in enumerate(layer.after):
+            if not any(layer.serves(name) and layers[other].serves(name) for name in manifest.targets):
+                its, own = listed(layers[other].targets, "and"), listed(layer.targets, "and")
+                message = f"layer {quote(other)} is for {its}, and {quote(layer.name)} for {own}: no target has both"
+                hint = "leave it out of `after`, or let the layers share a target"
+                reader.problem(("layers", layer.index, "after", number), message, hint)
 
 
 def _check_code_is_no_mount(reader: Reader, data: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reprobox.digest import Json, bare, sha256
-from reprobox.errors import FetchError
+from reprobox.errors import FetchError, PlatformError
 from reprobox.image import CONFIG_TYPE, INDEX_TYPE, LAYER_TYPE, MANIFEST_TYPE, Descriptor
 
 _DOCKER = "application/vnd.docker"
@@ -72,7 +72,7 @@ class Index:
     manifests: tuple[tuple[Descriptor, Platform | None], ...]
 
     def select(self, platform: str, where: str) -> Descriptor:
-        """The best image for ``platform``. Raises :class:`FetchError` that lists the platforms there are."""
+        """The best image for ``platform``. Raises :class:`PlatformError` that lists the platforms there are."""
         wanted = Platform.parse(platform)
         fitting = [(found.rank(), item) for item, found in self.manifests if found and wanted.runs(found)]
         if fitting:
@@ -81,7 +81,7 @@ class Index:
         if len(unsaid) == 1:
             return unsaid[0]
         there = dict.fromkeys(str(found) for _, found in self.manifests if found and found.os != "unknown")
-        raise FetchError(
+        raise PlatformError(
             f"it has no image for {platform}; it has {', '.join(there) or 'none for any platform'}",
             where=where,
             hint="choose a name or tag that has this platform, or set `platform` in [targets] to one that is there",
@@ -198,7 +198,7 @@ def read_config(data: bytes, manifest: Manifest, platform: str, where: str) -> C
     if len(diff_ids) != len(manifest.layers):
         raise FetchError(f"its config names {len(diff_ids)} layers, its manifest {len(manifest.layers)}", where=where)
     if not Platform.parse(platform).runs(found):
-        raise FetchError(
+        raise PlatformError(
             f"it is an image for {found}, not for {platform}",
             where=where,
             hint="choose a name or tag that has this platform, or set `platform` in [targets]",

@@ -13,7 +13,7 @@ from typing import Any
 
 from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
-from reprobox.engine import Environment, Session, assemble, available, build, image_environment
+from reprobox.engine import Environment, Session, assemble, available, build, check_platform, image_environment
 from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
 from reprobox.lock import Lock, LockedTarget, Seal
@@ -52,6 +52,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
     """Build what is missing of a target, check it against the seal, and let the backend have it."""
     session.manifest = manifest
     selected = manifest.select(wish.target)
+    check_platform(lock.targets[wish.target])
     runner = available(session.plugins.backend(wish.backend), session.store)
     target = lock.targets[wish.target]
     if wish.with_code:
@@ -83,7 +84,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
             record["code"] = {"source": str(source), "target": selected.code.target, "writable": False}
             record["needs"] = [*record["needs"], checkout.id]
         if wish.output is None and not wish.with_code:
-            _keep(session, project, wish, record, only=len(lock.targets) == 1)
+            _keep(session, project, wish, record, only=len(manifest.targets) == 1)
     return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reprobox import graph
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
-from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment
-from reprobox.errors import LockError, ManifestError, Problem, ReproboxError, StaleLockError
+from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment, this_platform
+from reprobox.errors import LockError, ManifestError, PlatformError, Problem, ReproboxError, StaleLockError
 from reprobox.layers.code import code_hash
 from reprobox.layers.git import Git, checkout_layer, resolve_checkout
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import (
+    BASE,
     Input,
     Lock,
     LockedLayer,
@@ -23,9 +24,10 @@ from reprobox.lock import (
     ancestors,
     changed_keys,
     request_digest,
+    root_lock,
     with_ids,
 )
-from reprobox.manifest import Manifest
+from reprobox.manifest import DEFAULT_TARGETS, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.providers import Found
 from reprobox.registry import Registries
@@ -46,6 +48,8 @@ class _World:
     platform: str
     base: LockedLayer | None = None
     epoch: int = NO_DATE
+    roots: Mapping[str, Lock] = field(default_factory=dict)
+    here: str = field(default_factory=this_platform)
     _tree: Tree | None = None
 
     @property
@@ -76,6 +80,8 @@ class _World:
         return self.session.documents.get(url, fresh=fresh, limit=limit)
 
     def fetch(self, inputs: Sequence[Input]) -> None:
+        if self.base is not None:  # where its own sources have packages, providers look there
+            self.session.target = self._target()
         self.session.fetch(inputs)
 
     def obtain(self, urls: Sequence[str]) -> list[Found]:
@@ -88,18 +94,26 @@ class _World:
         self.session.reporter.say(text)
 
     def read(self, path: str) -> bytes | None:
-        base = self._built_base()
-        if self._tree is None:
-            self._tree = Tree.load(base.index)
-        place = self._tree.resolve(os.fsencode(path), final=True)
-        entry = self._tree.get(place)
-        if entry is None or entry.kind != "f":
+        place = self._place(path)
+        entry = self._files().get(place) if place is not None else None
+        if place is None or entry is None or entry.kind != "f":
             return None
-        with opened(os.fsencode(base.tree) + b"/" + place) as file:
+        with opened(os.fsencode(self._built_base().tree) + b"/" + place) as file:
             return file.read()
 
-    def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
-        base = self.session.store.own(self._built_base())
+    def find(self, folder: str) -> tuple[str, ...]:
+        place = self._place(folder)
+        if place is None:
+            return ()
+        below = [path for path, entry in self._files().entries.items() if entry.kind != "d"]
+        found = (path.removeprefix(place + b"/") for path in below if path.startswith(place + b"/"))
+        return tuple(sorted(f"/{folder.strip('/')}/{os.fsdecode(name)}" for name in found))
+
+    def tool(
+        self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"", root: Lock | None = None
+    ) -> ToolResult:
+        base = self._built_base() if root is None else _built(self.session, root.targets[BASE], root.epoch)
+        base = self.session.store.own(base)
         environment = {**image_environment(base.record), **BUILD_ENVIRONMENT}
         return self.session.builder.tool(
             ToolRequest(
@@ -107,31 +121,67 @@ class _World:
             )
         )
 
-    def _built_base(self) -> StoredLayer:
+    def _place(self, path: str) -> bytes | None:
+        try:
+            return self._files().resolve(os.fsencode(path), final=True)
+        except OSError:  # links in a circle
+            return None
+
+    def _files(self) -> Tree:
+        if self._tree is None:
+            self._tree = Tree.load(self._built_base().index)
+        return self._tree
+
+    def _target(self) -> LockedTarget:
         if self.base is None:
             raise ReproboxError("the base cannot be looked into while it is being resolved")
-        build(self.session, LockedTarget(name="", platform=self.platform, layers=(self.base,)), self.epoch)
-        stored = self.session.store.layer(self.base.id)
-        assert stored is not None
-        return stored
+        return LockedTarget(name="", platform=self.platform, layers=(self.base,))
+
+    def _built_base(self) -> StoredLayer:
+        return _built(self.session, self._target(), self.epoch)
 
 
-def resolve(session: Session, manifest: Manifest, previous: Lock | None, *, upgrade: Upgrade = KEEP) -> Lock:
-    """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, but for what ``upgrade`` frees."""
+def _built(session: Session, target: LockedTarget, epoch: int) -> StoredLayer:
+    build(session, target, epoch)
+    stored = session.store.layer(target.base.id)
+    assert stored is not None
+    return stored
+
+
+def resolve(
+    session: Session,
+    manifest: Manifest,
+    previous: Lock | None,
+    *,
+    upgrade: Upgrade = KEEP,
+    only: Collection[str] = (),
+) -> Lock:
+    """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, but for what ``upgrade`` frees.
+
+    ``only`` names targets: the others stay as ``previous`` has them.
+    """
     refuse_unavailable(manifest)
     session.manifest = manifest
-    targets: dict[str, LockedTarget] = {}
-    epoch = previous.epoch if previous else NO_DATE
-    for name in manifest.targets:
-        old = old_target(previous, name, manifest.targets[name].platform, manifest.targets)
-        targets[name], epoch = _resolve_target(session, manifest.select(name), name, old, epoch, upgrade)
-    world = _World(session=session, platform=next(iter(targets.values())).platform)
+    available(session.builder, session.store)
+    shared = _Shared(previous, upgrade)
+    drafts = [
+        _draft(session, manifest, name, previous, upgrade, shared)
+        for name in manifest.targets
+        if not only or name in only
+    ]
+    others = _other_targets(manifest, previous, {draft.name for draft in drafts})
+    for draft in drafts:
+        _resolve_base(draft, previous, upgrade)
+    epoch = _epoch(drafts, others, previous)
+    roots = _native_roots(manifest, drafts, others, epoch)
+    targets = {draft.name: _resolve_target(draft, epoch, roots) for draft in drafts}
+    world = _World(session=session, platform=drafts[0].world.platform)
     checkout = _checkout(manifest, previous, epoch, upgrade, world)
     lock = Lock(
         epoch=epoch,
         manifest=manifest.digest(),
         keys=dict(manifest.keys()),
-        targets=targets,
+        targets={**targets, **{name: _dated(target, epoch) for name, target in others.items()}},
         code=str(checkout.facts["tree"]) if checkout else code_hash(session.project, manifest),
         checkout=checkout,
     )
@@ -178,75 +228,179 @@ def _checkout(
     return with_ids([old], epoch)[0]
 
 
-def _resolve_target(
-    session: Session, manifest: Manifest, name: str, old: LockedTarget | None, epoch: int, upgrade: Upgrade
-) -> tuple[LockedTarget, int]:
-    platform = manifest.targets[name].platform
-    world = _World(session=session, platform=platform)
-    layers: list[LockedLayer] = []
-    available(session.builder, session.store)
-    layer_graph = graph.build(manifest, session.plugins.kinds)
-    asked = {node.name: (node.kind, _asked(manifest, node)) for node in layer_graph.nodes}
-    pins = match(old.layers if old else (), asked, upgrade)
-    _check_destinations(session, manifest, layer_graph)
-    for node in layer_graph.nodes:
-        layer, dates = _resolve_layer(session, manifest, node, layers, pins, world)
-        if node.name == graph.BASE:
-            kept = pins.matched.get(node.name)
-            if kept is None or upgrade.everything or _content(kept) != _content(layer):
-                epoch = max(dates, default=NO_DATE)
-            world.epoch = epoch
-            layer = with_ids([layer], epoch)[0]
-            world.base = layer
-        layers.append(layer)
-    target = LockedTarget(name=name, platform=platform, layers=with_ids(layers, epoch))
-    _check_count(target)
-    return target, epoch
+def _other_targets(manifest: Manifest, previous: Lock | None, wanted: Collection[str]) -> dict[str, LockedTarget]:
+    """Targets that are not to be resolved now, as they were locked."""
+    locked = previous.targets if previous else {}
+    return {name: locked[name] for name in manifest.targets if name in locked and name not in wanted}
 
 
-def _resolve_layer(
+def _dated(target: LockedTarget, epoch: int) -> LockedTarget:
+    return replace(target, layers=with_ids(target.layers, epoch))
+
+
+class _Shared:
+    """Pins by just what was asked, in the older lock and in this run: a layer of several targets is resolved once."""
+
+    def __init__(self, previous: Lock | None = None, upgrade: Upgrade = KEEP) -> None:
+        self._found: dict[tuple[str, ...], tuple[LockedLayer, tuple[int, ...]]] = {}
+        for target in previous.targets.values() if previous else ():
+            for layer in target.layers:
+                if not upgrade.touches(layer):
+                    self.add(layer, target.platform)
+
+    def get(self, layer: LockedLayer, platform: str) -> tuple[LockedLayer, tuple[int, ...]] | None:
+        """The layer with its pins, and the dates of a base that was resolved in this run."""
+        return self._found.get(self._key(layer, platform))
+
+    def add(self, layer: LockedLayer, platform: str, dates: tuple[int, ...] = ()) -> None:
+        """Remember it for other targets, unless an equal one is known already."""
+        self._found.setdefault(self._key(layer, platform), (layer, dates))
+
+    @staticmethod
+    def _key(layer: LockedLayer, platform: str) -> tuple[str, ...]:
+        return platform, layer.name, layer.kind, str(layer.recipe), layer.request
+
+
+@dataclass(kw_only=True)
+class _Draft:
+    """One target while it is resolved: the manifest narrowed to it, its graph, its old pins, and its layers so far."""
+
+    name: str
+    label: str  # "gpu: " where there are several targets
+    request: str
+    manifest: Manifest
+    graph: graph.LayerGraph
+    world: _World
+    pins: Pins
+    shared: _Shared
+    layers: list[LockedLayer] = field(default_factory=list)
+    dates: tuple[int, ...] = ()
+    moved: bool = True  # whether its base is another one than before
+
+
+def _draft(
     session: Session,
     manifest: Manifest,
-    node: graph.Node,
-    done: Sequence[LockedLayer],
-    pins: Pins,
-    world: _World,
-) -> tuple[LockedLayer, tuple[int, ...]]:
+    name: str,
+    previous: Lock | None = None,
+    upgrade: Upgrade = KEEP,
+    shared: _Shared | None = None,
+    *,
+    with_code: bool = False,
+) -> _Draft:
+    selected = manifest.select(name)
+    platform = selected.targets[name].platform
+    layers = graph.build(selected, session.plugins.kinds, with_code=with_code)
+    old = old_target(previous, name, platform, manifest.targets)
+    asked = {node.name: (node.kind, _asked(selected, node)) for node in layers.nodes}
+    return _Draft(
+        name=name,
+        label=f"{name}: " if len(manifest.targets) > 1 else "",
+        request=target_request(manifest, name),
+        manifest=selected,
+        graph=layers,
+        world=_World(session=session, platform=platform),
+        pins=match(old.layers if old else (), asked, upgrade),
+        shared=shared or _Shared(),
+    )
+
+
+def target_request(manifest: Manifest, name: str) -> str:
+    """Short digest of all that the manifest says of one target; empty where it is the only one."""
+    return manifest.select(name).digest()[:16] if len(manifest.targets) > 1 else ""
+
+
+def _resolve_base(draft: _Draft, previous: Lock | None, upgrade: Upgrade) -> None:
+    _check_destinations(draft.world.session, draft.manifest, draft.graph)
+    try:
+        base, draft.dates = _resolve_layer(draft, draft.graph.node(graph.BASE), ())
+    except PlatformError as error:
+        path = ("targets", draft.name) if draft.manifest.targets != DEFAULT_TARGETS else ("base",)
+        message = f"{error.where}: {error.message}" if error.where else error.message
+        raise ManifestError([draft.manifest.problem(path, message, error.hint or "")]) from None
+    draft.layers.append(base)
+    before = [_content(target.base) for target in previous.targets.values()] if previous else []
+    draft.moved = upgrade.everything or _content(base) not in before
+
+
+def _epoch(drafts: Sequence[_Draft], others: Mapping[str, LockedTarget], previous: Lock | None) -> int:
+    """The newest date of all bases. It moves only with a base, so that one package more rebuilds one layer."""
+    moved = [max(draft.dates, default=NO_DATE) for draft in drafts if draft.moved]
+    stay = previous is not None and (others or len(moved) < len(drafts))
+    return max([*moved, previous.epoch] if previous is not None and stay else moved)
+
+
+def _native_roots(
+    manifest: Manifest, drafts: Sequence[_Draft], others: Mapping[str, LockedTarget], epoch: int
+) -> dict[str, Lock]:
+    """Bases that run on this machine, by what the manifest calls them: tools for other machines' targets run there."""
+    bases = {name: target.base for name, target in others.items()}
+    bases |= {draft.name: draft.layers[0] for draft in drafts}
+    roots = {}
+    for name, base in bases.items():
+        selected = manifest.select(name)
+        if selected.targets[name].platform == this_platform() and base.kind == selected.base.kind:
+            roots[selected.base.reference] = root_lock(base, this_platform(), epoch)
+    return roots
+
+
+def _resolve_target(draft: _Draft, epoch: int, roots: Mapping[str, Lock]) -> LockedTarget:
+    draft.world.epoch, draft.world.roots = epoch, roots
+    draft.world.base = with_ids(draft.layers, epoch)[0]
+    for node in draft.graph.nodes[1:]:
+        draft.layers.append(_resolve_layer(draft, node, draft.layers)[0])
+    target = LockedTarget(
+        name=draft.name, platform=draft.world.platform, layers=with_ids(draft.layers, epoch), request=draft.request
+    )
+    _check_count(target)
+    return target
+
+
+def _resolve_layer(draft: _Draft, node: graph.Node, done: Sequence[LockedLayer]) -> tuple[LockedLayer, tuple[int, ...]]:
+    """The node as it is pinned already, else as its kind pins it now; and the dates that a base is of."""
+    session, platform = draft.world.session, draft.world.platform
     kind = session.kind(node.kind)
     layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
     below = ancestors([*done, layer], node.name)
-    files = _files_read(session, kind, manifest, node)
+    files = _files_read(session, kind, draft.manifest, node)
     given: dict[str, Json] = {"below": [_content(item) for item in below], **files}
-    asked = request_digest({"layer": _asked(manifest, node), **given})
-    old = pins.matched.get(node.name)
-    if old is not None and kind.pinned and not pins.upgrade.touches(old):
-        under_old_name = request_digest({"layer": _asked(manifest, node, name=old.name), **given})
-        if (old.request, old.kind, old.recipe) == (under_old_name, node.kind, kind.recipe):
-            environment = dict(node.layer.env)
-            return replace(old, name=node.name, request=asked, parents=node.parents, environment=environment), ()
+    asked = request_digest({"layer": _asked(draft.manifest, node), **given})
+    layer = replace(layer, request=asked, environment=dict(node.layer.env))
+    known = _known(draft, node, layer, given) if kind.pinned else None
+    if known is not None:
+        old, dates = known
+        pinned = replace(layer, inputs=old.inputs, options=old.options, facts=old.facts)
+        draft.shared.add(pinned, platform, dates)
+        return pinned, dates
     if kind.pinned:
-        session.reporter.say(f"resolving {node.name}")
+        session.reporter.say(f"resolving {draft.label}{node.name}")
     found: Resolution = kind.resolve(
         ResolveRequest(
-            manifest=manifest,
+            manifest=draft.manifest,
             layer=node.layer,
-            key="base" if node.name == graph.BASE else f"layers[{node.layer.index}]",
-            platform=world.platform,
+            key=_key(draft, node),
+            platform=platform,
             below=below,
-            previous=pins.offered(node.name, node.kind, below),
-            upgrade=pins.upgrade.everything,
-            world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
+            previous=draft.pins.offered(node.name, node.kind, below),
+            upgrade=draft.pins.upgrade.everything,
+            world=draft.world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
         )
     )
-    locked = replace(
-        layer,
-        request=asked,
-        inputs=found.inputs,
-        options=found.options,
-        facts={**found.facts, **files},
-        environment=dict(node.layer.env),
-    )
+    locked = replace(layer, inputs=found.inputs, options=found.options, facts={**found.facts, **files})
+    draft.shared.add(locked, platform, found.dates)
     return locked, found.dates
+
+
+def _known(
+    draft: _Draft, node: graph.Node, layer: LockedLayer, given: Mapping[str, Json]
+) -> tuple[LockedLayer, tuple[int, ...]] | None:
+    """Pins that satisfy what is asked: the target's own, under an older name too; else what another target has."""
+    old = draft.pins.matched.get(node.name)
+    if old is not None and not draft.pins.upgrade.touches(old):
+        under_old_name = request_digest({"layer": _asked(draft.manifest, node, name=old.name), **given})
+        if (old.request, old.kind, old.recipe) == (under_old_name, layer.kind, layer.recipe):
+            return old, ()
+    return draft.shared.get(layer, draft.world.platform)
 
 
 def _files_read(session: Session, kind: Any, manifest: Manifest, node: graph.Node) -> dict[str, Json]:
@@ -254,6 +408,13 @@ def _files_read(session: Session, kind: Any, manifest: Manifest, node: graph.Nod
     reads = getattr(kind, "reads", None)
     found = reads(manifest, node.layer, session.project) if reads and node.layer.options is not None else {}
     return {"files": dict(found)} if found else {}
+
+
+def _key(draft: _Draft, node: graph.Node) -> str:
+    """Where the manifest asks for the node, for messages."""
+    if node.name != graph.BASE:
+        return f"layers[{node.layer.index}]"
+    return f"targets.{draft.name}.base" if draft.manifest.targets[draft.name].base is not None else "base"
 
 
 def _check_destinations(session: Session, manifest: Manifest, layers: graph.LayerGraph) -> None:
@@ -316,14 +477,22 @@ def _check_count(target: LockedTarget) -> None:
 
 def _with_seals(lock: Lock, previous: Lock | None) -> Lock:
     """A seal stays true while nothing that the image is made of changed."""
-    if previous is None or previous.epoch != lock.epoch or previous.manifest != lock.manifest:
+    if previous is None:
         return lock
     targets = {}
     for name, target in lock.targets.items():
         old = previous.targets.get(name)
         same = old is not None and [layer.id for layer in old.layers] == [layer.id for layer in target.layers]
-        targets[name] = replace(target, seal=old.seal) if old is not None and same else target
+        if old is not None and same and _same_request(lock, target, previous, old):
+            targets[name] = replace(target, seal=old.seal)
+        else:
+            targets[name] = replace(target, seal=None)
     return replace(lock, targets=targets)
+
+
+def _same_request(lock: Lock, target: LockedTarget, previous: Lock, old: LockedTarget) -> bool:
+    """Whether both were locked from one manifest, as far as it is about this target."""
+    return previous.manifest == lock.manifest or bool(target.request and target.request == old.request)
 
 
 def with_code_layer(session: Session, manifest: Manifest, lock: Lock, name: str) -> LockedTarget:
@@ -333,69 +502,107 @@ def with_code_layer(session: Session, manifest: Manifest, lock: Lock, name: str)
         options = {**lock.checkout.options, "to": manifest.code.target}
         baked = replace(lock.checkout, parents=(graph.SKELETON,), options=options)
         return replace(target, layers=with_ids([*target.layers, baked], epoch))
-    world = _World(session=session, platform=target.platform)
-    node = graph.build(manifest, session.plugins.kinds, with_code=True).node(graph.CODE)
-    layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)
+    draft = _draft(session, manifest, name, with_code=True)
+    layer, _ = _resolve_layer(draft, draft.graph.node(graph.CODE), target.layers)
     return replace(target, layers=with_ids([*target.layers, layer], epoch))
 
 
 # -- freshness ---------------------------------------------------------------------------------------------------------
 
 
-def stale_keys(session: Session, manifest: Manifest, lock: Lock) -> tuple[str, ...]:
-    """Manifest keys, and local files that layers are made of, that changed since the lock was made."""
-    changes = changed_keys(lock, manifest.keys())
-    return (*changes, *_changed_local_layers(session, manifest, lock, changes))
+def stale_keys(session: Session, manifest: Manifest, lock: Lock, target: str | None = None) -> tuple[str, ...]:
+    """Manifest keys, and local files that layers are made of, that changed since the lock was made.
+
+    With ``target``, only what is about that one of several targets.
+    """
+    names = list(manifest.targets) if target is None else [target]
+    changes = tuple(_changed_keys(manifest, lock, names, whole=target is None))
+    return (*changes, *_changed_local_layers(session, manifest, lock, names, changes))
+
+
+def _changed_keys(manifest: Manifest, lock: Lock, names: Sequence[str], *, whole: bool) -> Iterator[str]:
+    """What the manifest says otherwise than the lock; then the targets that were locked before it said so."""
+    changed = changed_keys(lock, manifest.keys())
+    if len(manifest.targets) == 1:
+        yield from changed
+        return
+    outdated = [name for name in names if _outdated(manifest, lock, name)]
+    about = [item for item in changed if whole or any(_is_about(item, manifest, lock, name) for name in outdated)]
+    yield from about
+    for name in outdated:
+        if not about or name not in lock.targets:
+            yield f"targets.{name} ({_outdated(manifest, lock, name)})"
+
+
+def _outdated(manifest: Manifest, lock: Lock, name: str) -> str:
+    """Why a target of several is not as the manifest says; empty if it is."""
+    if name not in lock.targets:
+        return "not locked"
+    same = lock.targets[name].request == target_request(manifest, name)
+    return "" if same else "locked before the manifest changed"
+
+
+def _is_about(change: str, manifest: Manifest, lock: Lock, name: str) -> bool:
+    """Whether a changed key such as ``layers.gym.rev (changed)`` has to do with the target."""
+    key = change.rpartition(" (")[0]
+    if key.startswith("targets."):
+        return key == f"targets.{name}" or key.startswith(f"targets.{name}.")
+    if not key.startswith("layers."):
+        return True
+    layers = {layer.name for layer in manifest.select(name).layers}
+    layers |= {layer.name for layer in lock.targets[name].layers} if name in lock.targets else set()
+    return any(key == f"layers.{layer}" or key.startswith(f"layers.{layer}.") for layer in layers)
 
 
 def _changed_local_layers(
-    session: Session, manifest: Manifest, lock: Lock, changes: Collection[str]
+    session: Session, manifest: Manifest, lock: Lock, names: Sequence[str], changes: Collection[str]
 ) -> Collection[str]:
     """Local files that are not what they were, of layers that are asked for as before."""
     changed: list[str] = []
-    for name in (name for name in lock.targets if name in manifest.targets):
+    for name in (name for name in names if name in lock.targets):
         target = lock.targets[name]
-        world = _World(session=session, platform=target.platform)
-        selected = manifest.select(name)
+        draft = _draft(session, manifest, name)
         locked = {layer.name: layer for layer in target.layers}
-        for node in graph.build(selected, session.plugins.kinds).nodes:
+        for node in draft.graph.nodes:
             if node.layer.options is None:  # made of manifest keys alone
                 continue
-            key = graph.BASE if node.name == graph.BASE else f"layers.{node.name}"
+            key = _key(draft, node) if node.name == graph.BASE else f"layers.{node.name}"
             if node.name not in locked or any(change.startswith((f"{key}.", f"{key} ")) for change in changes):
                 continue
             if session.kind(node.kind).pinned:
-                states = _changed_files(session, selected, node, locked[node.name])
+                states = _changed_files(draft, node, locked[node.name])
             else:
-                states = [_local_state(session, selected, node, locked[node.name], target, world)]
+                states = [_local_state(draft, node, locked[node.name], target)]
             changed += [f"{key} ({state})" for state in states if state and f"{key} ({state})" not in changed]
     return changed
 
 
-def _changed_files(session: Session, manifest: Manifest, node: graph.Node, locked: LockedLayer) -> list[str]:
+def _changed_files(draft: _Draft, node: graph.Node, locked: LockedLayer) -> list[str]:
     """What became of the local files that a pinned layer was resolved from: ``requirements.txt changed``."""
+    session = draft.world.session
     before: Any = locked.facts.get("files", {})
     try:
-        now: Any = _files_read(session, session.kind(node.kind), manifest, node).get("files", {})
+        now: Any = _files_read(session, session.kind(node.kind), draft.manifest, node).get("files", {})
     except ManifestError as error:
         return [error.problems[0].message if error.problems[0].key else f"{error.problems[0].file} is not sound"]
     return [f"{path} changed" for path in sorted(before.keys() | now.keys()) if before.get(path) != now.get(path)]
 
 
-def _local_state(
-    session: Session, manifest: Manifest, node: graph.Node, locked: LockedLayer, target: LockedTarget, world: _World
-) -> str:
+def _local_state(draft: _Draft, node: graph.Node, locked: LockedLayer, target: LockedTarget) -> str:
     """What became of the local files of one layer since they were locked; empty if nothing did."""
     node = replace(node, parents=locked.parents)
     try:
-        layer, _ = _resolve_layer(session, manifest, node, target.layers, Pins(), world)
+        layer, _ = _resolve_layer(draft, node, target.layers)
     except ManifestError:
         return "its files are missing"
     return "its files changed" if _content(replace(layer, recipe=locked.recipe)) != _content(locked) else ""
 
 
-def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str) -> None:
-    """Raise :class:`StaleLockError`, naming every key that changed, unless the lock is of this manifest."""
-    changes = stale_keys(session, manifest, lock)
+def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str, target: str | None = None) -> None:
+    """Raise :class:`StaleLockError`, naming every key that changed, unless the lock is of this manifest.
+
+    With ``target``, as far as the manifest is about that one of several targets.
+    """
+    changes = stale_keys(session, manifest, lock, target)
     if changes:
         raise StaleLockError(changes, where=where, hint="run `reprobox lock`")

@@ -18,7 +18,7 @@ from reprobox.backend import Bind, ToolResult
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
 from reprobox.download import Downloader
-from reprobox.lock import Input
+from reprobox.lock import Input, Lock
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.store import Store
 from tests.servers import Server
@@ -166,6 +166,8 @@ class SmallWorld:
     index: Mapping[str, str] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    here: str = "linux/amd64"
+    roots: Mapping[str, Lock] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.downloader = Downloader(offline=self.offline, attempts=2, backoff=0.01)
@@ -184,7 +186,12 @@ class SmallWorld:
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
 
-    def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
+    def find(self, folder: str) -> tuple[str, ...]:
+        return tuple(sorted(path for path in self.files if path.startswith(f"/{folder.strip('/')}/")))
+
+    def tool(
+        self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"", root: Lock | None = None
+    ) -> ToolResult:
         raise NotImplementedError(argv)
 
     def say(self, text: str) -> None:

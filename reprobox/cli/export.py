@@ -45,8 +45,8 @@ def execute(options: argparse.Namespace) -> int:
         options.tag or f"{manifest.project.name}:{re.sub('[^A-Za-z0-9_.-]', '-', manifest.project.version or 'latest')}"
     )
     Reference.parse(tag)
-    ensure_fresh(session, manifest, lock, str(project.lock_path))
     name = next(iter(manifest.select(options.target).targets))
+    ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     wants_image = options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 from reprobox.cli.changes import brief
 from reprobox.cli.options import add_builder_option, add_network_options
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
+from reprobox.engine import Session, this_platform
 from reprobox.errors import LockError
 from reprobox.lock import Lock
 from reprobox.lock_diff import diff
@@ -24,6 +26,7 @@ examples:
   reprobox lock                 make or mend research.lock
   reprobox lock --check         say what changed, and exit 3 if anything did
   reprobox lock --upgrade       take the newest versions of everything
+  reprobox lock --target gpu    lock this target alone, of several
   reprobox lock --upgrade-package numpy    move this one, and nothing else that need not
   reprobox lock --seal          build it, and record the digests that every later build must reproduce"""
 _KEEP = "restore the lock that was there, or let every version move with `reprobox lock --upgrade`"
@@ -40,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="[LAYER:]NAME",
         help="move this package, and what it needs to move with it; may be repeated",
     )
+    parser.add_argument(
+        "--target", metavar="NAME", action="append", help="only this target; the others stay as they are locked"
+    )
     add_network_options(parser)
     add_builder_option(parser)
 
@@ -47,8 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds)
+    wanted = [next(iter(manifest.select(name).targets)) for name in options.target or ()]
     if options.check:
-        ensure_fresh(session, manifest, project.lock(session.store), str(project.lock_path))
+        for name in wanted or (None,):
+            ensure_fresh(session, manifest, project.lock(session.store), str(project.lock_path), name)
         _tell(options, project.lock(session.store), changed=False)
         return 0
     try:
@@ -59,30 +67,44 @@ def execute(options: argparse.Namespace) -> int:
         session.reporter.say(f"the old lock is not used: {error.message}")
         previous = None
     upgrade = replace(upgrade_of(options.upgrade_package, previous), everything=options.upgrade)
-    lock = resolve(session, manifest, previous, upgrade=upgrade)
+    lock = resolve(session, manifest, previous, upgrade=upgrade, only=wanted)
     changed = project.write_lock(lock)
     if previous is not None and changed:
         for line in brief(diff(previous, lock)):
             session.reporter.say(line)
     if options.seal:
-        for name in lock.targets:
+        for name in _sealable(session, lock, wanted):
             lock = realize(session, project, manifest, lock, Wish(target=name, seal=True)).lock
         changed = project.write_lock(lock) or changed
     _tell(options, lock, changed=changed)
     return 0
 
 
+def _sealable(session: Session, lock: Lock, wanted: Sequence[str]) -> Sequence[str]:
+    """The targets to be sealed: those asked for, else all that this machine can build. Their inputs come in one go."""
+    here = [name for name, target in lock.targets.items() if target.platform == this_platform()]
+    chosen = wanted or here or list(lock.targets)
+    for name in () if wanted or not here else lock.targets.keys() - set(here):
+        session.reporter.say(f"{name}: not sealed: it is for {lock.targets[name].platform}, and is built there")
+    if len(chosen) > 1:
+        layers = [layer for name in chosen for layer in lock.targets[name].layers]
+        inputs = {item.sha256: item for layer in layers if not session.store.layer(layer.id) for item in layer.inputs}
+        session.fetch(list(inputs.values()))
+    return chosen
+
+
 def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
     locked = [layer for target in lock.targets.values() for layer in target.layers]
     locked += [lock.checkout] if lock.checkout else []
     inputs = {item.sha256: item for layer in locked for item in layer.inputs}
-    layers = sum(len(target.layers) for target in lock.targets.values())
+    layers = len({layer.id for target in lock.targets.values() for layer in target.layers})
     size = sum(item.size for item in inputs.values())
     unpinned = list(dict.fromkeys(name for target in lock.targets.values() for name in target.unpinned()))
     if options.json:
         document = {
             "lock": f"sha256:{lock.digest()}",
             "changed": changed,
+            "targets": sorted(lock.targets),
             "layers": layers,
             "inputs": len(inputs),
             "size": size,
@@ -93,6 +115,7 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
         print(json.dumps(document))
         return
     state = "wrote research.lock" if changed else "research.lock is up to date"
-    print(f"{state}: {layers} layers, {len(inputs)} inputs, {human(size)}")
+    targets = f"{len(lock.targets)} targets, " if len(lock.targets) > 1 else ""
+    print(f"{state}: {targets}{layers} layers, {len(inputs)} inputs, {human(size)}")
     for name in unpinned:
         print(f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes")

@@ -58,9 +58,9 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     session, project = open_session(options, Path(options.source) if options.source else None)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
-    ensure_fresh(session, manifest, lock, str(project.lock_path))
     selected = manifest.select(options.target)
     name = next(iter(selected.targets))
+    ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     check_requires(options, selected, session.store, [("store", session.store.root)])
     wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
     return realize(session, project, manifest, lock, wish).result

@@ -63,12 +63,12 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
-    ensure_fresh(session, manifest, lock, str(project.lock_path))
+    selected = manifest.select(options.target)
+    name = next(iter(selected.targets))
+    ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     if getattr(options, "locked", False) and not is_locked_code(session.project, manifest, lock):
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     mounts = _mounts(options.mount)
-    selected = manifest.select(options.target)
-    name = next(iter(selected.targets))
     check_requires(options, selected, session.store, _outputs(session.project, selected, mounts))
     realized = realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
     record = realized.record

@@ -1,4 +1,5 @@
-"""Real apt as the solver: run in the base's root, without network, over indices that were verified here. apt.conf(5)
+"""Real apt as the solver: run in the base's root, or in another that runs on this machine, without network, over
+indices that were verified here. apt.conf(5)
 
 apt sees placeholder hosts (``r0.invalid``, one for each suite), so that each file it chooses tells which suite it is
 of. What it works out over the indices alone is kept in the store: reading 60,000 stanzas takes it two seconds,
@@ -24,7 +25,7 @@ from reprobox.debian.archive import Index
 from reprobox.debian.control import Universe, fields, relations, stanzas, write
 from reprobox.digest import canonical, sha256
 from reprobox.errors import ResolveError
-from reprobox.lock import Input
+from reprobox.lock import Input, Lock
 from reprobox.tree import remove
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Question:
     """What apt is asked: install ``packages`` (as its command line has them) on a system with this dpkg status.
 
     ``kept`` are locked packages that are preferred over newer ones; ``forgotten`` those of them that no index offers
-    any more, with their .debs in the store. ``architectures`` has the native one first.
+    any more, with their .debs in the store. ``architectures`` has the native one first. ``root`` is where apt runs, if
+    not in the base itself, and ``preferences`` what the base would have said there.
     """
 
     packages: tuple[str, ...]
@@ -71,6 +73,8 @@ class Question:
     indices: tuple[Index, ...]
     kept: tuple[Input, ...] = ()
     forgotten: tuple[Input, ...] = ()
+    root: Lock | None = None
+    preferences: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,12 +108,13 @@ class Refusal:
 
 
 def ask(world: World, question: Question) -> Answer | Refusal:
-    """Let the base's apt solve ``question``."""
+    """Let apt solve ``question``, which may be about another architecture than its own."""
     with world.store.scratch() as scratch, _room(world.store, question, scratch) as room:
         request = scratch / "request"
         request.mkdir(mode=0o755)
         (request / "status").write_bytes(question.status)
-        (request / "pins").write_text(_preferences(question.kept))
+        pins = f"{question.preferences}\n\n{_preferences(question.kept)}"
+        (request / "pins").write_text(pins, errors="surrogateescape")
         return understand(_run(world, question, room, request), question)
 
 
@@ -125,6 +130,7 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
             Bind(source=request, target=_REQUEST),
             Bind(source=request / "pins", target=_PINS),
         ),
+        root=question.root,
     )
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reprobox.debian import deb
 from reprobox.debian.release import KEY_PATTERNS, Keyring, read_key_file, trusted_keys
+from reprobox.debian.solver import extended_status
 from reprobox.debian.sources import Read, Source, host_sources, read_host, read_sources
-from reprobox.digest import Json
+from reprobox.digest import Json, canonical, sha256
 from reprobox.errors import ResolveError
+from reprobox.lock import LockedLayer
 from reprobox.manifest import Base
-from reprobox.tar_stream import FILE
 
 if TYPE_CHECKING:
     from reprobox.layers.kind import World
@@ -22,8 +21,12 @@ if TYPE_CHECKING:
 STATUS = "/var/lib/dpkg/status"
 ARCHITECTURES = "/var/lib/dpkg/arch"
 APT = "/usr/bin/apt-get"
-_APT_FILES = ("etc/apt", "usr/share/keyrings")
-_END = bytes(1024)  # closes a tar that is whole
+_APT_FOLDERS = (
+    "/etc/apt",
+    *(f"/etc/apt/{name}" for name in ("keyrings", "sources.list.d", "trusted.gpg.d")),  # which may be links
+    "/usr/share/keyrings",
+)
+_PREFERENCES = ("/etc/apt/preferences", "/etc/apt/preferences.d/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,41 +43,31 @@ def host_system() -> System:
     return System(sources=host_sources(), trusted=trusted_keys(), read=read_host)
 
 
-def base_system(world: World, identity: str) -> System:
-    """The base of the environment, whose layer id is ``identity``.
-
-    A tool run in the base gives its files as one tar, links followed; it is remembered by the id. Raises
-    :class:`ResolveError` where the run was cut short.
-    """
-    try:
-        tar = world.store.memo("systems", identity).read_bytes()
-    except FileNotFoundError:
-        tar = b""
-    if not tar.endswith(_END):
-        there = 'cd / && for path; do test -e "$path" && printf "%s\\0" "$path"; done'
-        result = world.tool(("sh", "-c", f"{there} | tar -chf - --null -T -", "sh", *_APT_FILES))
-        tar = result.stdout
-        if not tar.endswith(_END):
-            said = result.stderr.decode(errors="replace").strip() or f"tar ended with status {result.status}"
-            raise ResolveError(f"the base's apt configuration could not be read: {said}", hint="run it again")
-        if result.status == 0:  # else something there could not be read: a link to nowhere is nothing to apt either
-            world.store.remember("systems", identity, tar)
-    files = _files(tar)
+def base_system(world: World) -> System:
+    """The base of the environment; its files are read, and nothing of it runs."""
+    files = sorted({path for folder in _APT_FOLDERS for path in world.find(folder)})
     named = [path for path in files if path.startswith("/etc/apt/sources.list")]
     keys = [path for path in files if any(fnmatch.fnmatchcase(path, pattern) for pattern in KEY_PATTERNS)]
     return System(
-        sources=read_sources(files.get, [path for path in named if path.endswith((".list", ".sources"))]),
-        trusted=trusted_keys(files.get, keys),
-        read=files.get,
+        sources=read_sources(world.read, [path for path in named if path.endswith((".list", ".sources"))]),
+        trusted=trusted_keys(world.read, keys),
+        read=world.read,
     )
 
 
-def _files(tar: bytes) -> Mapping[str, bytes]:
-    return {
-        "/" + member.path.decode("utf-8", "surrogateescape"): bytes(member.data)
-        for member in deb.tar_members(tar)
-        if member.kind == FILE
-    }
+def debian_suite(world: World) -> str:
+    """Codename of the Debian release that the base is; empty for another distribution. os-release(5)"""
+    text = (world.read("/etc/os-release") or b"").decode("utf-8", "replace")
+    said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    codename = said.get("VERSION_CODENAME", "").strip("\"'")
+    return codename if said.get("ID", "").strip("\"'") == "debian" and codename.isalpha() else ""
+
+
+def preferences(world: World) -> str:
+    """What the base's own apt prefers, as one file. apt_preferences(5)"""
+    names = [path for path in world.find("/etc/apt") if path.startswith(_PREFERENCES)]
+    plain = [path for path in names if "." not in path.rpartition("/")[2] or path.endswith(".pref")]
+    return "\n\n".join((world.read(path) or b"").decode("utf-8", "surrogateescape") for path in plain)
 
 
 def trusted_by(project: Path, base: Base, remembered: Json) -> Keyring:
@@ -98,8 +91,13 @@ class Installed:
     foreign: tuple[str, ...]
 
 
-def installed(world: World) -> Installed:
-    """The base's. Raises :class:`ResolveError` where the base has no dpkg database or no apt."""
+def installed(world: World, base: LockedLayer, platform: str) -> Installed:
+    """What the base has installed. Raises :class:`ResolveError` where it has no dpkg database or no apt.
+
+    A base that is locked package by package and cannot be built here is known from its packages.
+    """
+    if base.kind == "bootstrap" and platform != world.here:
+        return Installed(status=_locked_status(world, base), foreign=())
     status = world.read(STATUS)
     if not status or world.read(APT) is None:
         raise ResolveError(
@@ -108,3 +106,15 @@ def installed(world: World) -> Installed:
         )
     listed = (world.read(ARCHITECTURES) or b"").decode("ascii", "replace").split()
     return Installed(status=status, foreign=tuple(listed[1:]))  # the first is its own
+
+
+def _locked_status(world: World, base: LockedLayer) -> bytes:
+    """The dpkg status that installing exactly the locked packages leaves."""
+    key = sha256(canonical([item.sha256 for item in base.inputs]))
+    try:
+        return world.store.memo("status", key).read_bytes()
+    except FileNotFoundError:
+        world.fetch(base.inputs)
+    status = extended_status(b"", (), [world.store.blob(item.sha256) for item in base.inputs])
+    world.store.remember("status", key, status)
+    return status

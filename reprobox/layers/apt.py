@@ -1,7 +1,8 @@
 """``apt``: packages of the base's distribution.
 
-Resolved by real apt, run in the base's root over indices whose signatures were checked here; built by real apt from
-the locked .debs alone, without an index and without network.
+Resolved by real apt over indices whose signatures were checked here, run in the base's root or, for a base of another
+machine's architecture, in one of this machine; built by real apt from the locked .debs alone, without an index and
+without network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, solver, system
@@ -21,8 +22,9 @@ from reprobox.debian.release import ExpiredKeyError, Keyring, UnknownSignerError
 from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
 from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ReproboxError, ResolveError
+from reprobox.layers.bootstrap import tool_root
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.lock import Input
+from reprobox.lock import Input, Lock
 from reprobox.manifest import Layer, Manifest, apt_package, host_path, key, pattern, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
@@ -94,7 +96,7 @@ class Apt:
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin every package that must be installed, as apt decides it."""
         asked: AptOptions = request.layer.options
-        base = system.installed(request.world)
+        base = system.installed(request.world, request.below[0], request.platform)
         architectures = _architectures(request, asked, base.foreign)
         origins, indices = _open(request, architectures)
         _check_twice(request, asked)
@@ -105,6 +107,7 @@ class Apt:
             architectures=architectures,
             recommends=asked.recommends,
             indices=indices,
+            **_elsewhere(request),
         )
         answer = _solve(request, question)
         _check_pins(request, answer)
@@ -183,7 +186,7 @@ def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[
         suite = request.manifest.base.reference.partition(":")[2]
         origins = archive.open_debian(world, suite, host_sources(), trusted)
     else:
-        origins = archive.open_sources(world, system.base_system(world, base.id), system.host_system())
+        origins = archive.open_sources(world, system.base_system(world), system.host_system())
     origins += _declared(request)
     native, *foreign = architectures
     indices = list(archive.open_indices(world, origins, native))
@@ -243,6 +246,27 @@ def _at(request: ResolveRequest, place: Place, error: ReproboxError, hint: str) 
     found = request.manifest.problem(place, "")
     message = f"{error.where}: {error.message}" if error.where else error.message
     return type(error)(message, where=f"{found.file}:{found.line}: {found.key}", hint=hint)
+
+
+def _elsewhere(request: ResolveRequest) -> dict[str, Any]:
+    """Where apt runs for a base that cannot run here, and what the base's own apt would prefer."""
+    world, asked = request.world, request.manifest.base
+    if request.platform == world.here:
+        return {}
+    root = world.roots.get(asked.reference) or _tool_root(request)
+    return {"root": root, "preferences": "" if asked.kind == "bootstrap" else system.preferences(world)}
+
+
+def _tool_root(request: ResolveRequest) -> Lock:
+    """A base of this machine, of the target's Debian release where it is one: then it is the same apt that solves."""
+    world, asked = request.world, request.manifest.base
+    if asked.kind == "bootstrap":
+        trusted = system.trusted_by(world.project, asked, request.below[0].facts.get("keys"))
+        return tool_root(world, asked.reference.partition(":")[2], host_sources(), trusted)
+    base, host = system.base_system(world), system.host_system()
+    trusted = Keyring({**host.trusted.certs, **base.trusted.certs}, [*base.trusted.places, *host.trusted.places])
+    known = (*(replace(source, signed_by=()) for source in base.sources), *host.sources)
+    return tool_root(world, system.debian_suite(world) or "stable", known, trusted)
 
 
 # -- asking apt --------------------------------------------------------------------------------------------------------

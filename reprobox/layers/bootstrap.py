@@ -6,20 +6,26 @@ these need.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, deb, seed, system
 from reprobox.debian.closure import base_packages, working_set
 from reprobox.debian.control import Package
-from reprobox.debian.sources import host_sources
+from reprobox.debian.release import Keyring
+from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
-from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.lock import Input
+from reprobox.errors import LockError
+from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest, World
+from reprobox.lock import BASE, Input, Lock, LockedLayer, read, root_lock, write
 from reprobox.manifest import Base, Layer
 from reprobox.store import Store
 
+_KEPT_FOR = 30 * 24 * 3600  # seconds that a root for tools is used
 _DPKG = ("dpkg", "--force-unsafe-io", "--no-triggers")
 
 
@@ -37,21 +43,11 @@ class Bootstrap:
 
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin every package of the base, from Release files whose signatures are checked here."""
-        world = request.world
-        suite = request.manifest.base.reference.partition(":")[2]
-        architecture = archive.debian_architecture(request.platform)
+        world, base = request.world, request.manifest.base
         remembered = request.previous.facts.get("keys") if request.previous else None
-        trusted = system.trusted_by(world.project, request.manifest.base, remembered)
-        origins = archive.open_debian(world, suite, host_sources(), trusted)
-        indices = archive.open_indices(world, origins, architecture)
-        packages = base_packages(archive.universe(indices))
-        inputs = archive.lock_packages(world, packages, indices)
-        return Resolution(
-            inputs=inputs,
-            options=_options(world.store, packages, inputs, architecture),
-            facts=archive.facts(indices, origins),
-            dates=tuple(origin.release.date for origin in origins),
-        )
+        trusted = system.trusted_by(world.project, base, remembered)
+        suite = base.reference.partition(":")[2]
+        return _pin(world, suite, request.platform, host_sources(), trusted)
 
     def step(self, request: StepRequest) -> Commands:
         """Unpack what can be unpacked here, let dpkg unpack what has scripts, and let it configure all."""
@@ -73,6 +69,38 @@ class Bootstrap:
             ),
             environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},
         )
+
+
+def _pin(world: World, suite: str, platform: str, known: Sequence[Source], trusted: Keyring) -> Resolution:
+    architecture = archive.debian_architecture(platform)
+    origins = archive.open_debian(world, suite, known, trusted)
+    indices = archive.open_indices(world, origins, architecture)
+    packages = base_packages(archive.universe(indices))
+    inputs = archive.lock_packages(world, packages, indices)
+    return Resolution(
+        inputs=inputs,
+        options=_options(world.store, packages, inputs, architecture),
+        facts=archive.facts(indices, origins),
+        dates=tuple(origin.release.date for origin in origins),
+    )
+
+
+def tool_root(world: World, suite: str, known: Sequence[Source], trusted: Keyring) -> Lock:
+    """A base of this machine's own architecture, in which apt can run for another one.
+
+    It decides nothing but which version of apt solves, so it is kept for some weeks.
+    """
+    memo = world.store.memo("roots", f"{suite}-{world.here.replace('/', '-')}")
+    with contextlib.suppress(OSError, LockError):
+        if time.time() - memo.stat().st_mtime < _KEPT_FOR or world.offline:
+            return read(memo.read_text())
+    world.say(f"making a root for apt: debian:{suite} for {world.here}")
+    found = _pin(world, suite, world.here, known, trusted)
+    base = LockedLayer(name=BASE, kind=Bootstrap.name, recipe=Bootstrap.recipe, request="")
+    base = replace(base, inputs=found.inputs, options=found.options)
+    root = root_lock(base, world.here, max(found.dates))
+    world.store.remember("roots", memo.name, write(root).encode())
+    return root
 
 
 def _strings(value: Json) -> list[str]:

@@ -110,7 +110,7 @@ def find_python(world: World, below: Sequence[LockedLayer], platform: str) -> Py
     if machine is None:
         raise ResolveError(f"Python packages are not available for {platform}", hint="use linux/amd64 or linux/arm64")
     packages = _locked_packages(below)
-    base = _Base(world, below[0])
+    base = _Base(world, below[0], native=platform == world.here)
     if not base.locked:
         packages = {**base.packages(), **packages}
     path, version = _interpreter(base, packages)
@@ -128,9 +128,10 @@ def _locked_packages(layers: Sequence[LockedLayer]) -> dict[str, str]:
 class _Base:
     """The bottom layer. One that is locked package by package need not exist to be known."""
 
-    def __init__(self, world: World, layer: LockedLayer) -> None:
+    def __init__(self, world: World, layer: LockedLayer, *, native: bool) -> None:
         self._world = world
         self._layer = layer
+        self._native = native
         self.locked = layer.kind == "bootstrap"
 
     def read(self, path: str) -> bytes | None:
@@ -138,7 +139,7 @@ class _Base:
 
     def ask(self, argv: Sequence[str]) -> bytes | None:
         """What a program of the base prints; None if it cannot run here, or fails."""
-        if self.locked:
+        if self.locked or not self._native:
             return None
         result = self._world.tool(argv)
         return None if result.status else result.stdout

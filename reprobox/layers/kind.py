@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Entry, Json
-from reprobox.lock import Input, LockedLayer
+from reprobox.lock import Input, Lock, LockedLayer
 from reprobox.manifest import Layer, Manifest
 from reprobox.providers import Found
 from reprobox.registry import Registries
@@ -34,6 +34,8 @@ class World(Protocol):
     store: Store
     project: Path
     offline: bool
+    here: str  # the platform whose programs run on this machine
+    roots: Mapping[str, Lock]  # bases of other targets that run on this machine, by what the manifest calls them
     archives: Mapping[str, Sequence[str]]  # configured base URIs by archive name (user configuration)
     registries: Registries
     index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
@@ -53,8 +55,14 @@ class World(Protocol):
     def read(self, path: str) -> bytes | None:
         """A file of the base's root, links resolved inside it; None where there is none. Builds the base if needed."""
 
-    def tool(self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"") -> ToolResult:
-        """Run a program of the base's root for its output, on a throw-away root without network."""
+    def find(self, folder: str) -> tuple[str, ...]:
+        """Absolute paths of all files and links below a folder of the base's root. Builds the base if needed."""
+
+    def tool(
+        self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"", root: Lock | None = None
+    ) -> ToolResult:
+        """Run a program for its output, on a throw-away root without network: the base's, or that of the base which
+        ``root`` locks. It must be of this machine's platform, and is built if needed."""
 
     def say(self, text: str) -> None:
         """One line of progress for people."""

@@ -260,13 +260,17 @@ def targets(draw: st.DrawFn, epoch: int) -> LockedTarget:
         )
         for number, name in enumerate(names)
     ]
-    return LockedTarget(name="", platform=draw(TEXTS), layers=with_ids(layers, epoch), seal=draw(SEALS))
+    made = with_ids(layers, epoch)
+    return LockedTarget(name="", platform=draw(TEXTS), layers=made, seal=draw(SEALS), request=draw(TEXTS))
 
 
 @st.composite
 def locks(draw: st.DrawFn) -> Lock:
     epoch = draw(st.integers(0, 2**40))
     found = draw(st.dictionaries(TEXTS, targets(epoch), min_size=1, max_size=2))
+    whole = next(iter(found.values()))
+    start = draw(st.integers(1, len(whole.layers)))
+    found |= draw(st.dictionaries(TEXTS, st.just(replace(whole, layers=whole.layers[:start])), max_size=1))
     return Lock(
         epoch=epoch,
         manifest=draw(TEXTS),

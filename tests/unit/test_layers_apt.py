@@ -163,7 +163,11 @@ class RealWorld(SmallWorld):
         place = self.tree / path.lstrip("/")
         return place.read_bytes() if place.is_file() else None
 
-    def tool(self, argv, *, binds=(), stdin=b""):
+    def find(self, folder):
+        below = (self.tree / folder.lstrip("/")).rglob("*")
+        return tuple(sorted(f"/{path.relative_to(self.tree)}" for path in below if not path.is_dir()))
+
+    def tool(self, argv, *, binds=(), stdin=b"", root=None):
         self.asked.append(tuple(argv))
         scratch = self.store.root / "sandbox"
         scratch.mkdir(exist_ok=True)

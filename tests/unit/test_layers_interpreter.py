@@ -23,6 +23,7 @@ class World:
     store: Store
     files: Mapping[str, bytes] = field(default_factory=dict)
     answers: Mapping[str, bytes] = field(default_factory=dict)
+    here: str = "linux/amd64"
     asked: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
 
@@ -166,8 +167,10 @@ def test_the_c_library_says_its_version(world):
     world.answers = {"/usr/bin/python3": b"cpython - 3.9.18"}
     assert find_python(world, [ROOTFS], "linux/amd64").libc == ("glibc", 2, 31)
     world.files = {"usr/bin/python3": b"ELF", "lib/ld-musl-aarch64.so.1": b"ELF"}
+    world.here = "linux/arm64"
     found = find_python(world, [ROOTFS], "linux/arm64")
     assert (found.libc, found.uv_platform) == (("musl", 1, 2), "aarch64-unknown-linux-musl")
+    world.here = "linux/amd64"
     world.files = {"usr/bin/python3": b"ELF"}
     with pytest.raises(ResolveError, match="which C library"):
         find_python(world, [ROOTFS], "linux/amd64")
@@ -217,3 +220,11 @@ def test_tags_of_musl():
         "musllinux_1_1_aarch64",
         "musllinux_1_0_aarch64",
     ]
+
+
+def test_an_interpreter_of_another_machine_is_never_run(world):
+    world.files = {"usr/bin/python3": b"ELF", "lib64/libc.so.6": GLIBC}
+    world.answers = {"/usr/bin/python3": b"cpython - 3.9.18"}  # as an emulator might say
+    with pytest.raises(ResolveError, match="it does not run here"):
+        find_python(world, [ROOTFS], "linux/arm64")
+    assert world.asked == []

@@ -99,6 +99,52 @@ def test_one_item_a_line():
     ]
 
 
+def two(*, request: str = "5" * 16) -> Lock:
+    """A lock of two targets that share all but the last layer."""
+    other = with_ids((*LAYERS[:3], replace(LAYERS[3], parents=("python",))), EPOCH)
+    first = LockedTarget(name="cpu", platform="linux/amd64", layers=with_ids(LAYERS, EPOCH), request=request)
+    return replace(LOCK, targets={"gpu": replace(first, name="gpu", layers=other), "cpu": first})
+
+
+def test_a_layer_that_targets_share_is_written_once():
+    text = lock.write(two())
+    assert lock.read(text) == two()
+    assert lock.write(lock.read(text)) == text
+    gpu = text[text.index("[targets.gpu]") :]
+    assert gpu.startswith(
+        '[targets.gpu]\nplatform = "linux/amd64"\nrequest = "5555555555555555"\n'
+        '\n[[targets.gpu.layers]]\nname = "base"\nshared_with = "cpu"\n'
+        '\n[[targets.gpu.layers]]\nname = "conf"\nshared_with = "cpu"\n'
+        '\n[[targets.gpu.layers]]\nname = "python"\nshared_with = "cpu"\n'
+        '\n[[targets.gpu.layers]]\nname = "skeleton"\nkind = "skeleton"\n'
+    )
+
+
+def test_a_layer_that_differs_in_what_is_only_told_is_not_shared():
+    one = two()
+    cpu = one.targets["cpu"].layers
+    told = with_ids((replace(cpu[0], facts={**cpu[0].facts, "removed": ["a"]}), *cpu[1:]), EPOCH)
+    text = lock.write(replace(one, targets={**one.targets, "cpu": replace(one.targets["cpu"], layers=told)}))
+    assert text.count("shared_with") == 2
+    assert lock.read(text).targets["cpu"].layers == told
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda layers: layers[0].update(shared_with="cpv"), "target 'cpv' has no layer 'base' to share"),
+        (lambda layers: layers[0].update(shared_with="gpu"), "target 'gpu' has no layer 'base' to share"),
+        (lambda layers: layers[0].update(name="basis"), "target 'cpu' has no layer 'basis' to share"),
+        (lambda layers: layers.insert(1, dict(layers[0])), "layer 'base' stands twice"),
+    ],
+)
+def test_a_layer_that_is_shared_with_nobody(edit, message):
+    document = tomllib.loads(lock.write(two()))
+    edit(document["targets"]["gpu"]["layers"])
+    with pytest.raises(LockError, match=re.escape(message)):
+        lock.decode(document)
+
+
 def test_nothing_of_the_machine_is_written(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.0)
     monkeypatch.setenv("TZ", "Asia/Tokyo")

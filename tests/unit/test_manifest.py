@@ -172,8 +172,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
         for line, key, what in [
             (46, "layers[4].secrets", "`secrets`"),
             (57, 'mounts."/dataset".digest', "`digest`"),
-            (71, "targets.gpu", "more than one target"),
-            (73, "targets.gpu.base", "`base`"),
         ]
     ]
 

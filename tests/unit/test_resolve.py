@@ -10,7 +10,7 @@ import pytest
 
 from reprobox import resolve
 from reprobox.errors import LockError, ManifestError
-from reprobox.lock import Lock, LockedLayer
+from reprobox.lock import Lock, LockedLayer, with_ids
 from reprobox.pins import Upgrade
 from reprobox.resolve import NO_DATE, ensure_fresh, stale_keys
 from tests import images
@@ -115,6 +115,45 @@ def test_the_same_base_under_another_name_changes_no_id(local):
     assert [item.id for item in second.targets["default"].layers] == [
         item.id for item in first.targets["default"].layers
     ]
+
+
+def two_bases(local: Local, first: str = "cpu", gpu: str = "layout") -> Lock:
+    targets = {"cpu": "", "gpu": f'base = {{ oci = "{gpu}" }}\n'}
+    names = [first, *(name for name in targets if name != first)]
+    return local.write("".join(f"[targets.{name}]\n{targets[name]}" for name in names)).lock()
+
+
+@pytest.mark.parametrize("first", ["cpu", "gpu"])
+def test_one_epoch_for_all_targets_is_that_of_the_newest_base(local, first):
+    layout(local, "2024-05-06T07:08:09Z")
+    lock = two_bases(local, first)
+    assert lock.epoch == images.CREATED_SECONDS  # the other base knows no date
+    for target in lock.targets.values():
+        assert with_ids(target.layers, lock.epoch) == target.layers
+
+
+def test_the_epoch_is_the_same_whichever_target_comes_first(local):
+    layout(local, "2024-05-06T07:08:09Z")
+    first, second = two_bases(local, "cpu"), two_bases(local, "gpu")
+    assert (first.epoch, first.targets) == (second.epoch, second.targets)
+
+
+def test_the_epoch_moves_only_with_a_base_that_is_newer(local):
+    for name, year in (("layout", 2024), ("older", 2020), ("newer", 2025)):
+        layout(local, f"{year}-05-06T07:08:09Z", name)
+    first = two_bases(local)
+    assert two_bases(local, gpu="older").epoch == first.epoch  # cpu's base is as it was, and so is its clock
+    assert two_bases(local, gpu="newer").epoch > first.epoch
+
+
+def test_a_target_that_is_not_locked_now_has_the_new_epoch_too(local):
+    layout(local, "2024-05-06T07:08:09Z")
+    layout(local, "2025-05-06T07:08:09Z", "newer")
+    first = two_bases(local)
+    local.write('[targets.cpu]\n[targets.gpu]\nbase = { oci = "newer" }\n')
+    second = local.lock(only=["gpu"])
+    assert second.targets["cpu"].layers == with_ids(first.targets["cpu"].layers, second.epoch)
+    assert second.targets["cpu"].layers[1].id != first.targets["cpu"].layers[1].id
 
 
 def test_the_environment_of_a_layer_is_part_of_its_id_alone(local):
