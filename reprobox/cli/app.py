@@ -8,11 +8,11 @@ import json
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from reprobox import __version__
 from reprobox.cli.report import reporter
-from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockError
+from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockError, UsageError
 
 #: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
 #: module of the verb that is asked for is imported.
@@ -48,7 +48,12 @@ command's."""
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; returns the exit status."""
     asked = next((word for word in arguments if word in VERBS), "")
-    options = parser(asked).parse_args(arguments)
+    try:
+        options = parser(asked).parse_args(arguments)
+    except UsageError as error:
+        own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+        _tell(error, argparse.Namespace(json="--json" in own, reporter=None))
+        return error.status
     options.reporter = reporter(quiet=options.quiet)
     try:
         status: int = _verb(options.verb).execute(options)
@@ -76,9 +81,16 @@ def dispatch(arguments: list[str]) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints raised as everything else is."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"`{self.prog} --help` shows what it takes")
+
+
 def parser(asked: str = "") -> argparse.ArgumentParser:
     """The command line; complete for the verb that is ``asked`` for, the others only by name."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="reprobox",
         description=_DESCRIPTION,
         epilog=_FIRST_STEPS,

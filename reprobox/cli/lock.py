@@ -117,5 +117,8 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
     state = "wrote research.lock" if changed else "research.lock is up to date"
     targets = f"{len(lock.targets)} targets, " if len(lock.targets) > 1 else ""
     print(f"{state}: {targets}{layers} layers, {len(inputs)} inputs, {human(size)}")
+    for name, target in lock.targets.items() if options.seal else ():
+        if target.seal is not None:
+            print(f"sealed {name}: tree {target.seal.tree_digest}, image {target.seal.image_digest}")
     for name in unpinned:
         print(f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes")

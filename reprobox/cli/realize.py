@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    known = None if options.output or options.with_code else _already(options)
+    asks_more = options.output or options.with_code or options.builder != DEFAULT_BACKEND
+    known = None if asks_more else _already(options)
     _show(options, known if known is not None else _realize(options))
     return 0
 
