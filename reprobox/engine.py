@@ -358,7 +358,7 @@ def _earlier(store: Store, identity: Mapping[str, Any]) -> Earlier | None:
     except OSError:
         return None
     stored = store.layer(name)
-    if stored is None:
+    if stored is None or stored.shared is not None:
         return None
     files = {name: digest for _, name, digest in stored.record["inputs"]["files"]}
     return Earlier(files=files, index=read_index(stored.index.read_bytes()), tree=stored.tree)
