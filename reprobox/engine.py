@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -24,7 +24,7 @@ from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, w
 from reprobox.errors import BackendError, BuildError, LockError, OfflineError, ReproboxError
 from reprobox.layers.kind import Commands, Earlier, Files, Kind, StepRequest, Verbatim, secrets_of, uses_network
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
-from reprobox.manifest import Manifest
+from reprobox.manifest import IN_IMAGE, Manifest
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.redact import Redactor, holders
@@ -491,10 +491,19 @@ def image_environment(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Outside:
+    """A layer that is no part of the image, as locked and as stored."""
+
+    layer: LockedLayer
+    stored: StoredLayer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
     """A target whose layers are all in the store: the image it is, and both digests (sha256 hex).
 
-    ``shared`` has the shared stores that layers are used from, by layer id.
+    ``target`` and ``layers`` are the image's; ``outside`` are layers that stand on it and are no part of it. ``shared``
+    has the shared stores that layers are used from, by layer id.
     """
 
     target: LockedTarget
@@ -503,16 +512,21 @@ class Environment:
     image: image.Image
     tree_digest: str
     shared: Mapping[str, Path] = field(default_factory=dict)
+    outside: tuple[Outside, ...] = ()
 
     @property
     def image_digest(self) -> str:
         return self.image.digest()
 
+    def layer_ids(self) -> list[str]:
+        """Of all layers, those outside the image too."""
+        return [*(layer.id for layer in self.layers), *(item.layer.id for item in self.outside)]
+
     def diff_ids(self) -> dict[str, str]:
-        """``sha256:`` diff ids by layer name."""
-        return {
-            layer.name: f"sha256:{record['diff_id']}" for layer, record in zip(self.layers, self.records, strict=True)
-        }
+        """``sha256:`` diff ids by layer name, of layers outside the image too."""
+        records = {layer.name: record for layer, record in zip(self.layers, self.records, strict=True)}
+        records |= {item.layer.name: item.stored.record for item in self.outside}
+        return {name: f"sha256:{record['diff_id']}" for name, record in records.items()}
 
 
 def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[[Any], image.Settings]) -> Environment:
@@ -520,6 +534,9 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
 
     Raises :class:`BuildError` when two layers that do not stand on one another touch one path.
     """
+    others = (layer for layer in target.layers if layer.placement != IN_IMAGE)
+    outside = tuple(Outside(layer=layer, stored=_stored(store, layer)) for layer in others)
+    target = replace(target, layers=target.image_layers)
     stored = [_stored(store, layer) for layer in target.layers]
     indexes = [read_index(layer.index.read_bytes()) for layer in stored]
     _check_overlaps(target, indexes)
@@ -538,6 +555,7 @@ def assemble(store: Store, target: LockedTarget, epoch: int, settings: Callable[
         ),
         tree_digest=tree_digest(merged.entries.values()),
         shared={layer.id: layer.shared for layer in stored if layer.shared is not None},
+        outside=outside,
     )
 
 

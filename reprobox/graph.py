@@ -10,7 +10,7 @@ from typing import Any, Protocol, overload
 import networkx
 
 from reprobox.errors import ManifestError
-from reprobox.manifest import Layer, Manifest
+from reprobox.manifest import IN_IMAGE, Layer, Manifest
 
 BASE, SKELETON, CODE = "base", "skeleton", "code"
 #: What ``Kind.needs`` answers to follow every layer above.
@@ -35,7 +35,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerGraph:
-    """All layers of a target, the base first, in one stable topological order."""
+    """All layers of a target, the base first, in one stable topological order; those outside the image come last."""
 
     nodes: tuple[Node, ...]
 
@@ -56,9 +56,11 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     Edges come from ``after`` and from what the kinds need; layers are stacked in the topological order that keeps
     closest to the manifest. Raises :class:`reprobox.errors.ManifestError` for a cycle, printing it.
     """
+    _check_nothing_stands_outside(manifest)
+    inside = [layer for layer in manifest.layers if layer.placement == IN_IMAGE]
     graph: networkx.DiGraph[str] = networkx.DiGraph()
-    graph.add_nodes_from(layer.name for layer in manifest.layers)
-    for layer, needed in _needs(manifest.layers, kinds):
+    graph.add_nodes_from(layer.name for layer in inside)
+    for layer, needed in _needs(inside, kinds):
         graph.add_edges_from((name, layer.name) for name in (*needed, *layer.after))
     order = _stacking_order(graph, manifest)
     layers = {layer.name: layer for layer in manifest.layers}
@@ -70,7 +72,35 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     nodes.append(_special(manifest, SKELETON, SKELETON, ends))
     if with_code:
         nodes.append(_special(manifest, CODE, CODE, (SKELETON,)))
-    return LayerGraph(nodes=tuple(nodes))
+    return LayerGraph(nodes=(*nodes, *_outside(manifest, kinds, order)))
+
+
+def _outside(manifest: Manifest, kinds: Mapping[str, Kind], order: Mapping[str, int]) -> Iterator[Node]:
+    """Layers that are no part of the image: they stand on layers of the image, and nothing stands on them."""
+    above: list[Layer] = []
+    for layer in manifest.layers:
+        if layer.placement == IN_IMAGE:
+            above.append(layer)
+            continue
+        needed = {*kinds[layer.kind].needs(layer, above), *layer.after}
+        parents = tuple(sorted(needed, key=order.__getitem__)) or (BASE,)
+        yield Node(name=layer.name, kind=layer.kind, parents=parents, layer=layer)
+
+
+def _check_nothing_stands_outside(manifest: Manifest) -> None:
+    outside = {layer.name: layer.placement for layer in manifest.layers if layer.placement != IN_IMAGE}
+    problems = [
+        manifest.problem(
+            ("layers", layer.index, "after", number),
+            f"layer {name!r} is in the {outside[name]}, and no part of the image: nothing can stand on it",
+            f"leave it out, or put {name!r} into the image",
+        )
+        for layer in manifest.layers
+        for number, name in enumerate(layer.after)
+        if name in outside
+    ]
+    if problems:
+        raise ManifestError(problems)
 
 
 def _special(manifest: Manifest, name: str, kind: str, parents: tuple[str, ...]) -> Node:

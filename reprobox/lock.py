@@ -14,6 +14,7 @@ from typing import Any
 
 from reprobox.digest import NORMALISER, Ancestry, Json, LayerInputs, canonical, sha256
 from reprobox.errors import LockError
+from reprobox.manifest import IN_IMAGE
 
 FORMAT = 1
 FILE_NAME = "research.lock"
@@ -55,7 +56,7 @@ class LockedLayer:
     """One layer as locked. ``options`` are hashed into the id; ``facts`` are only told; ``parents`` are names.
 
     ``request`` is the digest of what the manifest asked for when it was resolved: equal means the pins still satisfy
-    it.
+    it. ``placement`` is ``image``, or ``project`` for a layer that is put into the project's folder instead.
     """
 
     name: str
@@ -67,6 +68,7 @@ class LockedLayer:
     options: Mapping[str, Json] = field(default_factory=dict)
     facts: Mapping[str, Json] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    placement: str = IN_IMAGE
     id: str = ""
 
     def identity(self, epoch: int, ancestors: Sequence[str]) -> LayerInputs:
@@ -95,8 +97,8 @@ class Seal:
 class LockedTarget:
     """One target: its platform, all its layers in stacking order (the base first), and the seal if there is one.
 
-    ``request`` is the short digest of the manifest narrowed to this target, where the manifest has several: each may be
-    locked, and be stale, by itself.
+    Layers that are no part of the image come last: nothing stands on them. ``request`` is the short digest of the
+    manifest narrowed to this target, where the manifest has several: each may be locked, and be stale, by itself.
     """
 
     name: str
@@ -113,6 +115,11 @@ class LockedTarget:
         """Names of layers that only a seal can pin, since their steps use the network, while they have none."""
         sealed = self.seal.layers if self.seal else {}
         return tuple(layer.name for layer in self.layers if layer.facts.get("unpinned") and layer.name not in sealed)
+
+    @property
+    def image_layers(self) -> tuple[LockedLayer, ...]:
+        """The layers that the image is made of."""
+        return tuple(layer for layer in self.layers if layer.placement == IN_IMAGE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,6 +269,8 @@ def _reference(name: str, owner: str) -> tuple[str, ...]:
 def _layer_lines(layer: LockedLayer) -> Iterator[str]:
     for name in ("name", "kind", "recipe", "id", "request"):
         yield f"{name} = {_value(getattr(layer, name))}"
+    if layer.placement != IN_IMAGE:
+        yield f"placement = {_value(layer.placement)}"
     yield f"parents = {_value(list(layer.parents))}"
     for name in ("options", "facts", "environment"):
         table = getattr(layer, name)
@@ -296,7 +305,9 @@ def _target_document(target: LockedTarget, shared: Mapping[tuple[str, str], str]
 def _layer_document(layer: LockedLayer) -> dict[str, Json]:
     tables = {name: getattr(layer, name) for name in ("options", "facts", "environment")}
     inputs = [_input_table(item) for item in layer.inputs]
+    placement: dict[str, Json] = {} if layer.placement == IN_IMAGE else {"placement": layer.placement}
     return {
+        **placement,
         **{name: getattr(layer, name) for name in ("name", "kind", "recipe", "id", "request", "parents")},
         **{name: table for name, table in {**tables, "inputs": inputs}.items() if table},
     }
@@ -493,6 +504,7 @@ def _layer(table: Mapping[str, Any]) -> LockedLayer:
         recipe=_typed(table["recipe"], int),
         id=_typed(table["id"], str),
         request=_typed(table["request"], str),
+        placement=_typed(table.get("placement", IN_IMAGE), str),
         parents=tuple(table["parents"]),
         inputs=tuple(_input(item) for item in table.get("inputs", ())),
         options=_typed(table.get("options", {}), dict),

@@ -90,6 +90,7 @@ FORMAT = "reprobox-manifest-1"
 SCHEMA_ID = "https://example.org/reprobox/schemas/research.schema.json"
 MAX_BYTES = 1 << 20
 GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
+IN_IMAGE = "image"
 RESERVED_LAYERS = ("base", "skeleton", "code")
 
 
@@ -333,6 +334,11 @@ class Layer:
     env: Mapping[str, str] = key("Environment variables of its build.", default=EMPTY, check_names=env_name)
     options: Any = None
     index: int = field(default=0, compare=False)
+
+    @property
+    def placement(self) -> str:
+        """``image``, or where else its kind can put it: ``project``."""
+        return getattr(self.options, "placement", IN_IMAGE)
 
     def serves(self, target: str) -> bool:
         """Whether ``target`` has this layer."""

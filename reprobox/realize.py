@@ -18,6 +18,7 @@ from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
 from reprobox.lock import Lock, LockedTarget, Seal
 from reprobox.manifest import Layer, Manifest
+from reprobox.placed import place, variables
 from reprobox.project import Project
 from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
@@ -65,6 +66,8 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
     checkout = None if wish.with_code or wish.output else _checked_out(session, selected, lock)
+    for_use = not (wish.image or wish.with_code or wish.output)
+    marks = [str(path) for path in place(session, environment)] if for_use else []
     with session.store.using():  # what is made here is needed by nothing that gc knows, until the record says it
         realization = runner.realize(
             RealizeRequest(
@@ -78,7 +81,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         )
         result = describe(environment, realization, done.cached)
         result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
-        record = _record(session, project, selected, environment, realization) | {"result": result}
+        record = _record(session, project, selected, environment, realization, marks) | {"result": result}
         if checkout:
             source = checkout.tree / CHECKOUT.lstrip("/")
             record["code"] = {"source": str(source), "target": selected.code.target, "writable": False}
@@ -153,8 +156,13 @@ def describe(environment: Environment, realization: Realization, cached: frozens
             "pinned": layer.name not in unpinned,
             **({"shared": str(environment.shared[layer.id])} if layer.id in environment.shared else {}),
         }
-        for layer, record in zip(environment.target.layers, environment.records, strict=True)
+        for layer, record in (
+            *zip(environment.target.layers, environment.records, strict=True),
+            *((item.layer, item.stored.record) for item in environment.outside),
+        )
     ]
+    folders = {item.layer.name: item.layer.facts["folder"] for item in environment.outside}
+    layers = [{**layer, "folder": folders[layer["name"]]} if layer["name"] in folders else layer for layer in layers]
     return {
         "tree_digest": f"sha256:{environment.tree_digest}",
         "image_digest": f"sha256:{environment.image_digest}",
@@ -164,7 +172,12 @@ def describe(environment: Environment, realization: Realization, cached: frozens
 
 
 def _record(
-    session: Session, project: Project, manifest: Manifest, environment: Environment, realization: Realization
+    session: Session,
+    project: Project,
+    manifest: Manifest,
+    environment: Environment,
+    realization: Realization,
+    marks: Sequence[str],
 ) -> dict[str, Any]:
     config = environment.image.settings
     (target,) = manifest.targets.values()
@@ -174,17 +187,19 @@ def _record(
         for layer in (base, *manifest.layers)
         for path in getattr(session.kind(layer.kind), "sources", _no_sources)(layer)
     ]
-    watched += [str(session.project / path) for path in files_read(environment.target)]
+    watched += [str(session.project / path) for path in files_read(environment)]
+    watched += marks
     # HOME is private to a run: only the manifest may say otherwise, not the base image.
     inherited = {name: value for name, value in config.environment.items() if name != "HOME" or name in manifest.env}
     return {
         "format": launch.FORMAT,
         "files": launch.signature([str(project.manifest_path), str(project.lock_path), *watched]),
         "watched": watched,
+        "made": list(marks),
         "trees": [str(tree) for tree in realization.trees],
         "lock": str(project.lock_path),
-        "needs": [*(layer.id for layer in environment.layers), environment.image_digest],
-        "environment": inherited,
+        "needs": [*environment.layer_ids(), environment.image_digest],
+        "environment": {**inherited, **variables(environment, inherited, launch.DEFAULT_PATH)},
         "workdir": config.workdir or "/",
         "command": [*config.entrypoint, *config.command],
         "shell": _shell(environment),
@@ -201,7 +216,8 @@ def _record(
 
 def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, Any], *, only: bool) -> None:
     """Keep the record for quick runs, under the target's name, and under none where it is the only one."""
-    if launch.changed_since(record["files"], project.opened):
+    read = [item for item in record["files"] if item[0] not in record["made"]]
+    if launch.changed_since(read, project.opened):
         return  # what was realized may be of other files than these; the next command finds out
     data = json.dumps(record).encode()
     for target in (wish.target, "") if only else (wish.target,):
@@ -210,9 +226,10 @@ def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, A
         session.store.replace(path, data)
 
 
-def files_read(target: LockedTarget) -> list[str]:
+def files_read(environment: Environment) -> list[str]:
     """Paths in the project of the files that say what layers ask for, such as ``requirements.txt``."""
-    tables: list[Any] = [layer.facts.get("files", {}) for layer in target.layers]
+    layers = (*environment.target.layers, *(item.layer for item in environment.outside))
+    tables: list[Any] = [layer.facts.get("files", {}) for layer in layers]
     return sorted({path for table in tables for path in table})
 
 

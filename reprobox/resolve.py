@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reprobox import graph
+from reprobox import graph, tables
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment, this_platform
@@ -21,13 +21,14 @@ from reprobox.lock import (
     Lock,
     LockedLayer,
     LockedTarget,
+    Seal,
     ancestors,
     changed_keys,
     request_digest,
     root_lock,
     with_ids,
 )
-from reprobox.manifest import DEFAULT_TARGETS, Manifest
+from reprobox.manifest import DEFAULT_TARGETS, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.providers import Found
 from reprobox.registry import Registries
@@ -360,7 +361,14 @@ def _resolve_layer(draft: _Draft, node: graph.Node, done: Sequence[LockedLayer])
     """The node as it is pinned already, else as its kind pins it now; and the dates that a base is of."""
     session, platform = draft.world.session, draft.world.platform
     kind = session.kind(node.kind)
-    layer = LockedLayer(name=node.name, kind=node.kind, recipe=kind.recipe, request="", parents=node.parents)
+    layer = LockedLayer(
+        name=node.name,
+        kind=node.kind,
+        recipe=kind.recipe,
+        request="",
+        parents=node.parents,
+        placement=node.layer.placement,
+    )
     below = ancestors([*done, layer], node.name)
     files = _files_read(session, kind, draft.manifest, node)
     given: dict[str, Json] = {"below": [_content(item) for item in below], **files}
@@ -452,7 +460,10 @@ def _asked(manifest: Manifest, node: graph.Node, name: str = "") -> Json:
         return manifest.document()["base"]
     if node.layer.options is None:
         return {}
-    return {**node.layer.document(), "name": name or node.name}
+    document = {**node.layer.document(), "name": name or node.name}
+    if node.layer.placement == IN_IMAGE:
+        return document
+    return {**document, "code": tables.document(manifest.code), "target": next(iter(manifest.targets))}  # where it goes
 
 
 def _content(layer: LockedLayer) -> list[Json]:
@@ -462,11 +473,11 @@ def _content(layer: LockedLayer) -> list[Json]:
 
 def _check_count(target: LockedTarget) -> None:
     base_layers = sum(1 for item in target.base.inputs if ".layer." in item.facts.get("media_type", ""))
-    count = max(base_layers, 1) + len(target.layers) - 1
+    count = max(base_layers, 1) + len(target.image_layers) - 1
     if count <= MOST_LAYERS:
         return
     kinds: dict[str, list[str]] = {}
-    for layer in target.layers[1:]:
+    for layer in target.image_layers[1:]:
         kinds.setdefault(layer.kind, []).append(layer.name)
     kind, names = max(kinds.items(), key=lambda item: len(item[1]))
     raise LockError(
@@ -482,12 +493,18 @@ def _with_seals(lock: Lock, previous: Lock | None) -> Lock:
     targets = {}
     for name, target in lock.targets.items():
         old = previous.targets.get(name)
-        same = old is not None and [layer.id for layer in old.layers] == [layer.id for layer in target.layers]
-        if old is not None and same and _same_request(lock, target, previous, old):
-            targets[name] = replace(target, seal=old.seal)
-        else:
-            targets[name] = replace(target, seal=None)
+        same = old is not None and _same_request(lock, target, previous, old)
+        targets[name] = replace(target, seal=_kept_seal(target, old) if old is not None and same else None)
     return replace(lock, targets=targets)
+
+
+def _kept_seal(target: LockedTarget, old: LockedTarget) -> Seal | None:
+    """The old seal while the image is as it was; of the layers outside it, for those that are as they were."""
+    if old.seal is None or [layer.id for layer in old.image_layers] != [layer.id for layer in target.image_layers]:
+        return None
+    before, now = ({layer.name: layer.id for layer in each.layers} for each in (old, target))
+    same = {name for name, identity in now.items() if before.get(name) == identity}
+    return replace(old.seal, layers={name: digest for name, digest in old.seal.layers.items() if name in same})
 
 
 def _same_request(lock: Lock, target: LockedTarget, previous: Lock, old: LockedTarget) -> bool:

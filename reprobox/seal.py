@@ -11,17 +11,24 @@ from reprobox.lock import LockedTarget, ancestors
 
 def remember_build(session: Session, environment: Environment) -> None:
     """Keep each layer's index by its diff id, so that a later build that differs can say where."""
-    for layer, record in zip(environment.layers, environment.records, strict=True):
+    built = [(layer.index, record) for layer, record in zip(environment.layers, environment.records, strict=True)]
+    for index, record in (*built, *((item.stored.index, item.stored.record) for item in environment.outside)):
         path = session.store.memo("indexes", record["diff_id"])
         if not path.exists():
-            session.store.remember("indexes", record["diff_id"], layer.index.read_bytes())
+            session.store.remember("indexes", record["diff_id"], index.read_bytes())
 
 
 def check_seal(session: Session, target: LockedTarget, epoch: int, environment: Environment) -> None:
-    """Raise :class:`IntegrityError` (exit 5) if the environment is not what the seal says."""
+    """Raise :class:`IntegrityError` (exit 5) if the environment is not what the seal says.
+
+    A layer outside the image that was locked anew since is not sealed, and the seal holds for the rest.
+    """
     seal = target.seal
     assert seal is not None
+    unsealed = {item.layer.name for item in environment.outside} - seal.layers.keys()
     for name, digest in environment.diff_ids().items():
+        if name in unsealed:
+            continue
         wanted = seal.layers.get(name)
         if wanted != digest:
             raise IntegrityError(

@@ -50,6 +50,8 @@ def execute(options: argparse.Namespace) -> int:
     wants_image = options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
+    for item in realized.environment.outside:
+        session.reporter.say(f"layer {item.layer.name} is placed in the project, and is not in what is exported")
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)
     try:

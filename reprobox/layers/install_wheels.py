@@ -2,7 +2,9 @@
 
 ::
 
-    python3 -s -B install_wheels.py FOLDER UV_WHEEL WHEEL...
+    python3 -s -B install_wheels.py [--venv PLACE] FOLDER UV_WHEEL WHEEL...
+
+With ``--venv`` they go into a new virtual environment there, which also sees what the environment has already.
 
 uv, unpacked from its own wheel, installs the wheels of ``FOLDER`` that are named. Two things are not left to it, for
 they depend on how many workers it has. Wheels that bring different files of one name are installed one after another,
@@ -22,7 +24,7 @@ import sysconfig
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 #: Folders whose modules stay source: a third of the time to compile numpy and matplotlib would go into their tests.
 UNCOMPILED = frozenset(("test", "tests"))
@@ -32,11 +34,14 @@ IN_MEMORY = 1 << 30
 BATCH = 64
 
 _COMPILE = "--compile"
+_VENV = "--venv"
 
 
 def main(arguments: Sequence[str]) -> int:
     if arguments[0] == _COMPILE:
         return compile_modules(arguments[1], arguments[2:])
+    if arguments[0] == _VENV:
+        return install_beside(arguments[1], arguments[2:])
     folder, uv_wheel, *names = arguments
     wheels = [os.path.join(folder, name) for name in sorted(names)]
     clashing = find_clashing(wheels)
@@ -54,6 +59,24 @@ def main(arguments: Sequence[str]) -> int:
     return subprocess.call([*again, *wheels])
 
 
+def install_beside(place: str, arguments: Sequence[str]) -> int:
+    """Make a virtual environment at ``place``, and let its own interpreter do the rest."""
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".reprobox-") as scratch:
+        uv = unpack_uv(os.path.join(arguments[0], arguments[1]), scratch)
+        command = (
+            *(uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable),
+            *("--no-project", "--no-config", "--offline", "--cache-dir", os.path.join(scratch, "cache"), place),
+        )
+        status = subprocess.call(command, env=_environment())
+        if status == 0:
+            own = (os.path.join(place, "bin", "python3"), "-s", "-B", os.path.abspath(__file__))
+            status = subprocess.call([*own, arguments[0], uv, *arguments[2:]])
+    if os.path.exists(os.path.join(place, ".lock")):  # of uv, for everyone to write
+        os.remove(os.path.join(place, ".lock"))
+    return status
+
+
 def scratch_place(wheels: Sequence[str]) -> str:
     """Where wheels are unpacked first: in /tmp, which is memory as a rule, or, when they are many or large, on disk."""
     size = 0
@@ -65,7 +88,9 @@ def scratch_place(wheels: Sequence[str]) -> str:
 
 
 def unpack_uv(wheel: str, folder: str) -> str:
-    """The program in uv's wheel, unpacked into ``folder``."""
+    """The program in uv's wheel, unpacked into ``folder``; what is no wheel is the program itself."""
+    if not wheel.endswith(".whl"):
+        return wheel
     path = os.path.join(folder, "uv")
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".data/scripts/uv"))
@@ -82,12 +107,17 @@ def install(uv: str, wheels: Sequence[str], scratch: str) -> int:
         *("--no-index", "--find-links", os.path.dirname(wheels[0]), "--no-deps", "--offline", "--reinstall"),
         *("--link-mode", "copy", "--no-compile-bytecode", "--cache-dir", os.path.join(scratch, "cache")),
     )
-    # Without it every wheel leaves where it came from, and when.
-    fixed = {"UV_NO_INSTALLER_METADATA": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
     # By name and version, not by path: uv writes down the path of what it was given by path.
     pins = ("==".join(os.path.basename(wheel).split("-")[:2]) for wheel in wheels)
-    return subprocess.call([*command, *pins], env={**inherited, **fixed})
+    return subprocess.call([*command, *pins], env=_environment())
+
+
+def _environment() -> Mapping[str, str]:
+    """What uv sees: nothing of anybody's settings."""
+    # Without the first every wheel leaves where it came from, and when.
+    fixed = {"UV_NO_INSTALLER_METADATA": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))}
+    return {**inherited, **fixed}
 
 
 # -- wheels with one file in common ------------------------------------------------------------------------------------

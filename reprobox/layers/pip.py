@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import posixpath
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveReq
 from reprobox.layers.package_names import imported_as, meant
 from reprobox.lock import Input, LockedLayer
 from reprobox.manifest import (
+    IN_IMAGE,
     Check,
     Finding,
     Layer,
@@ -101,8 +103,8 @@ class PipOptions:
     constraints: str | None = key(
         "A requirements file that only says which versions may be.", default=None, check=relative_inside
     )
-    placement: Literal["system", "venv"] = key(
-        "Beside the interpreter's own packages, or in a virtual environment.", default="system", available=False
+    placement: Literal["image", "project"] = key(
+        "In the image, or in a virtual environment in the project's folder.", default="image"
     )
 
 
@@ -147,10 +149,11 @@ class Pip:
             wheels = _from_pylock(request, python, below)
         else:
             wheels = _from_index(request, uv, python, below)
+        inside, folder = _placed(request)
         return Resolution(
             inputs=(*wheels, _uv_input(uv, request, python)) if wheels else (),
-            options={"python": python.path},
-            facts={"platform": python.uv_platform, "python": python.version},
+            options={"python": python.path, **inside},
+            facts={"platform": python.uv_platform, "python": python.version, **folder},
         )
 
     def step(self, request: StepRequest) -> Commands:
@@ -161,18 +164,43 @@ class Pip:
         if request.earlier is not None:
             found = keep(request.earlier, wheels, request.files)
             kept, kept_in, wheels = found.entries, request.earlier.tree, found.fresh
-        if not wheels:
+        place = request.layer.options.get("venv")
+        uv = next((item.name for item in request.layer.inputs if item.type == "uv"), "")
+        if not uv or not (wheels or place):
             return Commands(commands=(), kept=kept, kept_in=kept_in)
-        (uv,) = (item.name for item in request.layer.inputs if item.type == "uv")
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         names = [item.name for item in wheels]
         files = (Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in (*names, uv))
+        into = ("--venv", str(place)) if place else ()
         return Commands(
-            commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, INPUTS, uv, *names),),
+            commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, *into, INPUTS, uv, *names),),
             binds=(program, *files),
             kept=kept,
             kept_in=kept_in,
         )
+
+
+def _placed(request: ResolveRequest) -> tuple[dict[str, str], dict[str, str]]:
+    """For a layer in the project's folder: where commands see its virtual environment, and where it is in the project.
+
+    It lies in the folder of the code, which is mounted when something runs. A target has one.
+    """
+    manifest, layer = request.manifest, request.layer
+    if layer.placement == IN_IMAGE:
+        return {}, {}
+    others = [other for other in manifest.layers if other.placement != IN_IMAGE and other.index < layer.index]
+    if others:
+        said = f"layer {others[0].name!r} is in the project's folder too, and there is room for one"
+        hint = "put both lists into one layer"
+        raise ManifestError([manifest.problem(("layers", layer.index, "placement"), said, hint)])
+    if manifest.code.git:
+        said = "the code comes from a repository, so there is no folder of the project that is mounted"
+        hint = "leave it out: the packages go into the image"
+        raise ManifestError([manifest.problem(("layers", layer.index, "placement"), said, hint)])
+    (target,) = manifest.targets
+    name = f".reprobox/venv-{target}"
+    folder = posixpath.normpath(posixpath.join(manifest.code.path, name))
+    return {"venv": posixpath.join(manifest.code.target, name)}, {"folder": folder}
 
 
 def _pins(inputs: Iterable[Input]) -> dict[str, str]:

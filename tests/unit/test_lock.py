@@ -426,3 +426,22 @@ def test_ids_of_many_layers_cost_what_each_costs():
         return fastest(lambda: with_ids(layers, EPOCH), 2)
 
     assert seconds(8000) < 3 * seconds(4000)
+
+
+def test_a_layer_outside_the_image_says_so_and_others_say_nothing():
+    inside = LockedLayer(name="base", kind="rootfs", recipe=1, request="0")
+    outside = LockedLayer(name="python", kind="pip", recipe=1, request="1", parents=("base",), placement="project")
+    layers = with_ids((inside, outside), 5)
+    made = Lock(
+        epoch=5,
+        manifest="0" * 64,
+        keys={},
+        targets={"t": LockedTarget(name="t", platform="linux/amd64", layers=layers)},
+    )
+    text = lock.write(made)
+    assert text.count("placement") == 1
+    again = lock.read(text)
+    assert again == made
+    assert [layer.name for layer in again.targets["t"].image_layers] == ["base"]
+    with pytest.raises(LockError, match="checksum"):
+        lock.read(text.replace('placement = "project"\n', ""))
