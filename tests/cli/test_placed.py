@@ -58,6 +58,7 @@ def index() -> Iterator[Index]:
         made.add_file("uv", *uv_wheel(uv_version(), Path(find_uv_bin())))
         for version in ("1.0", "2.0"):
             made.add("app", version, files={"app.py": f"x = {version}\n"})
+        made.add("lib", "1.0")
         yield made
 
 
@@ -66,7 +67,7 @@ def local(base, tmp_path, shared_store, index, monkeypatch) -> Local:
     monkeypatch.setenv("REPROBOX_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").write_text(f'[index]\nurl = "{index.url}"\n')
     made = Local(tmp_path / "project", shared_store, offline=False)
-    made.file("requirements.txt", "app<2\n").file("main.py", MAIN).write(LAYER, head=HEAD)
+    made.file("requirements.txt", "app<2\nlib\n").file("main.py", MAIN).write(LAYER, head=HEAD)
     (made.path / "base").symlink_to(base)
     return made
 
@@ -97,7 +98,7 @@ def test_packages_change_and_the_image_does_not(local, index, store):
     sealed = local.project.lock(local.session.store).targets["default"].seal
     assert sealed.layers["python"] == layer["diff_id"]
 
-    local.file("requirements.txt", "app>=2\n").lock()
+    local.file("requirements.txt", "app>=2\nlib\n").lock()
     kept = local.project.lock(local.session.store).targets["default"].seal
     assert kept.image_digest == sealed.image_digest
     assert kept.layers.keys() == sealed.layers.keys() - {"python"}
