@@ -1,6 +1,7 @@
 """The directive ``manifest-keys``: the keys that a manifest table knows, from the same declarations that read it.
 
-The argument is the name of a class of ``reprobox.manifest`` (``Project``), or ``kind:NAME`` for a layer kind.
+The argument is the name of a class of ``reprobox.manifest`` (``Project``), ``kind:NAME`` for a layer kind, or
+``kind:NAME.KEY`` for the tables that one of its keys lists.
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ class ManifestKeys(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        cls = _kinds()[name.removeprefix("kind:")].options if name.startswith("kind:") else getattr(manifest, name)
+        cls = _of_kind(name.removeprefix("kind:")) if name.startswith("kind:") else getattr(manifest, name)
         rows = [_row(item) for item in declared(cls).values()]
         return [_table(("key", "takes", "default", "meaning"), rows)]
 
 
 def _kinds() -> dict[str, Any]:
     return dict(Plugins(discover=False).kinds)
+
+
+def _of_kind(name: str) -> Any:
+    kind, _, key = name.partition(".")
+    cls = _kinds()[kind].options
+    shape: Any = declared(cls)[key].shape if key else None
+    return shape.item.cls if shape else cls
 
 
 def _row(item: Declared) -> tuple[nodes.Node, ...]:
