@@ -178,9 +178,10 @@ def known(store: str) -> dict[str, Any]:
     import time
 
     try:
-        with open(verdicts_path(store), "rb") as file:
+        state = machine_state()
+        with open(verdicts_path(store, state), "rb") as file:
             found = json.load(file)
-        if found["machine"] != machine_state():
+        if found["machine"] != state:
             return {}
         now = time.time()
         return {asked: when for asked, when in found["does"].items() if 0 <= now - when < HOLDS}
@@ -188,17 +189,21 @@ def known(store: str) -> dict[str, Any]:
         return {}
 
 
-def verdicts_path(store: str) -> str:
-    return os.path.join(store, "memo", "hosts", f"{os.uname().nodename}.json")
+def verdicts_path(store: str, state: Sequence[str]) -> str:
+    """A file for each state of each machine: ranks of a job that see a GPU each do not take turns in one."""
+    import zlib
+
+    return os.path.join(store, "memo", "hosts", f"{zlib.crc32(chr(0).join(state).encode(errors='replace')):08x}.json")
 
 
 def machine_state() -> list[str]:
     """What is another after a boot, in another job, under another limit or driver, and with other programs on PATH."""
-    state = [f"{name}={os.environ.get(name, '')}" for name in _NAMES]
+    state = [os.uname().nodename, *(f"{name}={os.environ.get(name, '')}" for name in _NAMES)]
     for path in _TOLD_BY:
         try:
             with open(path) as file:
-                state.append(file.read())
+                # Slurm gives each rank a cgroup of its own, below the one that has the limits.
+                state.append("".join(line.partition("/task_")[0] for line in file))
         except OSError:
             state.append("")
     return state

@@ -17,7 +17,7 @@ from reprobox.manifest import Manifest, Target
 from reprobox.requirements import check, facts, problems
 from reprobox.store import Store
 
-#: Set to anything, it is --ignore-requires.
+#: Set to 1, it is --ignore-requires.
 VARIABLE = "REPROBOX_IGNORE_REQUIRES"
 
 
@@ -33,7 +33,7 @@ def check_requires(
     lacking = problems(manifest, name, check(target.platform, target.requires, host))
     if not lacking:
         _remember(store, target)
-    elif not (options.ignore_requires or os.environ.get(VARIABLE)):
+    elif not (options.ignore_requires or os.environ.get(VARIABLE, "0") not in ("", "0")):
         raise HostError(lacking)
     for problem in lacking:
         print(f"warning: {problem}", file=sys.stderr)
@@ -44,9 +44,16 @@ def _remember(store: Store, target: Target) -> None:
     asked = tables.document(target.requires)
     if not asked:
         return
+    state = launch.machine_state()
     does = launch.known(str(store.root)) | {json.dumps(asked): time.time()}
-    path = Path(launch.verdicts_path(str(store.root)))
+    path = Path(launch.verdicts_path(str(store.root), state))
     with contextlib.suppress(OSError):  # a store that may not be written
-        store.remember(
-            path.parent.name, path.name, json.dumps({"machine": launch.machine_state(), "does": does}).encode()
-        )
+        store.remember(path.parent.name, path.name, json.dumps({"machine": state, "does": does}).encode())
+        _forget(path.parent)
+
+
+def _forget(folder: Path) -> None:
+    """Drop what no longer holds: every job is another state."""
+    for path in folder.iterdir():
+        if time.time() - path.stat().st_mtime > launch.HOLDS:
+            path.unlink(missing_ok=True)
