@@ -82,6 +82,8 @@ class Session:
     offline: bool = False
     jobs: int = 8
     manifest: Manifest | None = None  # it says where some inputs, and secrets, are: providers may look into it
+    obtained: dict[str, providers.Found] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)  # what moving names were found to stand for, such as branches
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
 
     def kind(self, name: str) -> Kind:
@@ -119,10 +121,12 @@ class Session:
             )
 
     def obtain(self, urls: Sequence[str]) -> list[providers.Found]:
-        """Bring files of unknown content into the store, showing progress."""
-        return providers.obtain(
-            urls, self.store, progress=self.reporter.fetching(), downloader=self.downloader, jobs=self.jobs
-        )
+        """Bring files of unknown content into the store, showing progress. For one command, a URL has one content."""
+        if missing := [url for url in dict.fromkeys(urls) if url not in self.obtained]:
+            progress = self.reporter.fetching()
+            found = providers.obtain(missing, self.store, progress=progress, downloader=self.downloader, jobs=self.jobs)
+            self.obtained.update(zip(missing, found, strict=True))
+        return [self.obtained[url] for url in urls]
 
 
 def staged(backend: Backend, store: Store) -> Backend:

@@ -77,6 +77,10 @@ class _World:
     def index(self) -> Mapping[str, str]:
         return self.session.config.index
 
+    @property
+    def seen(self) -> dict[str, str]:
+        return self.session.seen
+
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
         return self.session.documents.get(url, fresh=fresh, limit=limit)
 

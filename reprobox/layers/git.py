@@ -167,7 +167,10 @@ class _Resolving:
 
     def _input(self, remote: Remote, rev: str, facts: Mapping[str, str]) -> Input:
         store = self._world.store
-        commit = rev if is_oid(rev) and known_bundle(store, rev) else self._bring(remote, rev)
+        seen = self._world.seen
+        wanted = seen.get(f"{remote.url} {rev}", rev)
+        commit = wanted if is_oid(wanted) and known_bundle(store, wanted) else self._bring(remote, wanted)
+        seen[f"{remote.url} {rev}"] = commit
         path = known_bundle(store, commit)
         assert path is not None
         slug = _slug(remote)

@@ -5,7 +5,7 @@ Bases are kinds too: the root node of the graph is resolved and built like any o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -38,6 +38,7 @@ class World(Protocol):
     roots: Mapping[str, Lock]  # bases of other targets that run on this machine, by what the manifest calls them
     archives: Mapping[str, Sequence[str]]  # configured base URIs by archive name (user configuration)
     registries: Registries
+    seen: MutableMapping[str, str]  # what moving names, such as branches, stand for: the same for the whole command
     index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:

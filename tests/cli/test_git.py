@@ -431,3 +431,21 @@ def test_code_that_is_not_there(code: Project, repository: Repository):
     )
     code.edit('rev = "v3"', 'rev = "v3"\nexclude = ["x"]')
     assert problem(code("lock")) == "8: code: exclude and git cannot go together\n  hint: keep one of them"
+
+
+def test_targets_of_other_bases_have_the_same_commit_and_file(fresh: Project, repository: Repository, tmp_path: Path):
+    """They are resolved one after the other; what is asked for is the same."""
+    (tmp_path / "weights").write_bytes(b"1")
+    cloning(fresh, repository.path, "main")
+    fresh.add(
+        f'[[layers]]\nname = "w"\nkind = "fetch"\nfiles = [{{ url = "{(tmp_path / "weights").as_uri()}", to = "/w" }}]\n'
+    )
+    (tmp_path / "other").mkdir()
+    targets = f'[targets.one]\n[targets.two]\nbase = {{ rootfs = "{tmp_path / "other"}" }}\n'
+    fresh.manifest.write_text(fresh.manifest.read_text() + targets)
+    done = fresh("lock")
+    assert done.status == 0, done.err
+    assert done.err.count("looking for main") == 1
+    assert done.err.count("fetching 1 file") == 1
+    locked = tomllib.loads(fresh.lock.read_text())["targets"]
+    assert len({item["id"] for target in locked.values() for item in target["layers"] if item["name"] == "gym"}) == 2
