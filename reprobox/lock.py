@@ -123,12 +123,26 @@ class LockedTarget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LockedMount:
+    """The content of a data folder: its tree hash (sha256 hex, see ``reprobox.data``), how many files, their bytes."""
+
+    tree: str
+    files: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not _DIGEST.match(self.tree):
+            raise ValueError(f"not a sha256: {self.tree!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
     """Everything that an environment needs, by hash.
 
     ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git
-    tree hash of the code; ``checkout`` the code as a layer of kind ``git``, where it comes from a repository; ``epoch``
-    the one clock of all built layers, in unix seconds.
+    tree hash of the code; ``checkout`` the code as a layer of kind ``git``, where it comes from a repository;
+    ``mounts`` the content of data folders, by mount point, where it is asked for; ``epoch`` the one clock of all built
+    layers, in unix seconds.
     """
 
     epoch: int
@@ -137,6 +151,7 @@ class Lock:
     targets: Mapping[str, LockedTarget]
     code: str = ""
     checkout: LockedLayer | None = None
+    mounts: Mapping[str, LockedMount] = field(default_factory=dict)
     version: int = FORMAT
 
     def digest(self) -> str:
@@ -225,6 +240,9 @@ def _lines(lock: Lock) -> Iterator[str]:
     yield from (f"{_key(name)} = {_value(lock.keys[name])}" for name in sorted(lock.keys))
     if lock.checkout:
         yield from ("", "[checkout]", *_layer_lines(lock.checkout))
+    if lock.mounts:
+        yield from ("", "[mounts]")
+        yield from (f"{_key(path)} = {_inline(_mount_table(lock.mounts[path]))}" for path in sorted(lock.mounts))
     shared = _shared(lock)
     for name in sorted(lock.targets):
         yield from _target_lines(lock.targets[name], shared)
@@ -289,8 +307,13 @@ def _document(lock: Lock) -> dict[str, Json]:
         "manifest": {"digest": lock.manifest, "keys": lock.keys},
         "targets": {name: _target_document(target, shared) for name, target in lock.targets.items()},
     }
-    document |= {"code": lock.code} if lock.code else {}
+    mounts = {path: _mount_table(mount) for path, mount in lock.mounts.items()}
+    document |= {name: value for name, value in (("code", lock.code), ("mounts", mounts)) if value}
     return document | ({"checkout": _layer_document(lock.checkout)} if lock.checkout else {})
+
+
+def _mount_table(mount: LockedMount) -> dict[str, Json]:
+    return {"files": mount.files, "size": mount.size, "tree": f"sha256:{mount.tree}"}
 
 
 def _target_document(target: LockedTarget, shared: Mapping[tuple[str, str], str]) -> dict[str, Json]:
@@ -462,8 +485,14 @@ def _lock(document: Mapping[str, Any]) -> Lock:
         checkout=_layer(document["checkout"]) if "checkout" in document else None,
         manifest=_typed(document["manifest"]["digest"], str),
         keys=dict(document["manifest"]["keys"]),
+        mounts={path: _mount(table) for path, table in document.get("mounts", {}).items()},
         targets={name: _target(name, table, written) for name, table in document["targets"].items()},
     )
+
+
+def _mount(table: Mapping[str, Any]) -> LockedMount:
+    tree = _typed(table["tree"], str).removeprefix("sha256:")
+    return LockedMount(tree=tree, files=_typed(table["files"], int), size=_typed(table["size"], int))
 
 
 def _target(name: str, table: Mapping[str, Any], written: Mapping[tuple[str, str], LockedLayer]) -> LockedTarget:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from reprobox.debian.version import sort_key
 from reprobox.digest import Json
-from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, changed_keys
+from reprobox.lock import Input, Lock, LockedLayer, LockedMount, LockedTarget, changed_keys
 from reprobox.pins import match
 
 Move: TypeAlias = Literal["added", "removed", "up", "down", "changed", "rebuilt"]
@@ -97,17 +97,19 @@ class TargetDiff:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockDiff:
     """All that moved. ``epochs`` (unix seconds), ``codes`` (tree hashes) and ``sizes`` (of all inputs, bytes) are old
-    and new; ``keys`` are those of the manifest."""
+    and new; ``mounts`` are those whose content moved; ``keys`` are those of the manifest."""
 
     epochs: tuple[int, int]
     codes: tuple[str, str]
+    mounts: Mapping[str, tuple[LockedMount | None, LockedMount | None]]
     keys: tuple[str, ...]
     targets: tuple[TargetDiff, ...]
     sizes: tuple[int, int]
 
     def __bool__(self) -> bool:
         """Whether anything moved."""
-        return bool(self.targets or self.keys) or self.epochs[0] != self.epochs[1] or self.codes[0] != self.codes[1]
+        moved = self.epochs[0] != self.epochs[1] or self.codes[0] != self.codes[1]
+        return bool(self.targets or self.keys or self.mounts) or moved
 
     def moves(self) -> tuple[tuple[LayerDiff, PackageMove], ...]:
         """Every package that moved with its layer; one that did in several targets counts once."""
@@ -130,10 +132,18 @@ def diff(old: Lock | None, new: Lock | None) -> LockDiff:
     return LockDiff(
         epochs=(old.epoch if old else 0, new.epoch if new else 0),
         codes=(old.code if old else "", new.code if new else ""),
+        mounts=_mounts(old.mounts if old else {}, new.mounts if new else {}),
         keys=changed_keys(old, new.keys) if old is not None and new is not None else (),
         targets=tuple(target for target in targets if target is not None),
         sizes=(_total(before.values()), _total(after.values())),
     )
+
+
+def _mounts(
+    old: Mapping[str, LockedMount], new: Mapping[str, LockedMount]
+) -> Mapping[str, tuple[LockedMount | None, LockedMount | None]]:
+    sides = {path: (old.get(path), new.get(path)) for path in sorted(old.keys() | new.keys())}
+    return {path: (before, after) for path, (before, after) in sides.items() if before != after}
 
 
 def _gone(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:

@@ -355,7 +355,7 @@ class Mount:
 
     mode: Literal["ro", "rw"] = key("Read-only, or writable.", default="ro")
     source: str | None = key("Folder on the host; given with --mount if left out.", default=None, check=host_path)
-    digest: bool = key("Lock and check its content.", default=False, available=False)
+    digest: bool = key("Lock and check its content.", default=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -204,7 +204,11 @@ def _record(
         "command": [*config.entrypoint, *config.command],
         "shell": _shell(environment),
         "mounts": {
-            path: {"mode": mount.mode, "source": str(session.project / mount.source) if mount.source else None}
+            path: {
+                "mode": mount.mode,
+                "source": str(session.project / mount.source) if mount.source else None,
+                **({"digest": True} if mount.digest else {}),
+            }
             for path, mount in manifest.mounts.items()
         },
         "platform": target.platform,

@@ -28,7 +28,8 @@ from reprobox.lock import (
     root_lock,
     with_ids,
 )
-from reprobox.manifest import DEFAULT_TARGETS, IN_IMAGE, Manifest
+from reprobox.locked_data import lock_data
+from reprobox.manifest import DEFAULT_TARGETS, EMPTY, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.providers import Found
 from reprobox.registry import Registries
@@ -160,14 +161,17 @@ def resolve(
     *,
     upgrade: Upgrade = KEEP,
     only: Collection[str] = (),
+    mounts: Mapping[str, str] = EMPTY,
 ) -> Lock:
     """The lock of ``manifest``. Pins of ``previous`` that still satisfy it are kept, but for what ``upgrade`` frees.
 
-    ``only`` names targets: the others stay as ``previous`` has them.
+    ``only`` names targets: the others stay as ``previous`` has them. ``mounts`` are sources of data folders, by mount
+    point, that stand in for the manifest's.
     """
     refuse_unavailable(manifest)
     session.manifest = manifest
     available(session.builder, session.store)
+    data = lock_data(session, manifest, previous, mounts)
     shared = _Shared(previous, upgrade)
     drafts = [
         _draft(session, manifest, name, previous, upgrade, shared)
@@ -189,6 +193,7 @@ def resolve(
         targets={**targets, **{name: _dated(target, epoch) for name, target in others.items()}},
         code=str(checkout.facts["tree"]) if checkout else code_hash(session.project, manifest),
         checkout=checkout,
+        mounts=data,
     )
     return _with_seals(lock, previous)
 

@@ -7,10 +7,12 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from reprobox.cli.report import human
 from reprobox.digest import Json
+from reprobox.lock import LockedMount
 from reprobox.lock_diff import LayerDiff, LockDiff, Package, PackageMove, Setting, TargetDiff
 
 _MARKS = {"added": "+", "removed": "-", "up": "↑", "down": "↓", "changed": "~", "rebuilt": "~", "below": "~"}
@@ -32,7 +34,7 @@ def counted(diff: LockDiff) -> str:
 
 
 def brief(diff: LockDiff) -> list[str]:
-    """One line for each package that moved, as ``lock`` tells it."""
+    """One line for each package, and each data folder, that moved, as ``lock`` tells it."""
     verbs = {"added": "Added", "removed": "Removed", "up": "Updated", "down": "Downgraded"}
     lines = []
     for layer, move in diff.moves():
@@ -43,7 +45,7 @@ def brief(diff: LockDiff) -> list[str]:
     lines.sort(key=lambda line: order.index(line.partition(" ")[0]))
     if len(lines) > _MOST:
         lines[_MOST:] = [f"… and {len(lines) - _MOST} more: `reprobox diff` shows all"]
-    return lines
+    return lines + _data_lines(diff)
 
 
 # -- text --------------------------------------------------------------------------------------------------------------
@@ -81,9 +83,18 @@ def _whole(diff: LockDiff) -> list[str]:
         lines.append(f"epoch: {_change(*map(_date, diff.epochs))}")
     if diff.codes[0] != diff.codes[1]:
         lines.append(f"code: {_change(*(code[:12] for code in diff.codes))}")
+    lines += _data_lines(diff)
     if diff.keys:
         lines.append(f"manifest: {', '.join(diff.keys)}")
     return lines
+
+
+def _data_lines(diff: LockDiff) -> list[str]:
+    return [f"data {path}: {_change(*map(_data, sides))}" for path, sides in diff.mounts.items()]
+
+
+def _data(mount: LockedMount | None) -> str:
+    return f"{mount.tree[:12]} ({mount.files} files, {human(mount.size)})" if mount else ""
 
 
 def _date(epoch: int) -> str:
@@ -239,6 +250,7 @@ def document(diff: LockDiff) -> dict[str, Any]:
         "changed": bool(diff),
         "epoch": _sides(*diff.epochs),
         "code": _sides(*diff.codes),
+        "mounts": {path: _sides(*(mount and asdict(mount) for mount in sides)) for path, sides in diff.mounts.items()},
         "size": _sides(*diff.sizes),
         "keys": list(diff.keys),
         "counts": dict(sorted(diff.counts().items())),

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reprobox.cli.changes import brief
-from reprobox.cli.options import add_builder_option, add_network_options
+from reprobox.cli.options import add_builder_option, add_mount_option, add_network_options, mounts_given
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.engine import Session, this_platform
 from reprobox.errors import LockError
-from reprobox.lock import Lock
+from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
+from reprobox.locked_data import check_data
 from reprobox.pins import upgrade_of
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", metavar="NAME", action="append", help="only this target; the others stay as they are locked"
     )
+    add_mount_option(parser)
     add_network_options(parser)
     add_builder_option(parser)
 
@@ -55,8 +57,10 @@ def execute(options: argparse.Namespace) -> int:
     manifest = project.manifest(session.plugins.kinds)
     wanted = [next(iter(manifest.select(name).targets)) for name in options.target or ()]
     if options.check:
+        lock = project.lock(session.store)
         for name in wanted or (None,):
-            ensure_fresh(session, manifest, project.lock(session.store), str(project.lock_path), name)
+            ensure_fresh(session, manifest, lock, str(project.lock_path), name)
+        check_data(session, manifest, lock, mounts_given(options.mount), needed=False)
         _tell(options, project.lock(session.store), changed=False)
         return 0
     try:
@@ -67,7 +71,8 @@ def execute(options: argparse.Namespace) -> int:
         session.reporter.say(f"the old lock is not used: {error.message}")
         previous = None
     upgrade = replace(upgrade_of(options.upgrade_package, previous), everything=options.upgrade)
-    lock = resolve(session, manifest, previous, upgrade=upgrade, only=wanted)
+    mounts = mounts_given(options.mount)
+    lock = resolve(session, manifest, previous, upgrade=upgrade, only=wanted, mounts=mounts)
     changed = project.write_lock(lock)
     if previous is not None and changed:
         for line in brief(diff(previous, lock)):
@@ -111,6 +116,7 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
             "epoch": lock.epoch,
             "sealed": all(target.seal is not None for target in lock.targets.values()),
             "unpinned": unpinned,
+            "mounts": {path: _mount(mount) for path, mount in lock.mounts.items()},
         }
         print(json.dumps(document))
         return
@@ -120,5 +126,11 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
     for name, target in lock.targets.items() if options.seal else ():
         if target.seal is not None:
             print(f"sealed {name}: tree {target.seal.tree_digest}, image {target.seal.image_digest}")
+    for path, mount in lock.mounts.items():
+        print(f"data {path}: {mount.files} file{'s' if mount.files != 1 else ''}, {human(mount.size)}")
     for name in unpinned:
         print(f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes")
+
+
+def _mount(mount: LockedMount) -> dict[str, object]:
+    return {"tree": f"sha256:{mount.tree}", "files": mount.files, "size": mount.size}

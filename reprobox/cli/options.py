@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from reprobox.errors import UsageError
@@ -21,6 +22,29 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 64:
         raise argparse.ArgumentTypeError(f"a number from 1 to 64, not {text!r}")
     return int(text)
+
+
+def add_mount_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mount", metavar="/INSIDE=PATH", action="append", default=[], help="give a mount another source"
+    )
+
+
+def mounts_given(given: Sequence[str]) -> dict[str, str]:
+    """The sources that ``--mount`` names, by mount point. Raises :class:`UsageError`."""
+    from reprobox.manifest import mount_point
+
+    mounts = {}
+    for text in given:
+        target, equals, source = text.partition("=")
+        if not equals or not source or not target.startswith("/"):
+            raise UsageError(f"--mount takes /INSIDE=PATH, not {text!r}", hint="such as --mount /dataset=/scratch/data")
+        if wrong := mount_point.find(target):
+            raise UsageError(wrong.message, where=f"--mount {text}", hint=wrong.hint)
+        if target in mounts:
+            raise UsageError(f"two sources are given for {target}", where=f"--mount {text}", hint="give one")
+        mounts[target] = source
+    return mounts
 
 
 def add_builder_option(parser: argparse.ArgumentParser) -> None:

@@ -51,6 +51,7 @@ def execute(options: argparse.Namespace) -> int:
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     from reprobox.cli.requires import check_requires
     from reprobox.cli.session import open_session
+    from reprobox.locked_data import check_data
     from reprobox.realize import Wish, realize
     from reprobox.resolve import ensure_fresh
 
@@ -62,6 +63,7 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     selected = manifest.select(options.target)
     name = next(iter(selected.targets))
     ensure_fresh(session, manifest, lock, str(project.lock_path), name)
+    check_data(session, manifest, lock, {}, needed=False)
     check_requires(options, selected, session.store, [("store", session.store.root)])
     wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
     return realize(session, project, manifest, lock, wish).result
@@ -75,6 +77,8 @@ def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
     record = launch.read(path)
     if record is None or not launch.is_current(record, manifest):
         return None
+    if any(mount.get("digest") for mount in record["mounts"].values()):
+        return None  # its data is looked at
     if not launch.suits(record, launch.store_root(), [launch.store_root()]):
         return None
     result: dict[str, Any] = record["result"]

@@ -10,13 +10,21 @@ from typing import Any
 
 from reprobox import launch
 from reprobox.backend import Bind, RunRequest
-from reprobox.cli.options import DEFAULT_BACKEND, add_builder_option, add_network_options, add_requires_option
+from reprobox.cli.options import (
+    DEFAULT_BACKEND,
+    add_builder_option,
+    add_mount_option,
+    add_network_options,
+    add_requires_option,
+    mounts_given,
+)
 from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
 from reprobox.engine import Session, staged
 from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import is_locked_code
-from reprobox.manifest import Manifest, mount_point
+from reprobox.locked_data import check_data
+from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
@@ -30,12 +38,12 @@ examples:
   reprobox run                                    the manifest's [run] command
   reprobox run -- python3 -c 'import numpy'       another command
   reprobox run --mount /dataset=/scratch/data     with the data elsewhere
-  reprobox run --locked                           only if the code is exactly what was locked"""
+  reprobox run --locked                           only if code and data are exactly what was locked"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
-    parser.add_argument("--locked", action="store_true", help="insist that the code is what the lock pins")
+    parser.add_argument("--locked", action="store_true", help="insist that code and data are what the lock pins")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="instead of the manifest's")
 
 
@@ -43,9 +51,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What ``run`` and ``shell`` share."""
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
     parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what runs the environment")
-    parser.add_argument(
-        "--mount", metavar="/INSIDE=PATH", action="append", default=[], help="give a mount another source"
-    )
+    add_mount_option(parser)
     parser.add_argument("--network", choices=("host", "none"), default="host", help="the network that it sees")
     parser.add_argument("--isolate", action="store_true", help="own process ids and ipc, instead of the host's")
     add_requires_option(parser)
@@ -66,9 +72,11 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     selected = manifest.select(options.target)
     name = next(iter(selected.targets))
     ensure_fresh(session, manifest, lock, str(project.lock_path), name)
-    if getattr(options, "locked", False) and not is_locked_code(session.project, manifest, lock):
-        raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
-    mounts = _mounts(options.mount)
+    mounts = mounts_given(options.mount)
+    if getattr(options, "locked", False):
+        if not is_locked_code(session.project, manifest, lock):
+            raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
+        check_data(session, manifest, lock, mounts, needed=True)
     check_requires(options, selected, session.store, _outputs(session.project, selected, mounts))
     realized = realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
     record = realized.record
@@ -109,17 +117,3 @@ def _hold(session: Session, project: Project, options: argparse.Namespace, recor
     store = str(session.store.root)
     held = launch.hold(launch.record_path(store, str(project.root), options.target or "", options.backend))
     launch.hand_on([*([held] if held >= 0 else []), *(launch.hold_layers(record, store) or [])])
-
-
-def _mounts(given: Sequence[str]) -> dict[str, str]:
-    mounts = {}
-    for text in given:
-        target, equals, source = text.partition("=")
-        if not equals or not source or not target.startswith("/"):
-            raise UsageError(f"--mount takes /INSIDE=PATH, not {text!r}", hint="such as --mount /dataset=/scratch/data")
-        if wrong := mount_point.find(target):
-            raise UsageError(wrong.message, where=f"--mount {text}", hint=wrong.hint)
-        if target in mounts:
-            raise UsageError(f"two sources are given for {target}", where=f"--mount {text}", hint="give one")
-        mounts[target] = source
-    return mounts

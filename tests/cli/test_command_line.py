@@ -239,7 +239,7 @@ def test_a_manifest_that_is_not_toml(fresh):
 
 
 def test_a_key_that_is_not_available_yet_says_so(fresh):
-    fresh.edit('source = "data"', 'source = "data", digest = true')
+    fresh.edit("rootfs = ", "sif = ")
     before = fresh.lock.read_bytes()
     told = fresh("lock")
     assert told.status == 2

@@ -171,7 +171,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
         (line, key, f"{what} is not available yet in this version; it comes in a later release")
         for line, key, what in [
             (46, "layers[4].secrets", "`secrets`"),
-            (57, 'mounts."/dataset".digest', "`digest`"),
         ]
     ]
 

@@ -273,8 +273,7 @@ def test_a_missing_base(local):
 
 
 def test_what_is_not_available_yet(local):
-    text = '[mounts]\n"/data" = { source = "data", digest = true }\n'
-    assert refused(local.write(text)).startswith('mounts."/data".digest')
+    assert refused(local.write("", head=HEAD.replace("rootfs", "sif"))).startswith("base.sif")
 
 
 def test_a_cycle(local):
