@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 from reprobox import config
 from reprobox.cli.report import human
-from reprobox.cli.session import open_store
-from reprobox.errors import UsageError
-from reprobox.shared import is_shared, problem
+from reprobox.cli.session import open_session, open_store
+from reprobox.errors import IntegrityError, UsageError
+from reprobox.resolve import ensure_fresh
+from reprobox.shared import is_shared, prepare, problem, share_blob, share_layer
 from reprobox.store import Store
 from reprobox.store_gc import DAY, KINDS, Item, Outcome, Wanted, collect, forget
+from reprobox.store_verify import move_away, verify
 
 DETAILS = """\
 `gc` never takes what a running command uses, or the layers of a project whose research.lock is still where it was when
@@ -27,6 +30,8 @@ examples:
   reprobox cache gc --older-than 7d --dry-run    say what would go
   reprobox cache gc --max-size 20GiB             the oldest, until the store is that small
   reprobox cache forget                          need nothing for this project any more
+  reprobox cache verify --repair                 read every byte, and move away what is damaged
+  reprobox cache share /groups/lab/reprobox      let others use what this project has
   REPROBOX_STORE=/scratch/me/store reprobox cache info"""
 
 _UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -42,6 +47,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     gc.add_argument("--max-size", metavar="SIZE", help="until the store holds no more than this, such as 20GiB, 500MB")
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--assume-idle", action="store_true", help="nobody uses the store: for file systems without locks")
+    verify = _action(actions, "verify", "read every byte, and name what is damaged (exit 5)")
+    verify.add_argument("--repair", action="store_true", help="move it away, so that it is fetched or built again")
+    share = _action(
+        actions, "share", "copy what this project has in the store to a shared store, which others may read"
+    )
+    share.add_argument("folder", metavar="DIR", type=Path, help="the shared store, made if it is not there")
     _action(actions, "forget", "keep nothing for this project any more (or for -C DIR); the next gc may take it")
 
 
@@ -56,7 +67,13 @@ def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
 
 
 def execute(options: argparse.Namespace) -> int:
-    ways: Mapping[str, Callable[[argparse.Namespace], int]] = {"info": _info, "gc": _gc, "forget": _forget}
+    ways: Mapping[str, Callable[[argparse.Namespace], int]] = {
+        "info": _info,
+        "gc": _gc,
+        "verify": _verify,
+        "share": _share,
+        "forget": _forget,
+    }
     return ways[options.action](options)
 
 
@@ -191,6 +208,70 @@ def _explain(options: argparse.Namespace, outcome: Outcome) -> None:
     for project in outcome.projects:
         print(f"  {project}")
     print("  hint: `reprobox cache forget -C DIR` keeps nothing for a project any more")
+
+
+# -- verify ------------------------------------------------------------------------------------------------------------
+
+
+def _verify(options: argparse.Namespace) -> int:
+    settings = config.load()
+    store = Store(settings.store)
+    checked, damaged = verify(store, jobs=min(settings.jobs, os.cpu_count() or 1), say=options.reporter.say)
+    moved = [str(move_away(store, damage)) for damage in damaged] if options.repair else []
+    if options.json:
+        found = [
+            {"kind": damage.kind, "name": damage.name, "path": str(damage.path), "reason": damage.reason}
+            for damage in damaged
+        ]
+        print(json.dumps({"path": str(store.root), "checked": checked, "damaged": found, "moved": moved}))
+        return IntegrityError.status if damaged and not moved else 0
+    for damage in damaged:
+        print(f"{damage.kind} {damage.name}: {damage.reason}")
+    told = ", ".join(f"{count} {KINDS[kind]}" for kind, count in checked.items())
+    print(f"checked {told}: {_number(damaged, 'thing')} damaged")
+    if moved:
+        print(f"moved to {store.root / 'damaged'}; the next command that needs them fetches or builds them again")
+    elif damaged:
+        hint = "`reprobox cache verify --repair` moves them away, so that they are fetched or built again"
+        raise IntegrityError("the store is damaged", where=str(store.root), hint=hint)
+    return 0
+
+
+# -- share -------------------------------------------------------------------------------------------------------------
+
+
+def _share(options: argparse.Namespace) -> int:
+    session, project = open_session(options)
+    manifest, lock = project.manifest(session.plugins.kinds), project.lock(session.store)
+    ensure_fresh(session, manifest, lock, str(project.lock_path))
+    found = [layer for target in lock.targets.values() for layer in target.layers]
+    stored = {layer.id: kept for layer in found if (kept := session.store.layer(layer.id)) is not None}
+    if not stored:
+        raise UsageError(
+            "nothing of this project is in the store", where=str(project.root), hint="`reprobox realize` it"
+        )
+    root = options.folder.absolute()
+    shared = prepare(root)
+    inputs = {item.sha256 for layer in found for item in layer.inputs if session.store.has_blob(item.sha256)}
+    blobs = sum(share_blob(shared, session.store.blob(digest), digest) for digest in sorted(inputs))
+    layers = sum(share_layer(shared, layer) for layer in stored.values())
+    document = {
+        "path": str(root),
+        "layers": len(stored),
+        "inputs": len(inputs),
+        "new_layers": layers,
+        "new_inputs": blobs,
+    }
+    if options.json:
+        print(json.dumps(document))
+        return 0
+    missing = len({layer.id for layer in found}) - len(stored)
+    has = f"{_number(stored, 'layer')} ({layers} new) and {_number(inputs, 'input')} ({blobs} new)"
+    print(f"{root} has {has} of this project")
+    if missing:
+        print(f"{missing} more are not built here: `reprobox realize` them first")
+    print(f'others name it in their settings: [store] shared = ["{root}"]')
+    return 0
 
 
 # -- forget ------------------------------------------------------------------------------------------------------------

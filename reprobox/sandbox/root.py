@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from reprobox.sandbox import kernel
 
@@ -39,11 +40,26 @@ def mount_stacked(trees: Sequence[str], stage: str, upper: str = "", work: str =
             os.symlink(place, f"{stage}/{name}")
         else:
             os.mkdir(f"{stage}/{name}", 0o755)
+    if not upper:
+        _own_etc(trees, f"{stage}/upper/etc")
     os.chdir(stage)
     lower = ":".join(str(number) for number in reversed(range(len(trees))))
     options = f"lowerdir={lower},upperdir=upper,workdir=work,userxattr"
     kernel.mount("overlay", root, "overlay", kernel.NOSUID | kernel.NODEV, options)
     return root
+
+
+def _own_etc(trees: Sequence[str], place: str) -> None:
+    """Have a folder of this user over /etc of somebody else's layers, where files of the machine may be missing."""
+    for tree in reversed(trees):
+        try:
+            status = os.lstat(f"{tree}/etc")
+        except FileNotFoundError:
+            continue
+        if stat.S_ISDIR(status.st_mode) and status.st_uid != os.getuid():
+            os.mkdir(place)
+            os.chmod(place, stat.S_IMODE(status.st_mode))
+        return
 
 
 def mount_folder(folder: str, stage: str, *, writable: bool) -> str:
