@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reprobox import launch, survey, tables
-from reprobox.errors import HostError
+from reprobox.errors import HostError, ReproboxError
 from reprobox.manifest import Manifest, Target
 from reprobox.requirements import check, facts, problems
 from reprobox.store import Store
@@ -47,7 +47,7 @@ def _remember(store: Store, target: Target) -> None:
     state = launch.machine_state()
     does = launch.known(str(store.root)) | {json.dumps(asked): time.time()}
     path = Path(launch.verdicts_path(str(store.root), state))
-    with contextlib.suppress(OSError):  # a store that may not be written
+    with contextlib.suppress(OSError, ReproboxError):  # a store that may not be written
         store.remember(path.parent.name, path.name, json.dumps({"machine": state, "does": does}).encode())
         _forget(path.parent)
 

@@ -187,6 +187,20 @@ def test_disk_space_of_runs_is_that_of_their_outputs(project):
     assert f"free for the store, at {os.environ['REPROBOX_STORE']}\n" in project("realize").err
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_what_cannot_be_kept_is_looked_at_each_time(mpi_project):
+    folder = Path(os.environ["REPROBOX_STORE"], "memo", "hosts")
+    for path in folder.iterdir():
+        path.unlink()
+    folder.chmod(0o500)
+    try:
+        assert mpi_project("realize").status == 0
+        assert mpi_project.process("run", "--", "true").status == 0
+        assert not list(folder.iterdir())
+    finally:
+        folder.chmod(0o700)
+
+
 def test_ranks_that_see_a_gpu_each_are_all_remembered(mpi_project, monkeypatch):
     store = os.environ["REPROBOX_STORE"]
     folder = Path(store, "memo", "hosts")
