@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
-from reprobox.engine import Environment
+from reprobox.download import without_password
+from reprobox.engine import Environment, Session
+from reprobox.errors import FetchError, OfflineError
 from reprobox.image import write_docker_archive, write_layout
+from reprobox.lock import Input, LockedTarget
+from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
 from reprobox.registry import Reference
 from reprobox.resolve import ensure_fresh
@@ -23,11 +29,13 @@ The same lock gives the same bytes, on every machine.
 examples:
   reprobox export --format docker-archive -o env.tar && docker load -i env.tar
   reprobox export --format oci -o layout && skopeo copy oci:layout docker://registry.example/env
-  reprobox export --format rootfs -o rootfs"""
+  reprobox export --format rootfs -o rootfs
+  reprobox export --format pylock -o pylock.toml        the Python packages, for pip and uv"""
+FORMATS = ("oci", "docker-archive", "rootfs", "pylock")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=("oci", "docker-archive", "rootfs"), required=True, help="what to write")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
     parser.add_argument("-o", "--output", metavar="PATH", type=Path, required=True, help="the new file or folder")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
     parser.add_argument("--tag", metavar="NAME:TAG", help="the image's name, if not the project's")
@@ -47,6 +55,8 @@ def execute(options: argparse.Namespace) -> int:
     Reference.parse(tag)
     name = next(iter(manifest.select(options.target).targets))
     ensure_fresh(session, manifest, lock, str(project.lock_path), name)
+    if options.format == "pylock":
+        return _export_pylock(session, lock.targets[name], options)
     wants_image = options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
@@ -74,6 +84,44 @@ def execute(options: argparse.Namespace) -> int:
         print(f"wrote {options.output} ({options.format}{f', {human(size)}' if size else ''})")
         print(f"tree digest   {document['tree_digest']}\nimage digest  {document['image_digest']}")
     return 0
+
+
+def _export_pylock(session: Session, target: LockedTarget, options: argparse.Namespace) -> int:
+    """Nothing is built: the lock knows the files, and the index where they are today."""
+    from reprobox.layers import pylock
+    from reprobox.layers.pip import packages_of
+
+    packages, python = packages_of(target)
+    options.output.write_text(pylock.write(packages, python, _places(session, packages, options.output)), "utf-8")
+    if options.json:
+        print(json.dumps({"format": "pylock", "output": str(options.output), "packages": len(packages)}))
+    else:
+        print(f"wrote {options.output} (pylock, {len(packages)} packages for Python {python} on {target.platform})")
+    return 0
+
+
+def _places(session: Session, packages: Sequence[Input], output: Path) -> dict[str, str]:
+    """Where each file is: in the project, where it was seen when it was locked, or where the index has it. A file of
+    this machine is the last choice."""
+    inside = {item.sha256: session.project / item.facts["path"] for item in packages if "path" in item.facts}
+    found = {digest: os.path.relpath(path, output.absolute().parent) for digest, path in inside.items()}
+    index = IndexProvider(session.store, session.config.index, offline=session.offline)
+    for provider in (session.hints, index):
+        missing = [item for item in packages if _is_local(found.get(item.sha256, "file:"))]
+        for digest, locations in (provider.locate(missing) if missing else {}).items():
+            urls = sorted((without_password(location.url) for location in locations), key=_is_local)
+            found[digest] = urls[0]
+    lacking = [item.name for item in packages if item.sha256 not in found]
+    if lacking:
+        raise (OfflineError if session.offline else FetchError)(
+            f"it is not known where to get {', '.join(lacking)}, and a pylock.toml must say it",
+            hint="run it without --offline" if session.offline else "check the index that is set in your settings",
+        )
+    return found
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith("file:")
 
 
 def _write(kind: str, path: Path, environment: Environment, tag: str) -> None:

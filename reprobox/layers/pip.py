@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
-from reprobox.errors import ManifestError, ReproboxError, ResolveError
+from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
 from reprobox.layers import install_wheels
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.layers.package_names import imported_as, meant
-from reprobox.lock import Input, LockedLayer
+from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import (
     IN_IMAGE,
     Check,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
     from reprobox.layers.pylock import Selected
     from reprobox.layers.requirement_files import Asked, Read, Said
 
+#: Types of inputs that are installed.
+FILES = ("wheel",)
 _PROGRAM = f"{TOOLS}/install_wheels.py"
 _LARGEST = 8 << 30  # a wheel whose size and hash the index does not tell is read whole, if it is not larger than this
 
@@ -178,6 +180,15 @@ class Pip:
             kept=kept,
             kept_in=kept_in,
         )
+
+
+def packages_of(target: LockedTarget) -> tuple[list[Input], str]:
+    """The locked wheels of all layers, and the Python that they are for, in two numbers. Raises :class:`UsageError`."""
+    wheels = [item for layer in target.layers if layer.kind == Pip.name for item in layer.inputs if item.type in FILES]
+    if not wheels:
+        hint = "pylock.toml is for Python packages: use another --format"
+        raise UsageError(f"target {target.name!r} has no Python packages in its lock", hint=hint)
+    return wheels, wheels[0].facts["python"]
 
 
 def _placed(request: ResolveRequest) -> tuple[dict[str, str], dict[str, str]]:

@@ -142,14 +142,22 @@ def _refusal(path: str, key: str, message: str, hint: str) -> ManifestError:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write(inputs: Iterable[Input], python: str, urls: Mapping[str, str]) -> str:
-    """The locked wheels as a ``pylock.toml`` for a Python of this version. ``urls`` says where each is, by sha256.
+def write(inputs: Iterable[Input], python: str, places: Mapping[str, str]) -> str:
+    """The locked wheels as a ``pylock.toml`` for a Python of this version (two numbers). ``places`` says where each is,
+    by sha256: a URL, or a path from the file.
 
-    Each package has the one wheel that is locked, so the file is for machines like the locked one.
+    Each package has the one file that is locked, so this is for machines like the locked one.
     """
     lines = ['lock-version = "1.0"', f'requires-python = "=={python}.*"', 'created-by = "reprobox"']
     for item in sorted(inputs, key=lambda item: item.facts["package"]):
         lines += ["", "[[packages]]", f'name = "{item.facts["package"]}"', f'version = "{item.facts["version"]}"']
-        said = f'name = "{item.name}", url = "{urls[item.sha256]}", size = {item.size}'
-        lines.append(f'wheels = [{{ {said}, hashes = {{ sha256 = "{item.sha256}" }} }}]')
+        place = places[item.sha256]
+        key = "url" if "://" in place else "path"
+        said = f'{key} = "{place}", size = {item.size}, hashes = {{ sha256 = "{item.sha256}" }}'
+        if "url" in item.facts:  # no index has it
+            lines.append(f"archive = {{ {said} }}")
+        elif item.type == "sdist":
+            lines.append(f'sdist = {{ name = "{item.name}", {said} }}')
+        else:
+            lines.append(f'wheels = [{{ name = "{item.name}", {said} }}]')
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from uv import find_uv_bin
 
 from reprobox import launch
+from reprobox.cli import main
 from reprobox.errors import ManifestError, ReproboxError
 from reprobox.pypi import uv_version
 from reprobox.testing import _libraries, small_root
@@ -70,6 +72,11 @@ def local(base, tmp_path, shared_store, index, monkeypatch) -> Local:
     made.file("requirements.txt", "app<2\nlib\n").file("main.py", MAIN).write(LAYER, head=HEAD)
     (made.path / "base").symlink_to(base)
     return made
+
+
+def python_of(local: Local) -> str:
+    version: str = local.project.lock(local.session.store).targets["default"].layers[-1].facts["python"]
+    return version.rpartition(".")[0]
 
 
 def run(local: Local) -> str:
@@ -190,3 +197,19 @@ def test_code_in_a_folder_of_its_own(local):
         if item.placement == "project"
     )
     assert layer.options["venv"] == f"/code/{VENV}"
+
+
+def test_its_packages_can_be_exported_for_other_tools(local, index, capsys):
+    local.lock()
+    path = local.path / "pylock.toml"
+    argv = ["export", "-C", str(local.path), "--format", "pylock", "-o", str(path)]
+    assert main(argv) == 0
+    assert (
+        capsys.readouterr().out == f"wrote {path} (pylock, 2 packages for Python {python_of(local)} on linux/amd64)\n"
+    )
+    document = tomllib.loads(path.read_text())
+    urls = [package["wheels"][0]["url"] for package in document["packages"]]
+    assert urls == [index.url.replace("simple", f"files/{name}/{name}-1.0-py3-none-any.whl") for name in ("app", "lib")]
+    before = local.project.lock(local.session.store).targets["default"].layers[-1]
+    local.write(LAYER.replace('requirements = "requirements.txt"', 'pylock = "pylock.toml"'), head=HEAD)
+    assert local.lock().targets["default"].layers[-1].id == before.id, "read back, it is the same layer"

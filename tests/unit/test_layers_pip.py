@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.pylock import Pylock
 
 from reprobox.download import Downloader
-from reprobox.errors import FetchError, ManifestError, OfflineError, ReproboxError, ResolveError
+from reprobox.errors import FetchError, ManifestError, OfflineError, ReproboxError, ResolveError, UsageError
 from reprobox.layers.apt import Apt
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.layers.pip import Pip
-from reprobox.lock import Input, LockedLayer
+from reprobox.layers.pip import Pip, packages_of
+from reprobox.layers.pylock import write
+from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest, parse
 from reprobox.pins import Upgrade, match
 from reprobox.providers import Documents, HintProvider, fetch
@@ -37,6 +40,7 @@ class World:
     index: dict[str, str]
     offline: bool = False
     project: Path = Path("/nowhere")
+    here: str = "linux/amd64"
     said: list[str] = field(default_factory=list)
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 1 << 20) -> bytes:
@@ -727,6 +731,25 @@ def wrong(world: World, keys: str) -> ManifestError:
         resolve(world, keys=keys)
     assert caught.value.problems[0].hint
     return caught.value
+
+
+def test_a_lock_is_written_as_a_pylock_and_read_back_as_the_same_lock(world, index, server, folder):
+    for name in ("app", "lib"):
+        index.add(name, "1.0", requires=["lib"] if name == "app" else [])
+    url = server.url("/files/lib/lib-1.0-py3-none-any.whl")
+    for asked in (["app"], ["app", f"lib @ {url}"]):
+        before = resolve(world, *asked)
+        target = LockedTarget(name="t", platform="linux/amd64", layers=(BASE, SYSTEM, before))
+        packages, python = packages_of(target)
+        places = {item.sha256: server.url(f"/files/{item.facts['package']}/{item.name}") for item in packages}
+        text = write(packages, python, places)
+        (folder / "pylock.toml").write_text(text)
+        Pylock.from_dict(tomllib.loads(text)).validate()
+        after = resolve(world, keys="pylock = 'pylock.toml'")
+        assert (after.inputs, after.options) == (before.inputs, before.options)
+        assert write(packages[::-1], python, places) == text
+    with pytest.raises(UsageError, match="no Python packages"):
+        packages_of(replace(target, layers=(BASE, SYSTEM)))
 
 
 def test_a_pylock_and_the_layers_below(world, index, server, folder):
