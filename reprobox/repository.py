@@ -44,8 +44,19 @@ _SETTINGS = (
     "transfer.bundleURI=false",
 )
 _WANTED = "refs/reprobox/wanted"
-#: Ends with the thread that started it, also when that is killed.
-_TIED = "import ctypes,os,sys;ctypes.CDLL(None).prctl(1,15);os.execvp(sys.argv[1],sys.argv[1:])"
+#: Runs a program, and ends it with all that it started when the thread that asked for it ends, killed or not.
+_TIED = """
+import ctypes, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+child = os.fork()
+if not child:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execv(sys.argv[2], sys.argv[2:])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+"""
 _CHUNK = 1 << 18
 
 
@@ -210,7 +221,7 @@ class Clone:
 
     def _run(self, argv: Sequence[str], remote: Remote | None) -> tuple[int, bytes, str]:
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        command = [sys.executable, "-SIc", _TIED, _program(), *settings, *argv]
+        command = [sys.executable, "-SIc", _TIED, str(os.getpid()), _program(), *settings, *argv]
         environment = _environment(remote) | {"GIT_DIR": str(self._path)}
         out, said = self._path.with_name("stdout"), self._path.with_name("stderr")
         with (
@@ -223,7 +234,7 @@ class Clone:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                start_new_session=True,  # without a terminal, nothing that git starts can ask on it
+                start_new_session=True,  # its own group, and without a terminal that somebody could be asked on
             ) as process,
         ):
             self._wait(process)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
 import stat
+import subprocess
+import sys
+import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +372,36 @@ def test_side_by_side_with_others(fresh: Project, repository: Repository):
     fresh.edit('to = "/opt/gym2"', 'to = "/opt/gym/src"')
     told = fresh("lock")
     assert (told.status, "layers 'gym' and 'gym2' both write at /opt/gym/src" in told.err) == (2, True)
+
+
+def running(text: str) -> list[str]:
+    """Command lines of processes that have ``text`` in them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in found if text in line]
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if reached():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_server_that_says_nothing_and_a_lock_that_ends(number, fresh: Project):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        cloning(fresh, place, "main")
+        command = [sys.executable, "-m", "reprobox.cli", "lock", "-q"]
+        with subprocess.Popen(command, cwd=fresh.root, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: any("remote-http" in line for line in running(place)))
+            process.send_signal(number)
+            assert process.wait(20) in (130, -number)
+        wait_until(lambda: not running(place))
 
 
 # -- code --------------------------------------------------------------------------------------------------------------
