@@ -60,6 +60,7 @@ class BuildRequest:
     workdir: str = "/"
     network: bool = False
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    installing: bool = False  # packages are being installed: rules about what their scripts leave apply (scrub)
     failed: Path | None = None  # where to leave the state of a step that fails, for a look into it
 
 

@@ -18,7 +18,7 @@ Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None
 LAYER_FORMAT = "reprobox-layer-1"
 #: Version of the rules by which every layer is built: the fixed environment of steps (``reprobox.engine``) and how a
 #: result is normalised (``reprobox.tree``).
-NORMALISER = 1
+NORMALISER = 2
 
 _ESCAPES = {ord("\\"): "\\x5C", ord("\n"): "\\x0A", ord(" "): "\\x20"}
 _ESCAPED = [_ESCAPES.get(byte, chr(byte)) for byte in range(256)]

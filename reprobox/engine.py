@@ -446,6 +446,7 @@ def _run_commands(
                 workdir=step.workdir,
                 network=network,
                 secrets=secrets,
+                installing=step.installing,
                 failed=session.store.failed(layer.id),
             )
         )

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import hashlib
 import os
-import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
 from reprobox import namespace
 from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
+from reprobox.scrub import Rewrite, Rule, rule_for
 
 _LINKS = 40  # as the kernel's MAXSYMLINKS
 
@@ -175,69 +174,6 @@ def _allowed(folder: bytes, wanted: int) -> Iterator[None]:
         os.chmod(folder, mode)
 
 
-# -- what never enters a layer -----------------------------------------------------------------------------------------
-
-#: Caches, logs and state of the tools that install packages: files at these paths revert to the parents' state.
-SCRUBBED = (
-    "etc/apt/apt.conf.d/01autoremove-kernels",
-    "usr/sbin/policy-rc.d",
-    "var/cache/apt/*",
-    "var/cache/debconf/*-old",
-    "var/cache/fontconfig/*",
-    "var/cache/ldconfig/aux-cache",
-    "var/cache/man/*",
-    "var/lib/apt/lists/*",
-    "var/lib/dbus/machine-id",
-    "var/lib/dpkg/*-old",
-    "var/lib/dpkg/lock*",
-    "var/lib/dpkg/triggers/Lock",
-    "var/lib/systemd/catalog/database",
-    "var/log/alternatives.log",
-    "var/log/apt/*",
-    "var/log/bootstrap.log",
-    "var/log/dpkg.log",
-)
-#: Secrets that packages make when they are installed: one shared by every copy of an environment would be a hole.
-SECRETS = (
-    "etc/munge/munge.key",
-    "etc/ssh/ssh_host_*",
-    "etc/ssl/certs/ssl-cert-snakeoil.pem",
-    "etc/ssl/private/ssl-cert-snakeoil.key",
-    "etc/postfix/*.pem",
-)
-
-
-def _matcher(patterns: Sequence[str]) -> Callable[[str], object]:
-    return re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
-
-
-_is_scrubbed = _matcher(SCRUBBED)
-_is_secret = _matcher(SECRETS)
-
-
-def _no_machine_id(_: bytes, __: int) -> bytes:
-    return b""
-
-
-def _shadow_dates(content: bytes, epoch: int) -> bytes:
-    """shadow(5): the third field, the day of the last change, is the epoch's."""
-    lines = []
-    for line in content.split(b"\n"):
-        fields = line.split(b":")
-        if len(fields) == 9 and fields[2]:
-            fields[2] = b"%d" % (epoch // 86400)
-        lines.append(b":".join(fields))
-    return b"\n".join(lines)
-
-
-#: Files that are kept with other content: (old content, epoch) -> new content.
-REWRITTEN: Mapping[bytes, Callable[[bytes, int], bytes]] = {
-    b"etc/machine-id": _no_machine_id,
-    b"etc/shadow": _shadow_dates,
-    b"etc/shadow-": _shadow_dates,
-}
-
-
 # -- normalising -------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +182,8 @@ class Changes:
     """What a step left: ``root`` is an overlay's upper directory, or with ``whole`` the complete resulting tree.
 
     ``ignored`` are paths that the builder itself put there (mount points of binds). ``started`` is the unix time at
-    which the step began: files newer than that, or than the epoch, get the epoch.
+    which the step began: files newer than that, or than the epoch, get the epoch. ``installing`` says that the step
+    installed packages, whose scripts leave more behind than what anybody asked for.
     """
 
     root: Path
@@ -254,6 +191,7 @@ class Changes:
     started: float
     whole: bool = False
     ignored: frozenset[bytes] = frozenset()
+    installing: bool = False
 
 
 @dataclass(slots=True)
@@ -264,6 +202,7 @@ class _Findings:
     cleared: list[bytes] = field(default_factory=list)  # an upper directory shows nothing of the parents from here on
     deleted: set[bytes] = field(default_factory=set)
     dropped: list[str] = field(default_factory=list)
+    told: set[Rule] = field(default_factory=set)  # rules that are told once, and were
 
 
 def normalise(changes: Changes, parents: Tree, output: Path) -> tuple[str, ...]:
@@ -330,15 +269,16 @@ def _clears(full: bytes, path: bytes, status: os.stat_result, parents: Tree) -> 
 def _outside(
     root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings
 ) -> bool:
-    """Whether a path is not the step's to change: run-time folders, scrubbed caches, secrets, the builder's own."""
+    """Whether a path is not the step's to change: run-time folders, what rules leave out, the builder's own."""
     text = os.fsdecode(path)
-    folder = stat.S_ISDIR(status.st_mode)
-    if hidden(path) or path in changes.ignored or (_is_scrubbed(text) and not folder):
+    if hidden(path) or path in changes.ignored:
         return True
-    if _is_secret(text) and not folder:
-        found.present.add(path)
-        if path not in parents.entries or _entry(root, path, status) != parents.entries[path]:
-            found.dropped.append(f"/{text}: a secret made at installation; make it where the environment runs")
+    rule = _left_out(text, changes, folder=stat.S_ISDIR(status.st_mode))
+    if rule is not None:
+        if rule.told:
+            found.present.add(path)
+            if path not in parents.entries or _entry(root, path, status) != parents.entries[path]:
+                _tell(rule, text, found)
         return True
     if path.startswith(b".wh.") or b"/.wh." in path:
         above, _, name = path.rpartition(b"/")
@@ -348,13 +288,29 @@ def _outside(
     return False
 
 
+def _left_out(path: str, changes: Changes, *, folder: bool) -> Rule | None:
+    """The rule that leaves a path out of the layer, if there is one."""
+    rule = rule_for(path, installing=changes.installing)
+    return rule if rule is not None and rule.rewrite is None and (rule.whole or not folder) else None
+
+
+def _tell(rule: Rule, path: str, found: _Findings) -> None:
+    if not rule.whole:
+        found.dropped.append(f"/{path}: {rule.told}")
+    elif rule not in found.told:
+        found.told.add(rule)
+        found.dropped.append(f"/{', /'.join(rule.paths)}: {rule.told}")
+
+
 def _look(root: bytes, path: bytes, status: os.stat_result, changes: Changes, parents: Tree, found: _Findings) -> None:
     entry, old = _entry(root, path, status), parents.entries.get(path)
     assert entry is not None
     found.present.add(path)
-    if entry != old and entry.kind == "f" and path in REWRITTEN:
-        _rewrite(root + b"/" + path, status, REWRITTEN[path], changes.epoch)
-        entry = entry._replace(detail=file_sha256(root + b"/" + path))
+    if entry != old and entry.kind == "f":
+        rule = rule_for(os.fsdecode(path), installing=changes.installing)
+        if rule is not None and rule.rewrite is not None:
+            _rewrite(root + b"/" + path, status, rule.rewrite, changes.epoch)
+            entry = entry._replace(detail=file_sha256(root + b"/" + path))
     if entry == old:
         return
     if entry.kind == "f" and entry.mode & 0o6000:
@@ -365,7 +321,7 @@ def _look(root: bytes, path: bytes, status: os.stat_result, changes: Changes, pa
     found.entries[path] = entry
 
 
-def _rewrite(full: bytes, status: os.stat_result, rule: Callable[[bytes, int], bytes], epoch: int) -> None:
+def _rewrite(full: bytes, status: os.stat_result, rule: Rewrite, epoch: int) -> None:
     with opened(full) as file:
         content = file.read()
     wanted = rule(content, epoch)
@@ -404,7 +360,8 @@ def _keeps(entry: Entry, changes: Changes) -> bool:
     """Whether a path that the step deleted stays as the parents have it."""
     if hidden(entry.path) or entry.path in changes.ignored:
         return True
-    return entry.kind != "d" and bool(_is_scrubbed(os.fsdecode(entry.path)))
+    rule = _left_out(os.fsdecode(entry.path), changes, folder=entry.kind == "d")
+    return rule is not None and not rule.told
 
 
 def _covered(path: bytes, found: _Findings) -> bool:

@@ -139,6 +139,7 @@ class Apt:
         if manual:
             commands.append(("apt-mark", "manual", *manual))
         return Commands(
+            installing=True,
             commands=tuple(commands),
             binds=(
                 Bind(source=_CONFIGURATION, target=_CONFIGURED_AT),

@@ -61,6 +61,7 @@ class Bootstrap:
             epoch=request.epoch,
         )
         return Commands(
+            installing=True,
             seed=partial(seed.plant, planting=planting),
             binds=tuple(Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg),
             commands=(

@@ -121,7 +121,8 @@ class StepRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commands:
-    """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from.
+    """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from. ``installing`` says that they
+    install packages, whose scripts leave behind what no layer should have (``scrub``).
 
     ``kept`` are entries of the earlier layer whose tree is ``kept_in``, folders included, that this layer has too, as
     they are there: the commands neither make nor see them.
@@ -132,6 +133,7 @@ class Commands:
     environment: Mapping[str, str] = field(default_factory=dict)
     seed: Callable[[Path], None] | None = None
     workdir: str = "/"
+    installing: bool = False
     kept: tuple[Entry, ...] = ()
     kept_in: Path | None = None
 

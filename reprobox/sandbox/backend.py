@@ -123,6 +123,7 @@ class Sandbox:
                 "workdir": request.workdir,
                 "network": _resolver() if request.network else None,
                 "epoch": request.epoch,
+                "installing": request.installing,
                 "output": str(request.output.absolute()),
                 "parent_index": str(request.parent_index.absolute()),
             }

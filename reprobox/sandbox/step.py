@@ -254,7 +254,13 @@ def _pack(request: Mapping[str, Any], started: float) -> dict[str, Any]:
     from reprobox.tree import Changes, Tree, normalise
 
     parents = Tree.merged([read_index(Path(request["parent_index"]).read_bytes())])
-    changes = Changes(root=Path(request["changes"]), whole=request["whole"], epoch=request["epoch"], started=started)
+    changes = Changes(
+        root=Path(request["changes"]),
+        whole=request["whole"],
+        epoch=request["epoch"],
+        started=started,
+        installing=request["installing"],
+    )
     output = Path(request["output"])
     dropped = normalise(changes, parents, output)
     diff_id, size = layer_digest(output / "tree", output / "index", request["epoch"])

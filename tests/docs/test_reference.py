@@ -32,6 +32,17 @@ def test_the_build_environment_is_the_real_one():
     assert told == dict(BUILD_ENVIRONMENT)
 
 
+def test_the_rules_about_what_layers_leave_out_are_the_real_ones():
+    from reprobox.scrub import RULES
+
+    told = [(tuple(re.findall(r"`/([^`]+)`", paths)), what, why) for paths, what, why in rows("scrubbed-paths.md")[2:]]
+    assert [(rule.paths, rule.why) for rule in RULES] == [(paths, why) for paths, _, why in told]
+    for rule, (_, what, _) in zip(RULES, told, strict=True):
+        assert (what == "written anew") == (rule.rewrite is not None)
+        assert ("told" in what) == bool(rule.told)
+        assert ("that install packages" in what) == rule.installing
+
+
 def test_every_exit_status_is_told():
     told = {int(row[0]) for row in rows("exit-statuses.md") if row[0].isdigit()}
     real = {error.status for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "status")}
