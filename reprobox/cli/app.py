@@ -19,6 +19,8 @@ from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockEr
 VERBS = {
     "init": "write a first manifest from what is in the folder",
     "lock": "pin every byte that the manifest needs, in research.lock",
+    "add": "add packages to research.toml, and lock",
+    "remove": "remove packages from research.toml, and lock",
     "diff": "say what moved between two locks",
     "realize": "make the environment exist",
     "run": "run a command in the environment",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from reprobox.cli.changes import brief
 from reprobox.cli.options import add_builder_option, add_mount_option, add_network_options, mounts_given
@@ -16,7 +17,9 @@ from reprobox.errors import LockError
 from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
 from reprobox.locked_data import check_data
+from reprobox.manifest import EMPTY, Manifest
 from reprobox.pins import upgrade_of
+from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
 
@@ -63,26 +66,51 @@ def execute(options: argparse.Namespace) -> int:
         check_data(session, manifest, lock, mounts_given(options.mount), needed=False)
         _tell(options, project.lock(session.store), changed=False)
         return 0
-    try:
-        previous = project.lock_or_none(session.store)
-    except LockError as error:
-        if not options.upgrade:
-            raise LockError(error.message, where=error.where, hint=_KEEP) from None
-        session.reporter.say(f"the old lock is not used: {error.message}")
-        previous = None
-    upgrade = replace(upgrade_of(options.upgrade_package, previous), everything=options.upgrade)
-    mounts = mounts_given(options.mount)
-    lock = resolve(session, manifest, previous, upgrade=upgrade, only=wanted, mounts=mounts)
-    changed = project.write_lock(lock)
-    if previous is not None and changed:
-        for line in brief(diff(previous, lock)):
-            session.reporter.say(line)
+    lock, changed = relock(
+        session,
+        project,
+        manifest,
+        packages=options.upgrade_package,
+        everything=options.upgrade,
+        only=wanted,
+        mounts=mounts_given(options.mount),
+    )
     if options.seal:
         for name in _sealable(session, lock, wanted):
             lock = realize(session, project, manifest, lock, Wish(target=name, seal=True)).lock
         changed = project.write_lock(lock) or changed
     _tell(options, lock, changed=changed)
     return 0
+
+
+def relock(
+    session: Session,
+    project: Project,
+    manifest: Manifest,
+    *,
+    packages: Sequence[str] = (),
+    everything: bool = False,
+    only: Sequence[str] = (),
+    mounts: Mapping[str, str] = EMPTY,
+) -> tuple[Lock, bool]:
+    """Lock ``manifest``, keeping the pins of the lock that is there but for ``packages``, and tell what moved.
+
+    Returns the lock, and whether another one was written.
+    """
+    try:
+        previous = project.lock_or_none(session.store)
+    except LockError as error:
+        if not everything:
+            raise LockError(error.message, where=error.where, hint=_KEEP) from None
+        session.reporter.say(f"the old lock is not used: {error.message}")
+        previous = None
+    upgrade = replace(upgrade_of(packages, previous), everything=everything)
+    lock = resolve(session, manifest, previous, upgrade=upgrade, only=only, mounts=mounts)
+    changed = project.write_lock(lock)
+    if previous is not None and changed:
+        for line in brief(diff(previous, lock)):
+            session.reporter.say(line)
+    return lock, changed
 
 
 def _sealable(session: Session, lock: Lock, wanted: Sequence[str]) -> Sequence[str]:
@@ -99,37 +127,49 @@ def _sealable(session: Session, lock: Lock, wanted: Sequence[str]) -> Sequence[s
 
 
 def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
+    document, lines = summary(lock, changed=changed)
+    if options.json:
+        print(json.dumps(document))
+        return
+    print(lines[0])
+    for name, target in lock.targets.items() if options.seal else ():
+        if target.seal is not None:
+            print(f"sealed {name}: tree {target.seal.tree_digest}, image {target.seal.image_digest}")
+    for line in lines[1:]:
+        print(line)
+
+
+def summary(lock: Lock, *, changed: bool) -> tuple[dict[str, Any], list[str]]:
+    """What is told of a lock: as JSON, and in words."""
     locked = [layer for target in lock.targets.values() for layer in target.layers]
     locked += [lock.checkout] if lock.checkout else []
     inputs = {item.sha256: item for layer in locked for item in layer.inputs}
     layers = len({layer.id for target in lock.targets.values() for layer in target.layers})
     size = sum(item.size for item in inputs.values())
     unpinned = list(dict.fromkeys(name for target in lock.targets.values() for name in target.unpinned()))
-    if options.json:
-        document = {
-            "lock": f"sha256:{lock.digest()}",
-            "changed": changed,
-            "targets": sorted(lock.targets),
-            "layers": layers,
-            "inputs": len(inputs),
-            "size": size,
-            "epoch": lock.epoch,
-            "sealed": all(target.seal is not None for target in lock.targets.values()),
-            "unpinned": unpinned,
-            "mounts": {path: _mount(mount) for path, mount in lock.mounts.items()},
-        }
-        print(json.dumps(document))
-        return
+    document = {
+        "lock": f"sha256:{lock.digest()}",
+        "changed": changed,
+        "targets": sorted(lock.targets),
+        "layers": layers,
+        "inputs": len(inputs),
+        "size": size,
+        "epoch": lock.epoch,
+        "sealed": all(target.seal is not None for target in lock.targets.values()),
+        "unpinned": unpinned,
+        "mounts": {path: _mount(mount) for path, mount in lock.mounts.items()},
+    }
     state = "wrote research.lock" if changed else "research.lock is up to date"
     targets = f"{len(lock.targets)} targets, " if len(lock.targets) > 1 else ""
-    print(f"{state}: {targets}{layers} layers, {len(inputs)} inputs, {human(size)}")
-    for name, target in lock.targets.items() if options.seal else ():
-        if target.seal is not None:
-            print(f"sealed {name}: tree {target.seal.tree_digest}, image {target.seal.image_digest}")
-    for path, mount in lock.mounts.items():
-        print(f"data {path}: {mount.files} file{'s' if mount.files != 1 else ''}, {human(mount.size)}")
-    for name in unpinned:
-        print(f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes")
+    lines = [f"{state}: {targets}{layers} layers, {len(inputs)} inputs, {human(size)}"]
+    lines += [
+        f"data {path}: {mount.files} file{'s' if mount.files != 1 else ''}, {human(mount.size)}"
+        for path, mount in lock.mounts.items()
+    ]
+    lines += [
+        f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes" for name in unpinned
+    ]
+    return document, lines
 
 
 def _mount(mount: LockedMount) -> dict[str, object]:
