@@ -99,11 +99,23 @@ class Sandbox:
                 reason=f"the sandbox needs Linux on x86_64 or aarch64, and this is {sys.platform} on {machine}",
                 hint="use a machine or a virtual machine with Linux",
             )
-        with staging_folder(self._scratch) as stage:
-            try:
-                return _judge(_child("probe", stage))
-            except (OSError, BuildError) as error:
-                return Availability(ok=False, reason=f"it cannot be tried: {error}", hint=_HINTS["mounts"])
+        try:
+            with staging_folder(self._scratch) as stage:
+                return self._tried(stage)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            return Availability(
+                ok=False,
+                reason=f"nothing can be written at {self._scratch}: {error.strerror}",
+                hint="set REPROBOX_STORE to a folder that you may write",
+            )
+
+    def _tried(self, stage: Path) -> Availability:
+        try:
+            return _judge(_child("probe", stage))
+        except (OSError, BuildError) as error:
+            return Availability(ok=False, reason=f"it cannot be tried: {error}", hint=_HINTS["mounts"])
 
     def overlay(self) -> bool:
         """Whether layers are stacked here; where not, parents are copied."""

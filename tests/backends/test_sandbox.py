@@ -635,3 +635,12 @@ def program_of(bits, table):
         (tree / "calls").chmod(0o755)
 
     return fill
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_scratch_folder_that_may_not_be_written_is_told_with_the_remedy(tmp_path):
+    tmp_path.chmod(0o500)
+    found = Sandbox(tmp_path).probe()
+    tmp_path.chmod(0o700)
+    assert (found.ok, found.reason) == (False, f"nothing can be written at {tmp_path}: Permission denied")
+    assert found.hint == "set REPROBOX_STORE to a folder that you may write"
