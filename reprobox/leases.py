@@ -13,7 +13,6 @@ Source: flock(2); on NFS, locks for writing need a descriptor for writing, and t
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -22,20 +21,9 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What flock(2) says where it cannot be had: no lock manager, a file system (Lustre, FUSE) without locks.
-NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL))
+from reprobox.staging import lock
+
 _AT_ONCE = fcntl.LOCK_NB
-
-
-def lock(descriptor: int, how: int) -> bool:
-    """flock(2); False where the file system has no locks. Raises :class:`BlockingIOError` as flock does."""
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        return False
-    return True
 
 
 class Uses:
@@ -124,6 +112,17 @@ def _oldest(folder: Path) -> float:
             else:
                 path.unlink()
     return oldest
+
+
+def has_locks(root: Path) -> bool:
+    """Whether the file system of the store in ``root`` has locks."""
+    with contextlib.suppress(OSError):
+        gate = _open(root / "locks" / "gate")
+        try:
+            return lock(gate, fcntl.LOCK_SH | _AT_ONCE)
+        finally:
+            os.close(gate)
+    return True
 
 
 def is_held(path: Path) -> bool:

@@ -22,6 +22,7 @@ from reprobox.digest import sha256
 from reprobox.download import Document, Downloader, Location, Watch, cannot_write, local_path, without_password
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.lock import Input
+from reprobox.staging import lock
 from reprobox.store import Store
 
 __all__ = ["Documents", "Downloader", "Found", "HintProvider", "Location", "Progress", "Provider", "fetch", "obtain"]
@@ -199,7 +200,7 @@ def _bring(
             except (FetchError, IntegrityError) as error:
                 answers.append(error)
             else:
-                _publish(store, file, store.partial(item.sha256), item.sha256)
+                _publish(store, file, Path(file.name), item.sha256)
                 watch.done(item.name)
                 return
 
@@ -250,13 +251,20 @@ def _alone(store: Store, item: Input, watch: Watch) -> Iterator[IO[bytes] | None
     while not store.has_blob(item.sha256):
         with _opened(path) as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not told:
                     watch.note(f"{item.name}: another process is downloading it; waiting")
                     told = True
                 watch.sleep(0.1)
                 continue
+            if not locked:  # then others may be at it too: each has a file of its own
+                path.unlink(missing_ok=True)
+                path = path.with_name(f"{item.sha256}.{os.getpid()}-{threading.get_ident()}")
+                with _opened(path) as own:
+                    yield own
+                path.unlink(missing_ok=True)
+                return
             if _same_file(path, file) and not store.has_blob(item.sha256):
                 yield file
                 if os.fstat(file.fileno()).st_size == 0:  # nothing to continue

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 
 from reprobox.errors import ReproboxError
-from reprobox.leases import lock
+from reprobox.staging import lock
 from reprobox.store import FOLDERS, SHARED, Store, StoredLayer, read_layer
 from reprobox.tree import copy_layer
 

@@ -16,18 +16,21 @@ from reprobox import __version__, config, cpu, host, survey
 from reprobox.backend import Availability
 from reprobox.cli.report import human
 from reprobox.engine import staged
-from reprobox.errors import ManifestError, UsageError
+from reprobox.errors import ManifestError, ReproboxError, UsageError
 from reprobox.host import Host
+from reprobox.leases import has_locks
 from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.requirements import Finding, check, shown
+from reprobox.shared import problem
 from reprobox.store import Store
 
 DETAILS = """\
 In a project's folder, it also compares each target with this machine: what the target requires, what was found, and
 what to do. With --host, it compares with another machine, of which `reprobox doctor --json` there wrote the
-description. Exit status 4 if no backend works, or if a target that is asked for (or the only one) lacks something.
+description. Exit status 4 if no backend works, or if a target that is asked for (or the only one) lacks
+something; 1 if the store cannot be used.
 
 examples:
   reprobox doctor
@@ -51,10 +54,10 @@ def execute(options: argparse.Namespace) -> int:
 
 def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | None) -> int:
     settings = config.load()
-    store = Store(settings.store)
-    backends = {name: staged(item, store).probe() for name, item in plugins.backends.items()}
+    store, wrong = _store(settings)
+    backends = {name: (staged(item, store) if store else item).probe() for name, item in plugins.backends.items()}
     machine = replace(
-        survey.look(places=_places(store, manifest)),
+        survey.look(places=_places(settings.store, manifest)),
         backends={name: "" if found.ok else found.reason or "no reason is known" for name, found in backends.items()},
     )
     verdicts = _judge(manifest, machine)
@@ -63,7 +66,13 @@ def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | No
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": os.cpu_count(),
-        "store": {"path": str(store.root), "free": machine.disks[0].free},
+        "store": {
+            "path": str(settings.store),
+            "free": machine.disks[0].free,
+            "problem": wrong.message if wrong else None,
+            "locks": has_locks(store.root) if store else None,
+            "shared": [{"path": str(root), "problem": problem(root)} for root in settings.shared],
+        },
         "configuration": str(settings.path) if settings.path else None,
         "backends": {
             name: {"ok": found.ok, "reason": found.reason, "hint": found.hint, "details": dict(found.details)}
@@ -74,16 +83,35 @@ def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | No
     }
     if options.json:
         print(json.dumps(document))
-        return _status(machine, verdicts)
+        return _status(machine, verdicts) or int(wrong is not None)
     print(f"reprobox {__version__}, Python {document['python']}, {document['system']}, {document['cpus']} CPUs")
-    print(f"store {store.root}: {human(machine.disks[0].free)} free")
+    _print_store(document["store"], wrong)
     print(f"configuration {document['configuration'] or 'none'}")
     _print_machine(machine)
     for name, found in backends.items():
         _print_backend(name, found)
     _print_verdicts(verdicts, "this machine")
     sys.stdout.flush()
-    return _status(machine, verdicts)
+    return _status(machine, verdicts) or int(wrong is not None)
+
+
+def _store(settings: config.Config) -> tuple[Store | None, ReproboxError | None]:
+    """The store, or what is wrong with it: then there is still more to be said of this machine."""
+    try:
+        return Store(settings.store), None
+    except ReproboxError as error:
+        return None, error
+
+
+def _print_store(store: Mapping[str, Any], wrong: ReproboxError | None) -> None:
+    if wrong is not None:
+        print(f"store {store['path']}: {wrong.message}\n  hint: {wrong.hint}")
+    else:
+        print(f"store {store['path']}: {human(store['free'])} free")
+    if store["locks"] is False:
+        print("  its file system has no locks: two commands may do the same work, and gc cannot tell what is in use")
+    for shared in store["shared"]:
+        print(f"shared store {shared['path']}: {shared['problem'] or 'can be read'}")
 
 
 def _there(options: argparse.Namespace, manifest: Manifest | None) -> int:
@@ -127,12 +155,12 @@ def _manifest(options: argparse.Namespace, plugins: Plugins) -> Manifest | None:
     return manifest if options.target is None else manifest.select(options.target)
 
 
-def _places(store: Store, manifest: Manifest | None) -> list[tuple[str, Path]]:
+def _places(store: Path, manifest: Manifest | None) -> list[tuple[str, Path]]:
     """The store, and where the runs of the project write: the folder here, where there is no project."""
     root = Path(manifest.file).parent if manifest else Path.cwd()
     writable = [mount for mount in manifest.mounts.values() if mount.mode == "rw"] if manifest else []
     sources = [root / mount.source for mount in writable if mount.source] or [root]
-    return [("store", store.root), *(("output", source) for source in dict.fromkeys(sources))]
+    return [("store", store), *(("output", source) for source in dict.fromkeys(sources))]
 
 
 def _judge(manifest: Manifest | None, machine: Host) -> Verdicts:
