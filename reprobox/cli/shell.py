@@ -34,7 +34,8 @@ def _look_into(options: argparse.Namespace) -> int:
     session, project = open_session(options)
     lock = project.lock(session.store)
     name = next(iter(project.manifest(session.plugins.kinds).select(options.target).targets))
-    layer = next((layer for layer in lock.targets[name].layers if layer.name == options.failed), None)
+    layers = lock.targets[name].layers if name in lock.targets else ()
+    layer = next((layer for layer in layers if layer.name == options.failed), None)
     state = session.store.failed(layer.id) if layer else None
     reenter = getattr(staged(session.builder, session.store), "reenter", None)
     if state is None or not state.is_dir() or reenter is None:

@@ -19,7 +19,7 @@ from reprobox.debian.control import Package
 from reprobox.debian.release import Keyring
 from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
-from reprobox.errors import LockError
+from reprobox.errors import LockError, PlatformError
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.lock import BASE, Input, Lock, LockedLayer, read, root_lock, write
 from reprobox.manifest import Base, Layer
@@ -75,6 +75,8 @@ class Bootstrap:
 def _pin(world: World, suite: str, platform: str, known: Sequence[Source], trusted: Keyring) -> Resolution:
     architecture = archive.debian_architecture(platform)
     origins = archive.open_debian(world, suite, known, trusted)
+    for origin in origins:
+        _check_architecture(origin, architecture)
     indices = archive.open_indices(world, origins, architecture)
     packages = base_packages(archive.universe(indices))
     inputs = archive.lock_packages(world, packages, indices)
@@ -84,6 +86,16 @@ def _pin(world: World, suite: str, platform: str, known: Sequence[Source], trust
         facts=archive.facts(indices, origins),
         dates=tuple(origin.release.date for origin in origins),
     )
+
+
+def _check_architecture(origin: archive.Origin, architecture: str) -> None:
+    there = [name for name in origin.release.fields.get("Architectures", "").split() if name != "all"]
+    if there and architecture not in there:
+        raise PlatformError(
+            f"suite {origin.source.suite!r} has no packages for {architecture}; it has {', '.join(there)}",
+            where=origin.source.dists,
+            hint="choose a suite that has this platform, or set `platform` in [targets] to one that is there",
+        )
 
 
 def tool_root(world: World, suite: str, known: Sequence[Source], trusted: Keyring) -> Lock:

@@ -7,7 +7,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from reprobox.cli.session import open_session
 from reprobox.lock import Input, Lock, LockedTarget, read
 from tests.engines import archives
 from tests.engines.project import ROOT, Project
+from tests.images import Layout, entry, tar
 from tests.local import Listener
 
 pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.slow]
@@ -133,12 +134,7 @@ def elf_machines(wheel: zipfile.ZipFile) -> Iterator[int]:
 def test_this_machines_own_apt_would_install_the_same(arm, cluster, tmp_path):
     """Asked for the other architecture over its own indices, on a system with the locked base and nothing else."""
     base, system, *_ = cluster.layers
-    status = b""
-    for item in base.inputs:
-        control = subprocess.check_output(["dpkg-deb", "--field", arm.store / "blobs" / item.sha256[:2] / item.sha256])
-        name, _, rest = control.partition(b"\n")
-        status += name + b"\nStatus: install ok installed\n" + rest.strip() + b"\n\n"
-    (tmp_path / "status").write_bytes(status)
+    (tmp_path / "status").write_bytes(status_of(arm, base.inputs))
     (tmp_path / "sources.list").write_text("".join(f"{item.source}\n" for item in archives.configured()))
     for folder in ("lists/partial", "cache/archives/partial"):
         (tmp_path / folder).mkdir(parents=True)
@@ -181,3 +177,48 @@ def test_locked_without_the_laptops_target_it_is_the_same(arm, cluster, session_
     alone = Project(path=path, store=arm.store)
     alone("lock")
     assert lock_of(alone).targets["cluster"].layers == cluster.layers
+
+
+@pytest.mark.tool("dpkg-deb")
+def test_an_image_for_the_other_processor_takes_the_same_packages(arm, cluster, session_folder):
+    """Its files say what is installed, where packages come from and who signs them; none of its programs runs."""
+    base, system, python, *_ = cluster.layers
+    path = session_folder / "arm-on-an-image"
+    layout = Layout(path / "layout")
+    sources = "".join(f"{item.source}\n" for item in archives.configured()).encode()
+    files = {
+        "etc/apt/preferences.d/no-tk": b"Package: python3-tk\nPin: version *\nPin-Priority: -1\n",
+        "etc/apt/sources.list": sources,
+        "etc/os-release": b"ID=debian\nVERSION_CODENAME=bookworm\n",
+        "usr/bin/apt-get": b"\x7fELF of another machine",
+        archives.KEYRING.lstrip("/"): Path(archives.KEYRING).read_bytes(),
+        "var/lib/dpkg/arch": b"arm64\n",
+        "var/lib/dpkg/status": status_of(arm, base.inputs),
+    }
+    image = layout.image(tar(*(entry(name, data) for name, data in files.items())), platform="linux/arm64")
+    layout.tag(image)
+    text = (arm.path / "research.toml").read_text().replace('bootstrap = "debian:bookworm"', 'oci = "layout"')
+    (path / "research.toml").write_text(text.replace('[targets.laptop]\nplatform = "linux/amd64"\n', ""))
+    alone = Project(path=path, store=arm.store)
+    alone("lock")
+    layers = lock_of(alone).targets["cluster"].layers
+    assert layers[1].inputs == system.inputs
+    assert layers[2].inputs == python.inputs
+    (path / "research.toml").write_text(
+        (path / "research.toml").read_text().replace('["python3"]', '["python3", "python3-tk"]')
+    )
+    done = alone.call("lock")
+    assert done.returncode == 1
+    assert "python3-tk" in done.stderr  # what the image's own apt would not install, nor does this one
+
+
+def status_of(project: Project, inputs: Sequence[Input]) -> bytes:
+    """A dpkg status in which these packages are installed, by dpkg-deb's reading of them."""
+    status = b""
+    for item in inputs:
+        control = subprocess.check_output(
+            ["dpkg-deb", "--field", project.store / "blobs" / item.sha256[:2] / item.sha256]
+        )
+        name, _, rest = control.partition(b"\n")
+        status += name + b"\nStatus: install ok installed\n" + rest.strip() + b"\n\n"
+    return status

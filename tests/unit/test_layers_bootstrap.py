@@ -13,7 +13,7 @@ import pytest
 from reprobox.backend import BuildRequest
 from reprobox.debian.sources import Source
 from reprobox.engine import BUILD_ENVIRONMENT
-from reprobox.errors import IntegrityError, ResolveError
+from reprobox.errors import IntegrityError, PlatformError, ResolveError
 from reprobox.layers import bootstrap as module
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
@@ -125,6 +125,16 @@ def test_a_base_is_locked_from_all_three_suites(tiny):
     }
     assert max(found.dates) == NOW - 300
     assert all(tiny.store.has_blob(item.sha256) for item in found.inputs)
+
+
+@pytest.mark.tool("dpkg-deb")
+def test_a_suite_that_the_architecture_is_not_in(tiny, server):
+    with pytest.raises(PlatformError) as caught:
+        Bootstrap().resolve(request(tiny, key="keys.asc", platform="linux/arm64"))
+    assert str(caught.value) == (
+        f"{server.url('/debian')}/dists/bookworm: suite 'bookworm' has no packages for arm64; it has amd64\n"
+        "  hint: choose a suite that has this platform, or set `platform` in [targets] to one that is there"
+    )
 
 
 @pytest.mark.tool("dpkg-deb")
