@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -105,16 +105,18 @@ class LockDiff:
     keys: tuple[str, ...]
     targets: tuple[TargetDiff, ...]
     sizes: tuple[int, int]
+    checkout: LayerDiff | None = None
 
     def __bool__(self) -> bool:
         """Whether anything moved."""
         moved = self.epochs[0] != self.epochs[1] or self.codes[0] != self.codes[1]
-        return bool(self.targets or self.keys or self.mounts) or moved
+        return bool(self.targets or self.checkout or self.keys or self.mounts) or moved
 
     def moves(self) -> tuple[tuple[LayerDiff, PackageMove], ...]:
         """Every package that moved with its layer; one that did in several targets counts once."""
         seen: dict[tuple[str, str, PackageMove], tuple[LayerDiff, PackageMove]] = {}
-        for layer in (layer for target in self.targets for layer in target.layers):
+        layers = [layer for target in self.targets for layer in target.layers]
+        for layer in (*layers, *((self.checkout,) if self.checkout else ())):
             for package in layer.packages:
                 seen.setdefault((layer.name, layer.kind, package), (layer, package))
         return tuple(seen.values())
@@ -135,7 +137,8 @@ def diff(old: Lock | None, new: Lock | None) -> LockDiff:
         mounts=_mounts(old.mounts if old else {}, new.mounts if new else {}),
         keys=changed_keys(old, new.keys) if old is not None and new is not None else (),
         targets=tuple(target for target in targets if target is not None),
-        sizes=(_total(before.values()), _total(after.values())),
+        sizes=(_total(old), _total(new)),
+        checkout=_checkout(old.checkout if old else None, new.checkout if new else None),
     )
 
 
@@ -150,9 +153,17 @@ def _gone(before: Mapping[str, object], after: Mapping[str, object]) -> list[str
     return [name for name in before if name not in after]
 
 
-def _total(targets: Iterable[LockedTarget]) -> int:
-    inputs = {item.sha256: item.size for target in targets for layer in target.layers for item in layer.inputs}
-    return sum(inputs.values())
+def _total(lock: Lock | None) -> int:
+    if lock is None:
+        return 0
+    layers = [layer for target in lock.targets.values() for layer in target.layers]
+    layers += [lock.checkout] if lock.checkout else []
+    return sum({item.sha256: item.size for layer in layers for item in layer.inputs}.values())
+
+
+def _checkout(old: LockedLayer | None, new: LockedLayer | None) -> LayerDiff | None:
+    same = (old and (old.id, _told(old))) == (new and (new.id, _told(new)))
+    return None if same else _layer(old, new)
 
 
 def _target(old: LockedTarget | None, new: LockedTarget | None) -> TargetDiff | None:

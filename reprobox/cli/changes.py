@@ -58,6 +58,8 @@ def text(diff: LockDiff, *, colour: bool) -> str:
         if names != ["default"] or target.state != "changed":
             lines.append(_title(names, target))
         lines += [f"  {line}" if names != ["default"] else line for line in _target_lines(target, colour=colour)]
+    if diff.checkout:
+        lines += _layer_lines(diff.checkout, colour=colour)
     lines += _whole(diff)
     return "\n".join((*lines, counted(diff))) if diff else "nothing moved"
 
@@ -109,14 +111,18 @@ def _target_lines(target: TargetDiff, *, colour: bool) -> Iterator[str]:
     for layer in target.layers:
         if layer.state == "below":
             continue
-        yield _painted(_heading(layer), "title", colour=colour)
-        yield from (f"  {line}" for line in _package_lines(layer.packages, colour=colour))
-        for setting in layer.settings:
-            yield from (f"  {_painted(line, _line_move(line), colour=colour)}" for line in _setting_lines(setting))
+        yield from _layer_lines(layer, colour=colour)
     if below := [layer.name for layer in target.layers if layer.state == "below"]:
         yield f"built anew only because of what is below, or of the epoch: {', '.join(below)}"
     if target.trees[0] != target.trees[1]:
         yield f"sealed tree: {_change(*(tree.removeprefix('sha256:')[:12] for tree in target.trees))}"
+
+
+def _layer_lines(layer: LayerDiff, *, colour: bool) -> Iterator[str]:
+    yield _painted(_heading(layer), "title", colour=colour)
+    yield from (f"  {line}" for line in _package_lines(layer.packages, colour=colour))
+    for setting in layer.settings:
+        yield from (f"  {_painted(line, _line_move(line), colour=colour)}" for line in _setting_lines(setting))
 
 
 def _heading(layer: LayerDiff) -> str:
@@ -208,6 +214,7 @@ def markdown(diff: LockDiff) -> str:
             blocks.append(f"Built anew only because of what is below, or of the epoch: {', '.join(below)}")
         if target.trees[0] != target.trees[1]:
             blocks.append(f"Sealed tree: {_change(*(f'`{tree[:19]}`' if tree else '' for tree in target.trees))}")
+    blocks += [_section(diff.checkout)] if diff.checkout else []
     blocks += [_cell(line[0].upper() + line[1:]) for line in _whole(diff)]
     return "\n\n".join(blocks)
 
@@ -253,6 +260,7 @@ def document(diff: LockDiff) -> dict[str, Any]:
         "mounts": {path: _sides(*(mount and asdict(mount) for mount in sides)) for path, sides in diff.mounts.items()},
         "size": _sides(*diff.sizes),
         "keys": list(diff.keys),
+        "checkout": _layer_document(diff.checkout) if diff.checkout else None,
         "counts": dict(sorted(diff.counts().items())),
         "targets": [_target_document(target) for target in diff.targets],
     }

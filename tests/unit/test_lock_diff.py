@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from dataclasses import replace
 
 import pytest
 
+from reprobox.cli.changes import document, markdown, text
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, with_ids
 from reprobox.lock_diff import LayerDiff, LockDiff, diff
 
@@ -181,6 +183,21 @@ def test_seals_and_keys():
     found = diff(lock(keys={"env.A": "1"}), lock(keys={"env.B": "1"}, seal=seal))
     assert found.keys == ("env.A (removed)", "env.B (new)")
     assert found.targets[0].trees == ("", "sha256:2")
+
+
+def test_the_checked_out_code():
+    one = lock(layer("x", item("a")))
+    (checkout,) = with_ids([layer("code", item("code", "1", "git"), kind="git", parents=())], 0)
+    new = replace(one, checkout=checkout)
+    found = diff(one, new)
+    assert found.checkout is not None
+    assert found.checkout.state == "added"
+    assert found.sizes == (100, 200)
+    assert moves(found) == [("code", "code", "added")]
+    assert text(found, colour=False).splitlines()[:2] == ["code (git): added, 100 B", "  + code  1  +100 B"]
+    assert json.loads(json.dumps(document(found)))["checkout"]["change"] == "added"
+    assert "<summary>code (git): added, 100 B</summary>" in markdown(found)
+    assert not diff(new, new)
 
 
 def test_10_000_inputs_are_compared_in_a_moment():
