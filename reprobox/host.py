@@ -96,7 +96,6 @@ class Host:
     format: int = key("Version of this format.", default=FORMAT)
     name: str = key("What the machine is called.")
     architecture: str = key("Architecture, as OCI platforms name it.")
-    emulated: tuple[str, ...] = key("Architectures whose programs the kernel runs by emulation.", default=())
     cpu: Cpu | None = key("The processor.", default=None)
     memory: Memory | None = key("Main memory.", default=None)
     disks: tuple[Disk, ...] = key("Free space where reprobox and its runs write.", default=())

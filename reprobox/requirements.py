@@ -154,15 +154,8 @@ def _platform(platform: str, host: Host) -> _Verdict:
     architecture = platform.partition("/")[2]
     if host.architecture == architecture:
         return _Verdict(f"linux/{host.architecture}", ok=True)
-    if architecture in host.emulated:
-        note = "its programs are emulated, and slow"
-        return _Verdict(f"linux/{host.architecture}, with an emulator", ok=True, note=note)
-    return _Verdict(
-        f"linux/{host.architecture}",
-        ok=False,
-        fix=f"use a machine of that platform, a target for linux/{host.architecture}, or an emulator: "
-        "Debian's package is qemu-user-static",
-    )
+    fix = f"take the project with its lock to a machine of that platform, or add a target for linux/{host.architecture}"
+    return _Verdict(f"linux/{host.architecture}", ok=False, fix=fix)
 
 
 def _cpu(wanted: str, host: Host) -> _Verdict:

@@ -39,7 +39,6 @@ def look(facts: Collection[str] = FACTS, places: Sequence[tuple[str, Path]] = ()
     return Host(
         name=system.nodename,
         architecture=_ARCHITECTURES.get(system.machine, system.machine),
-        emulated=emulated(),
         disks=tuple(_disk(use, path) for use, path in places),
         **found,  # type: ignore[arg-type]
     )
@@ -64,19 +63,6 @@ def _cpu() -> Cpu:
 def _model(text: str) -> str | None:
     found = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
     return found[1] if found else None
-
-
-def emulated(root: Path = ROOT) -> tuple[str, ...]:
-    """Architectures whose programs the kernel hands to an emulator, also inside a root of its own (flag ``F``).
-
-    https://docs.kernel.org/admin-guide/binfmt-misc.html
-    """
-    folder = root / "proc/sys/fs/binfmt_misc"
-    return tuple(
-        architecture
-        for machine, architecture in sorted(_ARCHITECTURES.items())
-        if re.match(r"enabled\n(?:.*\n)*flags: \w*F", _read(folder / f"qemu-{machine}"))
-    )
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ hosts = st.builds(
     Host,
     name=texts,
     architecture=texts,
-    emulated=st.lists(texts, max_size=2).map(tuple),
     cpu=maybe(st.builds(Cpu, name=texts, also=st.lists(texts, max_size=3).map(tuple), model=maybe(texts))),
     memory=maybe(st.builds(Memory, total=sizes, limit=maybe(sizes), limited_by=maybe(texts))),
     disks=st.lists(st.builds(Disk, use=st.sampled_from(["store", "output"]), path=texts, free=sizes), max_size=2).map(tuple),

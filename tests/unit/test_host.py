@@ -17,7 +17,6 @@ SCHEMA = Path(__file__).parents[2] / "schemas" / "host.schema.json"
 CLUSTER = Host(
     name="node17",
     architecture="amd64",
-    emulated=("arm64",),
     cpu=Cpu(name="zen3", also=("zen2", "x86_64_v3"), model="AMD EPYC 7763 64-Core Processor"),
     memory=Memory(total=256 << 30, limit=64 << 30, limited_by="the Slurm job (SLURM_MEM_PER_NODE)"),
     disks=(Disk(use="store", path="/scratch/me/reprobox", free=1 << 40),),
@@ -62,7 +61,7 @@ def test_mistakes_are_told_by_key_and_all_at_once():
     wrong = host.document(CLUSTER) | {"memory": {"total": "256 GiB"}, "kernel": "generic", "colour": "blue"}
     assert said({"host": wrong}) == (
         "cluster.json: host.colour: unknown key\n"
-        "  hint: known here: architecture, backends, cpu, disks, emulated, format, glibc, kernel, memory, mpi, name, nvidia\n"
+        "  hint: known here: architecture, backends, cpu, disks, format, glibc, kernel, memory, mpi, name, nvidia\n"
         "cluster.json: host.memory.total: expected an integer, found a string\n"
         "  hint: write a whole number, without quotes\n"
         'cluster.json: host.kernel: expected a version, found "generic"\n'

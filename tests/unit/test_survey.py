@@ -1,4 +1,4 @@
-"""How a machine is looked at: limits on memory, emulators, the NVIDIA driver in its three ways, and MPI."""
+"""How a machine is looked at: limits on memory, the NVIDIA driver in its three ways, and MPI."""
 
 from __future__ import annotations
 
@@ -130,19 +130,6 @@ def test_ulimit_is_a_limit_too():
     argv = ["sh", "-c", f"ulimit -v 4000000; exec {sys.executable} -c '{program}'"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stdout == f"{4000000 * 1024} ulimit -v\n"
-
-
-def test_emulators_count_where_they_work_in_another_root(tmp_path):
-    entry = "{}\ninterpreter /usr/libexec/qemu-binfmt/{}\nflags: {}\noffset 0\nmagic 7f45\n"
-    root = files(
-        tmp_path,
-        **{
-            "proc/sys/fs/binfmt_misc/qemu-aarch64": entry.format("enabled", "aarch64", "POCF"),
-            "proc/sys/fs/binfmt_misc/qemu-riscv64": entry.format("disabled", "riscv64", "POCF"),
-            "proc/sys/fs/binfmt_misc/qemu-s390x": entry.format("enabled", "s390x", "OC"),
-        },
-    )
-    assert survey.emulated(root) == ("arm64",)
 
 
 # -- the NVIDIA driver -------------------------------------------------------------------------------------------------
