@@ -28,18 +28,22 @@ pytestmark = pytest.mark.tool("git")
 def _hostile_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings and variables of a machine that would change what git gives, if they counted."""
     home = tmp_path / "home"
+    command = f'[url "ext::sh -c touch% {home}/ran% "]\ninsteadOf = git://elsewhere/\n'
     (home / "hooks").mkdir(parents=True)
     for hook in ("post-checkout", "reference-transaction", "pre-auto-gc"):
         (home / "hooks" / hook).write_text(f"#!/bin/sh\ntouch {home}/hook-ran\nexit 1\n")
         (home / "hooks" / hook).chmod(0o755)
     (home / ".gitconfig").write_text(
         f"[core]\nautocrlf = true\nhooksPath = {home}/hooks\n[protocol]\nallow = always\n[submodule]\nrecurse = true\n"
+        + command
     )
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GIT_DIR", str(home / "nowhere"))
     monkeypatch.setenv("GIT_OBJECT_DIRECTORY", str(home / "nowhere"))
     yield
     assert not (home / "hook-ran").exists()
+    assert not (home / "nowhere").exists()
+    assert not (home / "ran").exists()
 
 
 @pytest.fixture
@@ -308,6 +312,14 @@ def test_a_repository_that_is_none(fresh: Project, tmp_path: Path):
         f"error: {tmp_path}/gone: '{tmp_path}/gone' does not appear to be a git repository; Could not read from remote"
         " repository.\n  hint: check the repository: `git ls-remote` must be able to list it\n"
     )
+
+
+def test_commands_are_no_way_to_a_repository(fresh: Project):
+    cloning(fresh, "git://elsewhere/x", "main")
+    told = fresh("lock")
+    assert told.status == 1
+    assert "transport 'ext' not allowed" in told.err
+    assert "hint: git is told not to use this way: begin the repository with https:// or ssh://" in told.err
 
 
 def test_no_network_and_no_git(fresh: Project, repository: Repository, other_store, monkeypatch, tmp_path: Path):

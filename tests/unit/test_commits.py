@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,17 @@ def test_bundles_that_are_broken(repository: Repository, tmp_path: Path):
         with pytest.raises(CommitError) as caught:
             read_all(path)
         assert said in str(caught.value)
+
+
+def test_a_bundle_of_objects_that_are_not_what_their_id_says(repository: Repository, tmp_path: Path):
+    with Bundle(bundled(repository, tmp_path / "b")) as files:
+        oid = repository.git("rev-parse", "HEAD:a")
+
+        def read(wanted: str) -> tuple[str, int, Iterator[bytes]]:
+            return ("blob", 7, iter([b"SECOND\n"])) if wanted == oid else files.read(wanted)
+
+        with pytest.raises(CommitError, match=f"the blob {oid} has other bytes than its id says"):
+            list(bundle(read, files.commit))
 
 
 def test_objects_that_are_not_what_their_id_says():
