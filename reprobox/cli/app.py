@@ -139,8 +139,10 @@ def _tell(error: ReproboxError, options: argparse.Namespace) -> None:
 
 def _sentences(error: ReproboxError) -> list[str]:
     if isinstance(error, HostError):
-        ignoring = "`reprobox doctor` shows all of it; --ignore-requires goes on all the same"
-        return [*(f"error: {problem}" for problem in error.problems), ignoring]
+        more = "`reprobox doctor` shows all of it"
+        if not any(problem.key.endswith(".platform") for problem in error.problems):  # that, nobody can ignore
+            more += "; --ignore-requires goes on all the same"
+        return [*(f"error: {problem}" for problem in error.problems), more]
     if isinstance(error, ManifestError):
         count = len(error.problems)
         return [f"error: {problem}" for problem in error.problems] + ([f"{count} errors"] if count > 1 else [])

@@ -101,6 +101,7 @@ def test_a_target_for_another_platform(project):
     told = project("run", "--", "true")
     assert told.status == 4
     assert f"targets.default.platform: needs {other}, found linux/" in told.err
+    assert told.err.endswith("\n`reprobox doctor` shows all of it\n")  # and nobody can go on
 
 
 # -- the quick way -----------------------------------------------------------------------------------------------------
