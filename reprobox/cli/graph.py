@@ -52,7 +52,8 @@ def execute(options: argparse.Namespace) -> int:
     else:
         lock = _locked(session, project)
         layers = graph.build(manifest, session.plugins.kinds)
-        rows = _rows(session, layers, lock.targets.get(name) if lock else None)
+        with session.store.using():
+            rows = _rows(session, layers, lock.targets.get(name) if lock else None)
         text = _shown(rows, name, manifest, "json" if options.json else options.format)
     _give(text, options.output)
     return 0
@@ -205,7 +206,8 @@ def _why(session: Session, project: Project, manifest: Manifest, name: str, opti
     try:
         ensure_fresh(session, manifest, lock, str(project.lock_path))
     except StaleLockError as error:
-        session.reporter.say(f"this is of the lock as it is, and it is stale: {', '.join(error.keys)}")
+        more = f" and {len(error.keys) - _MOST} more" if len(error.keys) > _MOST else ""
+        session.reporter.say(f"the lock is stale, this is of the lock: {', '.join(error.keys[:_MOST])}{more}")
     except ReproboxError:  # files that cannot be read are told by the commands that need them
         pass
     target = lock.targets.get(name)

@@ -63,7 +63,7 @@ def test_why(project):
     project.edit("mkdir -p /opt/deep", "mkdir -p /opt/wide")
     told = project("graph", "--why", "greeting")
     assert told.out.startswith("greeting is in the store")
-    assert "this is of the lock as it is, and it is stale: layers.greeting.script (changed)" in told.err
+    assert "the lock is stale, this is of the lock: layers.greeting.script (changed)" in told.err
     assert project("lock", "-q").status == 0
     told = project("graph", "--why", "greeting")
     assert (told.status, told.err) == (0, "")
