@@ -24,6 +24,8 @@ from reprobox.providers import Location
 from reprobox.store import Store
 
 LABEL = "the Python index"
+#: Inputs that it has: what is installed, what is built, what that is built with, and uv.
+TYPES = ("wheel", "sdist", "build", "uv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +44,15 @@ class Wheel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Package:
-    """A version that was chosen, and its wheels for what was asked. ``name`` is normalised as PEP 503 says."""
+    """A version that was chosen, and its wheels for what was asked, or its source where that was asked for.
+
+    ``name`` is normalised as PEP 503 says.
+    """
 
     name: str
     version: str
     wheels: tuple[Wheel, ...]
+    source: Wheel | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +61,7 @@ class Question:
 
     ``platform`` is in uv's words, ``""`` asks for the wheels of all platforms. ``constraints`` must hold.
     ``preferences`` are versions by name, kept where they can be. Without ``dependencies`` only the packages themselves;
-    with ``prereleases`` any of their versions.
+    with ``prereleases`` any of their versions; packages of ``build`` as source.
     """
 
     requirements: Sequence[str]
@@ -65,6 +71,7 @@ class Question:
     preferences: Mapping[str, str] = field(default_factory=dict)
     dependencies: bool = True
     prereleases: bool = False
+    build: Sequence[str] = ()
 
 
 class NoSolutionError(ResolveError):
@@ -125,6 +132,7 @@ class Uv:
             *(("--python-platform", question.platform) if question.platform else ("--universal",)),
             *(() if question.dependencies else ("--no-deps",)),
             *(("--prerelease", "allow") if question.prereleases else ()),
+            *(word for name in question.build for word in ("--no-binary", name)),
             *(("--offline",) if self._offline else ()),
         )
 
@@ -185,7 +193,8 @@ def _packages(document: Mapping[str, Any], folder: Path) -> Iterator[Package]:
         wheels = [_wheel(item, folder) for item in table.get("wheels", ())]
         if "archive" in table:
             wheels.append(_wheel(table["archive"], folder, direct=True))
-        yield Package(name=table["name"], version=table["version"], wheels=tuple(wheels))
+        source = _wheel(table["sdist"], folder) if "sdist" in table else None
+        yield Package(name=table["name"], version=table["version"], wheels=tuple(wheels), source=source)
 
 
 def _wheel(table: Mapping[str, Any], folder: Path, *, direct: bool = False) -> Wheel:
@@ -217,14 +226,15 @@ class IndexProvider:
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
         """One question to uv for the inputs of one Python version; more only where a package is wanted in two versions,
         or the index has forgotten some."""
-        ours = [item for item in inputs if item.type in ("wheel", "uv")]
+        ours = [item for item in inputs if item.type in TYPES]
         found = {item.sha256: list(self._own_places(item)) for item in ours if item.facts.keys() & {"url", "path"}}
         wanted = [item for item in ours if item.sha256 not in found]
         if not wanted or self._offline:
             return found
         uv = Uv(self._store, self._index)
+        sources = sorted({item.facts["package"] for item in wanted if item.type == "sdist"})
         for python, pins in _questions(wanted):
-            for wheel in _listed(uv, python, pins):
+            for wheel in _listed(uv, python, pins, sources):
                 place = Location(url=with_login(wheel.url, uv.environment), label=LABEL)
                 found.setdefault(wheel.sha256, []).append(place)
         return {item.sha256: found[item.sha256] for item in ours if item.sha256 in found}
@@ -252,13 +262,18 @@ def _questions(wanted: Sequence[Input]) -> Iterator[tuple[str, list[str]]]:
         yield python, pins
 
 
-def _listed(uv: Uv, python: str, pins: Sequence[str]) -> list[Wheel]:
-    """Every wheel of these pins; those that the index has no more are found by halving, and left out."""
+def _listed(uv: Uv, python: str, pins: Sequence[str], sources: Sequence[str]) -> list[Wheel]:
+    """Every wheel of these pins, or the source of those that are ``sources``.
+
+    Those that the index has no more are found by halving, and left out.
+    """
     try:
-        packages = uv.resolve(Question(requirements=pins, python=python, dependencies=False))
+        packages = uv.resolve(Question(requirements=pins, python=python, dependencies=False, build=sources))
     except NoSolutionError:
         if len(pins) == 1:
             return []
         middle = len(pins) // 2
-        return [*_listed(uv, python, pins[:middle]), *_listed(uv, python, pins[middle:])]
-    return [wheel for package in packages for wheel in package.wheels]
+        return [*_listed(uv, python, pins[:middle], sources), *_listed(uv, python, pins[middle:], sources)]
+    return [
+        wheel for package in packages for wheel in (*package.wheels, *((package.source,) if package.source else ()))
+    ]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,3 +128,43 @@ def _metadata(data: bytes) -> bytes:
     """PEP 658: what uv reads of a wheel before it wants it."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA")))
+
+
+BACKEND = '''
+"""A build backend (PEP 517) of one file: the wheel has the modules that lie beside pyproject.toml, and says how it was built."""
+import glob, os, sys, zipfile
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    name, version = os.path.basename(os.getcwd()).rsplit("-", 1)
+    info = f"{name}-{version}.dist-info"
+    files = {path: open(path).read() for path in sorted(glob.glob("*.py"))}
+    files[f"{name}_built.py"] = f"place = {os.getcwd()!r}\\nepoch = {os.environ.get('SOURCE_DATE_EPOCH')!r}\\n"
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\\nGenerator: t\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+    files[f"{info}/RECORD"] = "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"])
+    target = f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, target), "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    return target
+'''
+PYPROJECT = '[build-system]\nrequires = ["tinybackend{versions}"]\nbuild-backend = "{backend}"\n'
+
+
+def sdist(
+    name: str, version: str, files: Mapping[str, str], *, versions: str = "", backend: str = "tinybackend"
+) -> tuple[str, bytes]:
+    """A source distribution that ``BACKEND``, as the package tinybackend, builds; its metadata needs no build."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    content = {
+        "pyproject.toml": PYPROJECT.format(versions=versions, backend=backend),
+        "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n",
+        **files,
+    }
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for path, text in content.items():
+            info = tarfile.TarInfo(f"{stem}/{path}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return f"{stem}.tar.gz", stream.getvalue()

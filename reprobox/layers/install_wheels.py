@@ -2,7 +2,7 @@
 
 ::
 
-    python3 -s -B install_wheels.py [--venv PLACE] FOLDER UV_WHEEL WHEEL...
+    python3 -s -B install_wheels.py [--venv PLACE] FOLDER UV_WHEEL WHEEL... [OTHER_FOLDER/]
 
 With ``--venv`` they go into a new virtual environment there, which also sees what the environment has already.
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == _VENV:
         return install_beside(arguments[1], arguments[2:])
     folder, uv_wheel, *names = arguments
-    wheels = [os.path.join(folder, name) for name in sorted(names)]
+    wheels = list(_paths(folder, sorted(names)))
     clashing = find_clashing(wheels)
     with tempfile.TemporaryDirectory(prefix=".reprobox-", dir=scratch_place(wheels)) as scratch:
         uv = unpack_uv(os.path.join(folder, uv_wheel), scratch)
@@ -68,7 +68,7 @@ def install_beside(place: str, arguments: Sequence[str]) -> int:
             *(uv, "venv", "--quiet", "--system-site-packages", "--python", sys.executable),
             *("--no-project", "--no-config", "--offline", "--cache-dir", os.path.join(scratch, "cache"), place),
         )
-        status = subprocess.call(command, env=_environment())
+        status = subprocess.call(command, env=environment())
         if status == 0:
             own = (os.path.join(place, "bin", "python3"), "-s", "-B", os.path.abspath(__file__))
             status = subprocess.call([*own, arguments[0], uv, *arguments[2:]])
@@ -104,15 +104,32 @@ def install(uv: str, wheels: Sequence[str], scratch: str) -> int:
     """Install ``wheels`` into the environment of this interpreter; returns uv's exit status."""
     command = (
         *(uv, "pip", "install", "--python", sys.executable, "--break-system-packages", "--no-config"),
-        *("--no-index", "--find-links", os.path.dirname(wheels[0]), "--no-deps", "--offline", "--reinstall"),
+        *("--no-index", *_links(wheels), "--no-deps", "--offline", "--reinstall"),
         *("--link-mode", "copy", "--no-compile-bytecode", "--cache-dir", os.path.join(scratch, "cache")),
     )
-    # By name and version, not by path: uv writes down the path of what it was given by path.
-    pins = ("==".join(os.path.basename(wheel).split("-")[:2]) for wheel in wheels)
-    return subprocess.call([*command, *pins], env=_environment())
+    return subprocess.call([*command, *pins(wheels)], env=environment())
 
 
-def _environment() -> Mapping[str, str]:
+def pins(wheels: Iterable[str]) -> list[str]:
+    """By name and version, not by path: uv writes down the path of what it was given by path."""
+    return ["==".join(os.path.basename(wheel).split("-")[:2]) for wheel in wheels]
+
+
+def _paths(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Where the wheels are; a name that ends with a slash is another folder, all of whose wheels are meant."""
+    for name in names:
+        if name.endswith("/"):
+            yield from (os.path.join(name, wheel) for wheel in sorted(os.listdir(name)) if wheel.endswith(".whl"))
+        else:
+            yield os.path.join(folder, name)
+
+
+def _links(wheels: Iterable[str]) -> Iterator[str]:
+    for folder in sorted({os.path.dirname(wheel) for wheel in wheels}):
+        yield from ("--find-links", folder)
+
+
+def environment() -> Mapping[str, str]:
     """What uv sees: nothing of anybody's settings."""
     # Without the first every wheel leaves where it came from, and when.
     fixed = {"UV_NO_INSTALLER_METADATA": "1", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}

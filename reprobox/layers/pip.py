@@ -10,14 +10,14 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
-from reprobox.layers import install_wheels
+from reprobox.layers import build_wheels, install_wheels
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
@@ -34,6 +34,7 @@ from reprobox.manifest import (
     exactly_one,
     key,
     nonempty,
+    pattern,
     relative_inside,
 )
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
@@ -44,7 +45,9 @@ if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
     from reprobox.layers.requirement_files import Asked, Read, Said
 
 #: Types of inputs that are installed.
-FILES = ("wheel",)
+FILES = ("wheel", "sdist")
+_BUILDER = f"{TOOLS}/build_wheels.py"
+_BUILT = "/tmp/reprobox-built/"  # noqa: S108 - inside the step
 _PROGRAM = f"{TOOLS}/install_wheels.py"
 _LARGEST = 8 << 30  # a wheel whose size and hash the index does not tell is read whole, if it is not larger than this
 
@@ -68,6 +71,9 @@ def _requirement(text: str) -> Finding | None:
 
 requirement = Check(find=_requirement)
 """A requirement as PEP 508 writes it; a URL must be the one of a wheel."""
+
+
+package = pattern(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", "the name of a package", 'for example "docopt"')
 
 
 def _only_with(name: str, *others: str) -> Rule:
@@ -104,6 +110,9 @@ class PipOptions:
     groups: tuple[str, ...] = key("Dependency groups of the project.", default=(), check=nonempty)
     constraints: str | None = key(
         "A requirements file that only says which versions may be.", default=None, check=relative_inside
+    )
+    build: tuple[str, ...] = key(
+        "Packages that are built from source, with build requirements that are locked too.", default=(), check=package
     )
     placement: Literal["image", "project"] = key(
         "In the image, or in a virtual environment in the project's folder.", default="image"
@@ -152,8 +161,9 @@ class Pip:
         else:
             wheels = _from_index(request, uv, python, below)
         inside, folder = _placed(request)
+        tools = _build_inputs(wheels, uv, python, request)
         return Resolution(
-            inputs=(*wheels, _uv_input(uv, request, python)) if wheels else (),
+            inputs=(*wheels, *tools, _uv_input(uv, request, python)) if wheels else (),
             options={"python": python.path, **inside},
             facts={"platform": python.uv_platform, "python": python.version, **folder},
         )
@@ -163,23 +173,44 @@ class Pip:
         wheels: Sequence[Input] = [item for item in request.layer.inputs if item.type == "wheel"]
         kept: tuple[Entry, ...] = ()
         kept_in = None
-        if request.earlier is not None:
+        sources = [item for item in request.layer.inputs if item.type == "sdist"]
+        if request.earlier is not None and not sources:  # nobody knows what a source will leave
             found = keep(request.earlier, wheels, request.files)
             kept, kept_in, wheels = found.entries, request.earlier.tree, found.fresh
         place = request.layer.options.get("venv")
         uv = next((item.name for item in request.layer.inputs if item.type == "uv"), "")
-        if not uv or not (wheels or place):
+        if not uv or not (wheels or place or sources):
             return Commands(commands=(), kept=kept, kept_in=kept_in)
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         names = [item.name for item in wheels]
-        files = (Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in (*names, uv))
+        built = _building(request.layer, sources, uv)
+        needed = request.files if sources else (*names, uv)
+        files = (Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in needed)
         into = ("--venv", str(place)) if place else ()
+        made = (_BUILT,) if sources else ()
+        python = str(request.layer.options["python"])
         return Commands(
-            commands=((str(request.layer.options["python"]), "-s", "-B", _PROGRAM, *into, INPUTS, uv, *names),),
-            binds=(program, *files),
+            commands=(*built, (python, "-s", "-B", _PROGRAM, *into, INPUTS, uv, *names, *made)),
+            binds=(program, *_builder(sources), *files),
             kept=kept,
             kept_in=kept_in,
         )
+
+
+def _building(layer: LockedLayer, sources: Sequence[Input], uv: str) -> tuple[tuple[str, ...], ...]:
+    """The command that builds wheels from sources, each with what is locked for it; none without sources."""
+    if not sources:
+        return ()
+    tools = [item for item in layer.inputs if item.type == "build"]
+    words = [str(layer.options["python"]), "-s", "-B", _BUILDER, INPUTS, uv, _BUILT]
+    for source in sources:
+        own = (item.name for item in tools if source.facts["package"] in item.facts["for"].split())
+        words += [build_wheels.SOURCE, source.name, *own]
+    return (tuple(words),)
+
+
+def _builder(sources: Sequence[Input]) -> tuple[Bind, ...]:
+    return (Bind(source=Path(build_wheels.__file__).absolute(), target=_BUILDER),) if sources else ()
 
 
 def packages_of(target: LockedTarget) -> tuple[list[Input], str]:
@@ -215,7 +246,7 @@ def _placed(request: ResolveRequest) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _pins(inputs: Iterable[Input]) -> dict[str, str]:
-    return {item.facts["package"]: item.facts["version"] for item in inputs if item.type == "wheel"}
+    return {item.facts["package"]: item.facts["version"] for item in inputs if item.type in FILES}
 
 
 # -- what is asked for -------------------------------------------------------------------------------------------------
@@ -223,8 +254,6 @@ def _pins(inputs: Iterable[Input]) -> dict[str, str]:
 
 def _asked(manifest: Manifest, layer: Layer, read: Read, python: str = "") -> Asked:
     """What the layer asks for, in whatever way it says so, for a Python version; any, if left out."""
-    from dataclasses import replace
-
     from reprobox.layers.pyproject import read_project
     from reprobox.layers.requirement_files import Asked, read_requirements
 
@@ -291,8 +320,15 @@ def _from_index(request: ResolveRequest, uv: Uv, python: Python, below: Mapping[
     """A wheel for each package that uv chooses for what is asked."""
     read = _reader(request.manifest, request.layer, request.world.project)
     asked = _asked(request.manifest, request.layer, read, python.version)
-    packages = _solve(uv, request, asked, python, below)
-    return [_wheel_input(package, python, asked, request) for package in packages if package.name not in below]
+    packages = [item for item in _solve(uv, request, asked, python, below) if item.name not in below]
+    names = {item.name for item in packages}
+    for number, name in enumerate(_build(request)):
+        if name not in names:
+            where = _place(request.manifest, request.layer, "build", number)
+            raise ResolveError(
+                f"no package {name} is needed here", where=where, hint="correct the name, or leave it out"
+            )
+    return [_wheel_input(package, python, asked, request) for package in packages]
 
 
 def _solve(
@@ -307,11 +343,24 @@ def _solve(
         constraints=[*(said.text for said in asked.constraints), *held],
         preferences=_pins(kept),
         prereleases=asked.prereleases,
+        build=sorted({*_build(request), *_built_below(request)}),
     )
     try:
         return uv.resolve(question)
     except NoSolutionError as error:
         raise _no_solution(error.message, request, asked, python, below) from None
+
+
+def _build(request: ResolveRequest) -> list[str]:
+    """Packages that are to be built from source, normalised as PEP 503 says."""
+    from packaging.utils import canonicalize_name
+
+    return [canonicalize_name(name) for name in request.layer.options.build]
+
+
+def _built_below(request: ResolveRequest) -> Iterator[str]:
+    """What the layers below have from source need not have a wheel here either."""
+    return (item.facts["package"] for layer in request.below for item in layer.inputs if item.type == "sdist")
 
 
 def _no_solution(
@@ -324,7 +373,7 @@ def _no_solution(
         hint = meant(name, [*below, *_previous_names(request)]) or "check its spelling, and which index is asked"
     elif without := re.search(r"\b([\w.-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable )?wheels", reason):
         name, message = without[1], f"{without[1]} has no wheel for {target}"
-        hint = imported_as(name) or _only_elsewhere(name, reason) or _NO_WHEEL
+        hint = imported_as(name) or _only_elsewhere(name, reason) or _NO_WHEEL.format(name)
     else:
         name, message = _only_one_named(reason, asked), f"no set of packages satisfies the layer for {target}"
         held = [f"{other}=={below[other]}" for other in sorted(below) if re.search(rf"\b{re.escape(other)}==", reason)]
@@ -343,7 +392,10 @@ def _only_elsewhere(name: str, reason: str) -> str:
     return f"where another system needs it, mark it: \"{name}; sys_platform == '{system}'\"; else leave it out"
 
 
-_NO_WHEEL = "choose a version that has wheels; building from source is not available yet"
+_NO_WHEEL = (
+    'choose a version that has wheels, or let it be built from source: add build = ["{}"] to the layer,'
+    " and what compiling it needs to an apt layer above"
+)
 
 
 def _only_one_named(reason: str, asked: Asked) -> str:
@@ -357,6 +409,48 @@ def _previous_names(request: ResolveRequest) -> list[str]:
     return list(_pins(request.previous.inputs)) if request.previous else []
 
 
+# -- what building takes ---------------------------------------------------------------------------------------------
+
+
+def _build_inputs(chosen: Sequence[Input], uv: Uv, python: Python, request: ResolveRequest) -> list[Input]:
+    """The wheels that the sources among ``chosen`` are built with; the fact ``for`` says which of them need each."""
+    found: dict[str, Input] = {}
+    for source in (item for item in chosen if item.type == "sdist"):
+        for item in _tools(source, uv, python, request):
+            before = found.get(item.sha256)
+            users = f"{before.facts['for']} {item.facts['for']}" if before else item.facts["for"]
+            found[item.sha256] = replace(item, facts={**item.facts, "for": users})
+    return sorted(found.values(), key=lambda item: item.name)
+
+
+def _tools(source: Input, uv: Uv, python: Python, request: ResolveRequest) -> Iterator[Input]:
+    from reprobox.layers.sdist import build_requirements
+
+    world, name = request.world, source.facts["package"]
+    world.fetch([source])
+    kept = request.previous.inputs if request.previous and not request.upgrade else ()
+    before = {item.facts["package"]: item.facts["version"] for item in kept if item.type == "build"}
+    try:
+        requires = build_requirements(world.store.blob(source.sha256).read_bytes(), source.name)
+        question = Question(
+            requirements=requires, python=python.version, platform=python.uv_platform, preferences=before
+        )
+        packages = uv.resolve(question)
+        for package in packages:
+            wheel = next(_ranked(package.wheels, python))
+            facts = {**_facts(package.name, package.version, python), "for": name}
+            yield _input("build", wheel, facts, world)
+    except (NoSolutionError, StopIteration) as error:
+        said = f"; uv says:\n{indented(error.message)}" if isinstance(error, NoSolutionError) else ""
+        raise ResolveError(
+            f"what {source.name} needs to be built cannot be locked: {', '.join(requires)}{said}",
+            where=_where(request),
+            hint="choose another version of it, or one that has wheels",
+        ) from None
+    except ResolveError as error:
+        raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
+
+
 # -- what a pylock.toml selects ----------------------------------------------------------------------------------------
 
 
@@ -366,7 +460,8 @@ def _from_pylock(request: ResolveRequest, python: Python, below: Mapping[str, st
 
     options = request.layer.options
     read = _reader(request.manifest, request.layer, request.world.project)
-    chosen = select(options.pylock, read, python, extras=options.extras, groups=options.groups)
+    build = _build(request)
+    chosen = select(options.pylock, read, python, extras=options.extras, groups=options.groups, build=build)
     for item in chosen:
         if below.get(item.package, item.version) != item.version:
             raise ResolveError(
@@ -379,12 +474,13 @@ def _from_pylock(request: ResolveRequest, python: Python, below: Mapping[str, st
 
 
 def _selected_input(item: Selected, python: Python, read: Read, request: ResolveRequest) -> Input:
-    if not item.file.endswith(".whl"):
+    kind = "wheel" if item.file.endswith(".whl") else "sdist"
+    if kind == "sdist" and item.package not in _build(request):
         raise ResolveError(
             f"{item.key}: {item.package} {item.version} is locked as source, without a wheel for"
             f" Python {python.version} on {python.uv_platform}",
             where=request.layer.options.pylock,
-            hint=_NO_WHEEL,
+            hint=_NO_WHEEL.format(item.package),
         )
     facts = _facts(item.package, item.version, python)
     if item.path:
@@ -398,7 +494,7 @@ def _selected_input(item: Selected, python: Python, read: Read, request: Resolve
         request.world.store.add_blob(data)
         return found
     wheel = Wheel(name=item.file, url=item.url, sha256=item.sha256, size=item.size, direct=item.direct)
-    return _input("wheel", wheel, facts, request.world)
+    return _input(kind, wheel, facts, request.world)
 
 
 # -- which files -------------------------------------------------------------------------------------------------------
@@ -407,17 +503,20 @@ def _selected_input(item: Selected, python: Python, read: Read, request: Resolve
 def _wheel_input(package: Package, python: Python, asked: Asked, request: ResolveRequest) -> Input:
     """The wheel that suits the interpreter best; one that was locked before stays while it suits."""
     before = {item.sha256 for item in request.previous.inputs} if request.previous and not request.upgrade else set()
+    kind = "wheel"
     wheels = list(_ranked(package.wheels, python))
+    if package.source and package.name in _build(request):
+        kind, wheels = "sdist", [package.source]
     if not wheels:
         raise ResolveError(
             f"{package.name} {package.version} has no wheel for Python {python.version} on {python.uv_platform}",
             where=_where(request, asked, package.name),
-            hint=_NO_WHEEL,
+            hint=_NO_WHEEL.format(package.name),
         )
     wanted = asked.hashes_of(package.name)
     hashed = [item for item in wheels if item.sha256 in wanted or not item.sha256] if wanted else wheels
     wheel = next((item for item in hashed if item.sha256 in before), next(iter(hashed), wheels[0]))
-    found = _input("wheel", wheel, _facts(package.name, package.version, python), request.world)
+    found = _input(kind, wheel, _facts(package.name, package.version, python), request.world)
     if found.sha256 not in wanted and (wanted or asked.hashed):
         raise _unhashed(package, asked, request)
     return found

@@ -58,11 +58,18 @@ def files_of(path: str, read: Read) -> dict[str, str]:
 
 
 def select(
-    path: str, read: Read, python: Python, *, extras: Sequence[str] = (), groups: Sequence[str] | None = None
+    path: str,
+    read: Read,
+    python: Python,
+    *,
+    extras: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
+    build: Sequence[str] = (),
 ) -> list[Selected]:
     """What ``python`` would install, by name. The folder of the file itself is left out: it is the code.
 
-    Without ``groups``, the file's own default groups. Raises :class:`ManifestError` naming the key of the file.
+    Without ``groups``, the file's own default groups. Packages of ``build`` are taken as source.
+    Raises :class:`ManifestError` naming the key of the file.
     """
     document = _parsed(path, read)
     try:
@@ -72,6 +79,7 @@ def select(
                 tags=list(python.tags()),
                 extras=extras,
                 dependency_groups=groups or None,
+                prefer_sdist_predicate=lambda name: name in build,
             )
         )
     except PylockSelectError as error:

@@ -17,12 +17,12 @@ from uv import find_uv_bin
 
 from reprobox import launch
 from reprobox.cli import main
-from reprobox.errors import ManifestError, ReproboxError
+from reprobox.errors import BuildError, ManifestError, ReproboxError
 from reprobox.pypi import uv_version
 from reprobox.testing import _libraries, small_root
 from reprobox.worktree import collect
 from tests.local import Local
-from tests.python_index import Index, uv_wheel
+from tests.python_index import BACKEND, Index, sdist, uv_wheel
 from tests.servers import Server
 
 pytestmark = [pytest.mark.userns, pytest.mark.tool("python3")]
@@ -213,3 +213,30 @@ def test_its_packages_can_be_exported_for_other_tools(local, index, capsys):
     before = local.project.lock(local.session.store).targets["default"].layers[-1]
     local.write(LAYER.replace('requirements = "requirements.txt"', 'pylock = "pylock.toml"'), head=HEAD)
     assert local.lock().targets["default"].layers[-1].id == before.id, "read back, it is the same layer"
+
+
+@pytest.mark.slow
+def test_a_package_is_built_from_source_the_same_each_time(local, index, store):
+    """In the image and beside it; the build sees what is locked for it, and nothing of the environment but Python."""
+    index.add("tinybackend", "1.0", files={"tinybackend.py": BACKEND})
+    index.add_file("src", *sdist("src", "1.0", {"src.py": "import src_built\nx = src_built.place\n"}))
+    local.file("requirements.txt", "src\napp<2\n").file(
+        "main.py", "import src, src_built; print(src.x, src_built.epoch)\n"
+    )
+    local.write(LAYER + 'build = ["src"]\n', head=HEAD)
+    lock = local.lock()
+    first = local.realize(seal=True)
+    assert run(local) == f"/tmp/reprobox-build/source/src-1.0 {lock.epoch}"
+    again = replace(local, store=store).realize()
+    assert again.lock == first.lock, "as it is sealed"
+    (tree,) = (item.stored.tree for item in first.environment.outside)
+    assert not list(tree.rglob("*tinybackend*"))
+    local.write(LAYER.replace('placement = "project"\n', 'build = ["src"]\n'), head=HEAD).lock()
+    local.realize()
+    assert run(local) == f"/tmp/reprobox-build/source/src-1.0 {lock.epoch}"
+    index.add_file("src", *sdist("src", "2.0", {"src.py": "x = 1\n"}, backend="nosuch"))
+    local.file("requirements.txt", "src>=2\n").lock()
+    with pytest.raises(
+        BuildError, match=r"src-2\.0\.tar\.gz could not be built with what is locked for it: tinybackend-1\.0"
+    ):
+        local.realize()

@@ -26,7 +26,7 @@ from reprobox.pins import Upgrade, match
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.pypi import IndexProvider, uv_version
 from reprobox.store import Store
-from tests.python_index import Index, uv_wheel, wheel
+from tests.python_index import BACKEND, Index, sdist, uv_wheel, wheel
 from tests.servers import Server
 
 KINDS: dict[str, Any] = {kind.name: kind for kind in (Bootstrap(), Apt(), Pip())}
@@ -45,6 +45,9 @@ class World:
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 1 << 20) -> bytes:
         return Documents(self.store, Downloader(offline=self.offline)).get(url, fresh=fresh, limit=limit)
+
+    def fetch(self, inputs: Sequence[Input]) -> None:
+        fetch(inputs, [HintProvider(self.store)], self.store)
 
     def remember(self, item: Input, urls: Sequence[str]) -> None:
         HintProvider(self.store).remember(item, urls)
@@ -377,7 +380,10 @@ def test_only_a_source_distribution(world, index):
     for packages in (["old-lib"], ["old-lib==1.0"], ["app"]):
         error = refused(world, *packages)
         assert error.message.startswith("old-lib has no wheel for Python 3.11.2 on x86_64-manylinux_2_36; uv says:")
-        assert error.hint == "choose a version that has wheels; building from source is not available yet"
+        assert error.hint == (
+            'choose a version that has wheels, or let it be built from source: add build = ["old-lib"] to the layer,'
+            " and what compiling it needs to an apt layer above"
+        )
     assert error.where == "research.toml:13: layers[1].packages"
 
 
@@ -760,3 +766,57 @@ def test_a_pylock_and_the_layers_below(world, index, server, folder):
     keys = pylock(folder, listed(server, "app", "2.0", new))
     error = refused(world, keys=keys, below=(BASE, SYSTEM, lower))
     assert str(error).startswith("pylock.toml: packages[0]: app 2.0 is asked for, and a layer below has app 1.0")
+
+
+# -- from source -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(index) -> bytes:
+    """A package that the index has as source only, and in two versions what builds it."""
+    for version in ("1.0", "2.0"):
+        index.add("tinybackend", version, files={"tinybackend.py": BACKEND})
+    return index.add_file("old-lib", *sdist("old-lib", "1.0", {"old_lib.py": "x = 1\n"}, versions="<2"))
+
+
+def test_a_source_is_locked_with_all_that_builds_it(world, index, source):
+    index.add("app", "1.0", requires=["old-lib"])
+    layer = resolve(world, keys="packages = ['app']\nbuild = ['Old.Lib']")
+    assert [(item.type, item.name) for item in layer.inputs] == [
+        ("wheel", "app-1.0-py3-none-any.whl"),
+        ("sdist", "old_lib-1.0.tar.gz"),
+        ("build", "tinybackend-1.0-py3-none-any.whl"),
+        ("uv", f"uv-{uv_version()}-py3-none-musllinux_1_1_x86_64.whl"),
+    ]
+    assert layer.inputs[1].sha256 == sha256(source)
+    assert layer.inputs[2].facts == {"for": "old-lib", "package": "tinybackend", "python": "3.11", "version": "1.0"}
+    build, install = step(layer).commands
+    assert build[1:] == (
+        *("-s", "-B", "/run/reprobox/build_wheels.py", INPUTS, layer.inputs[3].name, "/tmp/reprobox-built/"),
+        *("--source", "old_lib-1.0.tar.gz", "tinybackend-1.0-py3-none-any.whl"),
+    )
+    assert install[-2:] == ("app-1.0-py3-none-any.whl", "/tmp/reprobox-built/")
+    upper = resolve(world, keys="packages = ['old-lib']", below=(BASE, SYSTEM, layer))
+    assert upper.inputs == (), "what a layer below has built is there"
+
+
+def test_sources_and_their_tools_are_fetched_from_the_index(world, index, source, tmp_path):
+    layer = resolve(world, keys="packages = ['old-lib']\nbuild = ['old-lib']")
+    elsewhere = Store(tmp_path / "elsewhere")
+    fetch(layer.inputs, [IndexProvider(elsewhere, world.index)], elsewhere)
+
+
+def test_sources_that_cannot_be_locked(world, index, source):
+    error = refused(world, keys="packages = ['old-lib']\nbuild = ['old-lib', 'typo']")
+    assert str(error) == (
+        "research.toml:14: layers[1].build[1]: no package typo is needed here\n  hint: correct the name, or leave it out"
+    )
+    del index.wheels["tinybackend"]
+    error = refused(
+        replace(world, store=Store(world.store.root.with_name("fresh"))),
+        keys="packages = ['old-lib']\nbuild = ['old-lib']",
+    )
+    assert error.message.startswith(
+        "what old_lib-1.0.tar.gz needs to be built cannot be locked: tinybackend<2; uv says:"
+    )
+    assert error.where == "research.toml:13: layers[1].packages"
