@@ -202,12 +202,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("var/lib/texmf/*.log",), "logs of making TeX's formats and lists of fonts: they hold the time"),
     Rule(
-        ("var/lib/texmf/web2c/lua*/*.fmt", "var/lib/texmf/web2c/tex/tex.fmt"),
-        "LuaTeX and TeX write the clock, and what the memory held, into their formats; pdfTeX does not",
-        told="a TeX format with the time in it; TeX makes its own as it runs, or fmtutil-sys in a run layer",
-        installing=True,
-    ),
-    Rule(
         (
             "etc/munge/munge.key",
             "etc/postfix/*.pem",
