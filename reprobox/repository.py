@@ -221,7 +221,8 @@ class Clone:
 
     def _run(self, argv: Sequence[str], remote: Remote | None) -> tuple[int, bytes, str]:
         settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        command = [sys.executable, "-SIc", _TIED, str(os.getpid()), _program(), *settings, *argv]
+        tied = [sys.executable, "-SIc", _TIED, str(os.getpid())] if remote is not None else []
+        command = [*tied, _program(), *settings, *argv]
         environment = _environment(remote) | {"GIT_DIR": str(self._path)}
         out, said = self._path.with_name("stdout"), self._path.with_name("stderr")
         with (
