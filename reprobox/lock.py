@@ -141,7 +141,8 @@ class Lock:
 
     ``manifest`` is the digest of the canonical manifest, ``keys`` a short digest for each of its keys; ``code`` the git
     tree hash of the code; ``checkout`` the code as a layer of kind ``git``, where it comes from a repository;
-    ``mounts`` the content of data folders, by mount point, where it is asked for; ``epoch`` the one clock of all built
+    ``mounts`` the content of data folders, by mount point, where it is asked for; ``downloads`` the files of
+    mounts that can be downloaded, as layers of kind ``fetch``, by mount point; ``epoch`` the one clock of all built
     layers, in unix seconds.
     """
 
@@ -152,6 +153,7 @@ class Lock:
     code: str = ""
     checkout: LockedLayer | None = None
     mounts: Mapping[str, LockedMount] = field(default_factory=dict)
+    downloads: Mapping[str, LockedLayer] = field(default_factory=dict)
     version: int = FORMAT
 
     def digest(self) -> str:
@@ -243,6 +245,8 @@ def _lines(lock: Lock) -> Iterator[str]:
     if lock.mounts:
         yield from ("", "[mounts]")
         yield from (f"{_key(path)} = {_inline(_mount_table(lock.mounts[path]))}" for path in sorted(lock.mounts))
+    for path in sorted(lock.downloads):
+        yield from ("", f"[downloads.{_key(path)}]", *_layer_lines(lock.downloads[path]))
     shared = _shared(lock)
     for name in sorted(lock.targets):
         yield from _target_lines(lock.targets[name], shared)
@@ -308,7 +312,9 @@ def _document(lock: Lock) -> dict[str, Json]:
         "targets": {name: _target_document(target, shared) for name, target in lock.targets.items()},
     }
     mounts = {path: _mount_table(mount) for path, mount in lock.mounts.items()}
-    document |= {name: value for name, value in (("code", lock.code), ("mounts", mounts)) if value}
+    downloads = {path: _layer_document(layer) for path, layer in lock.downloads.items()}
+    said: dict[str, Json] = {"code": lock.code, "mounts": mounts, "downloads": downloads}
+    document |= {name: value for name, value in said.items() if value}
     return document | ({"checkout": _layer_document(lock.checkout)} if lock.checkout else {})
 
 
@@ -486,6 +492,7 @@ def _lock(document: Mapping[str, Any]) -> Lock:
         manifest=_typed(document["manifest"]["digest"], str),
         keys=dict(document["manifest"]["keys"]),
         mounts={path: _mount(table) for path, table in document.get("mounts", {}).items()},
+        downloads={path: _layer(table) for path, table in document.get("downloads", {}).items()},
         targets={name: _target(name, table, written) for name, table in document["targets"].items()},
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from reprobox import data
-from reprobox.engine import Session
+from reprobox.engine import Session, build, this_platform
 from reprobox.errors import IntegrityError, LockError, ManifestError, ReproboxError
-from reprobox.lock import Lock, LockedMount
+from reprobox.layers.fetch import DOWNLOADED
+from reprobox.lock import Lock, LockedLayer, LockedMount, LockedTarget
 from reprobox.manifest import Manifest
 
 _SHOWN = 5
@@ -20,9 +21,11 @@ def lock_data(
 ) -> dict[str, LockedMount]:
     """The content of every mount with ``digest``; ``given`` names other sources, by mount point.
 
-    Where the data is not here, what the previous lock says stays.
+    Where the data is not here, what the previous lock says stays; what can be downloaded is left to
+    :func:`lock_downloads`.
     Raises :class:`ManifestError` for what cannot be locked, :class:`ReproboxError` for what cannot be read.
     """
+    _refuse_writable(manifest)
     locked = {}
     for path in _asked(manifest):
         source = _source(session, manifest, path, given)
@@ -30,12 +33,50 @@ def lock_data(
         if source is not None and source.exists():
             found = _content(session, path, source)
             locked[path] = LockedMount(tree=found.tree, files=found.files, size=found.size)
+        elif manifest.mounts[path].files:
+            continue
         elif old is not None:
             session.reporter.say(f"{path}: its data is not here, and stays locked as it was")
             locked[path] = old
         else:
             _refuse_missing(manifest, path, source)
     return locked
+
+
+def lock_downloads(
+    session: Session, manifest: Manifest, downloads: Mapping[str, LockedLayer], known: Container[str], epoch: int
+) -> dict[str, LockedMount]:
+    """The content of mounts with ``digest`` that are not ``known``, as their downloaded files have it."""
+    locked = {}
+    for path in _asked(manifest):
+        if path not in known and path in downloads:
+            found = _content(session, path, _downloaded(session, downloads[path], epoch))
+            locked[path] = LockedMount(tree=found.tree, files=found.files, size=found.size)
+    return locked
+
+
+def mounted_downloads(session: Session, manifest: Manifest, lock: Lock) -> dict[str, Path]:
+    """By mount point, the folders of the store that stand in for sources that are not here.
+
+    Raises :class:`IntegrityError` where a folder was locked that holds something else.
+    """
+    folders = {}
+    for path, mount in manifest.mounts.items():
+        if mount.files and (mount.source is None or not (session.project / mount.source).exists()):
+            folders[path] = _downloaded(session, lock.downloads[path], lock.epoch)
+            locked = lock.mounts.get(path)
+            if locked is not None and (found := _content(session, path, folders[path])).tree != locked.tree:
+                hint = f"what `files` names is not all that was locked: put the data there, or use --mount {path}=PATH"
+                raise _mismatch(session, path, locked, found, hint)
+    return folders
+
+
+def _downloaded(session: Session, layer: LockedLayer, epoch: int) -> Path:
+    """The folder of the store with the files of a mount; they are downloaded if they are not here."""
+    build(session, LockedTarget(name=layer.name, platform=this_platform(), layers=(layer,)), epoch)
+    stored = session.store.layer(layer.id)
+    assert stored is not None
+    return stored.tree / DOWNLOADED.lstrip("/")
 
 
 def check_data(session: Session, manifest: Manifest, lock: Lock, given: Mapping[str, str], *, needed: bool) -> None:
@@ -51,7 +92,10 @@ def check_data(session: Session, manifest: Manifest, lock: Lock, given: Mapping[
         if source is not None and source.exists():
             found = _content(session, path, source)
             if found.tree != locked.tree:
-                raise _mismatch(session, path, locked, found)
+                hint = f"restore the data, give the right folder with --mount {path}=PATH, or take it as it is:"
+                raise _mismatch(session, path, locked, found, f"{hint} `reprobox lock`")
+        elif manifest.mounts[path].files:
+            continue  # what is downloaded is held to its hashes
         elif needed:
             what = f"its source does not exist: {source}" if source else "nothing is given for it"
             hint = f"put the data there, or give its folder: --mount {path}=PATH"
@@ -61,14 +105,18 @@ def check_data(session: Session, manifest: Manifest, lock: Lock, given: Mapping[
 
 
 def _asked(manifest: Manifest) -> Iterator[str]:
+    yield from (path for path, mount in manifest.mounts.items() if mount.digest)
+
+
+def _refuse_writable(manifest: Manifest) -> None:
+    problems = []
     for path, mount in manifest.mounts.items():
-        if mount.digest:
-            if mount.mode == "rw":
-                hint = 'write mode = "ro", or leave `digest` out'
-                raise ManifestError(
-                    [manifest.problem(("mounts", path, "digest"), "what may be written cannot be locked", hint)]
-                )
-            yield path
+        for key in ("digest", "files") if mount.mode == "rw" else ():
+            if getattr(mount, key):
+                hint = f'write mode = "ro", or leave `{key}` out'
+                problems.append(manifest.problem(("mounts", path, key), "what may be written cannot be locked", hint))
+    if problems:
+        raise ManifestError(problems)
 
 
 def _place(path: str) -> str:
@@ -98,7 +146,7 @@ def _refuse_missing(manifest: Manifest, path: str, source: Path | None) -> NoRet
     raise ManifestError([manifest.problem(("mounts", path, "digest"), message, hint)])
 
 
-def _mismatch(session: Session, path: str, locked: LockedMount, found: data.Content) -> IntegrityError:
+def _mismatch(session: Session, path: str, locked: LockedMount, found: data.Content, hint: str) -> IntegrityError:
     listing = data.listing(session.store, locked.tree)
     if listing is None:
         what = (
@@ -114,5 +162,5 @@ def _mismatch(session: Session, path: str, locked: LockedMount, found: data.Cont
     return IntegrityError(
         f"its data is not what was locked: {what}\n  locked sha256:{locked.tree}\n  found  sha256:{found.tree}",
         where=_place(path),
-        hint=f"restore the data, give the right folder with --mount {path}=PATH, or take it as it is: `reprobox lock`",
+        hint=hint,
     )

@@ -67,6 +67,7 @@ __all__ = [
     "at_most_one",
     "did_you_mean",
     "exactly_one",
+    "file_url",
     "host_path",
     "key",
     "load",
@@ -135,6 +136,27 @@ def _mount_point(text: str) -> Finding | None:
     return None
 
 
+def _mounted(text: str) -> Finding | None:
+    plain = posixpath.normpath(text.rstrip("/"))
+    if text and not text.startswith("/") and plain == text.rstrip("/") and plain.split("/")[0] not in ("..", "."):
+        return None
+    return Finding(f"expected a name inside the mount, found {quote(text)}", 'such as "train/images.npy"')
+
+
+_SCHEMES = ("https", "http", "file")
+
+
+def _find_in_url(text: str) -> Finding | None:
+    scheme, mark, rest = text.partition("://")
+    if not mark or not scheme or any(char.isspace() for char in text):
+        hint = 'begin it with https://; files of the project are put in place by a layer of kind "copy"'
+        return Finding(f"expected a URL, found {quote(text)}", hint)
+    if scheme not in _SCHEMES:
+        return Finding(f"{quote(scheme)} is no way to fetch a file", did_you_mean(scheme, _SCHEMES))
+    good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
+    return None if good else Finding(f"expected a URL, found {quote(text)}", "write https://host/path or file:///path")
+
+
 def _orcid(text: str) -> Finding | None:
     """The check digit is ISO 7064 MOD 11-2, as ORCID documents it."""
     digits = text.replace("-", "")
@@ -174,6 +196,12 @@ relative_inside = Check(find=_inside, schema={"pattern": r"^(?!/)(?!\.\.(?:/|$))
 
 host_path = Check(find=_host, schema={"pattern": "^[^~]"})
 """Any path on the host; relative ones start at the manifest."""
+
+file_url = Check(find=_find_in_url, schema={"pattern": r"^(?:https?://[^/\s]|file:///)\S*$"})
+"""A URL that a file can be had from."""
+
+mounted_name = Check(find=_mounted, schema={"pattern": r"^(?!/)(?!\.\.?(?:/|$))."})
+"""A relative path inside a mount."""
 
 mount_point = Check(find=_mount_point, schema={"pattern": "^/(?!(?:proc|dev|sys)(?:/|$))."})
 
@@ -350,12 +378,26 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """A file of a mount, and where it can be downloaded."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (needs("strip", "unpack"),)
+
+    url: str = key("Where to download it from.", check=file_url, hint='add url = "https://…"')
+    sha256: str | None = key("Hash that the file must have; always in the lock.", default=None, check=sha256_hex)
+    to: str | None = key("Its name in the mount; with `unpack`, a folder.", default=None, check=mounted_name)
+    unpack: bool = key("Unpack the archive (tar or zip).", default=False)
+    strip: int = key("How many folders at the start of the archive's names are left out.", default=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Mount:
     """A folder of the host that the environment sees when it runs."""
 
     mode: Literal["ro", "rw"] = key("Read-only, or writable.", default="ro")
     source: str | None = key("Folder on the host; given with --mount if left out.", default=None, check=host_path)
     digest: bool = key("Lock and check its content.", default=False)
+    files: tuple[DataFile, ...] = key("Files to download where the source is not there.", default=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

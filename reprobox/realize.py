@@ -17,6 +17,7 @@ from reprobox.engine import Environment, Session, assemble, available, build, ch
 from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
 from reprobox.lock import Lock, LockedTarget, Seal
+from reprobox.locked_data import mounted_downloads
 from reprobox.manifest import Layer, Manifest
 from reprobox.placed import place, variables
 from reprobox.project import Project
@@ -67,6 +68,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         check_seal(session, target, lock.epoch, environment)
     checkout = None if wish.with_code or wish.output else _checked_out(session, selected, lock)
     for_use = not (wish.image or wish.with_code or wish.output)
+    downloads = mounted_downloads(session, selected, lock) if for_use else {}
     marks = [str(path) for path in place(session, environment)] if for_use else []
     with session.store.using():  # what is made here is needed by nothing that gc knows, until the record says it
         realization = runner.realize(
@@ -86,6 +88,9 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
             source = checkout.tree / CHECKOUT.lstrip("/")
             record["code"] = {"source": str(source), "target": selected.code.target, "writable": False}
             record["needs"] = [*record["needs"], checkout.id]
+        for path, source in downloads.items():
+            record["mounts"][path]["source"] = str(source)
+            record["needs"] = [*record["needs"], lock.downloads[path].id]
         if wish.output is None and not wish.with_code:
             _keep(session, project, wish, record, only=len(manifest.targets) == 1)
     return Realized(lock=lock, environment=environment, realization=realization, result=result, record=record)

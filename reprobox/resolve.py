@@ -13,6 +13,7 @@ from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment, this_platform
 from reprobox.errors import LockError, ManifestError, PlatformError, Problem, ReproboxError, StaleLockError
 from reprobox.layers.code import code_hash
+from reprobox.layers.fetch import MOUNTS, Fetch, download_layer
 from reprobox.layers.git import Git, checkout_layer, resolve_checkout
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import (
@@ -28,7 +29,7 @@ from reprobox.lock import (
     root_lock,
     with_ids,
 )
-from reprobox.locked_data import lock_data
+from reprobox.locked_data import lock_data, lock_downloads
 from reprobox.manifest import DEFAULT_TARGETS, EMPTY, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.providers import Found
@@ -186,6 +187,8 @@ def resolve(
     targets = {draft.name: _resolve_target(draft, epoch, roots) for draft in drafts}
     world = _World(session=session, platform=drafts[0].world.platform)
     checkout = _checkout(manifest, previous, epoch, upgrade, world)
+    downloads = _downloads(manifest, previous, epoch, upgrade, world)
+    data |= lock_downloads(session, manifest, downloads, data, epoch)
     lock = Lock(
         epoch=epoch,
         manifest=manifest.digest(),
@@ -194,6 +197,7 @@ def resolve(
         code=str(checkout.facts["tree"]) if checkout else code_hash(session.project, manifest),
         checkout=checkout,
         mounts=data,
+        downloads=downloads,
     )
     return _with_seals(lock, previous)
 
@@ -236,6 +240,42 @@ def _checkout(
             facts=found.facts,
         )
     return with_ids([old], epoch)[0]
+
+
+def _downloads(
+    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: _World
+) -> dict[str, LockedLayer]:
+    """The files of mounts that can be downloaded, as layers that stand alone, by mount point."""
+    layers = {}
+    for path, mount in manifest.mounts.items():
+        if not mount.files:
+            continue
+        node, old = download_layer(path, mount), previous.downloads.get(path) if previous else None
+        asked = request_digest(node.document())
+        if old is None or upgrade.everything or (old.request, old.recipe) != (asked, Fetch.recipe):
+            found = Fetch().resolve(
+                ResolveRequest(
+                    manifest=manifest,
+                    layer=node,
+                    key=MOUNTS,
+                    platform=world.platform,
+                    below=(),
+                    previous=old,
+                    upgrade=upgrade.everything,
+                    world=world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
+                )
+            )
+            old = LockedLayer(
+                name=path,
+                kind=node.kind,
+                recipe=Fetch.recipe,
+                request=asked,
+                inputs=found.inputs,
+                options=found.options,
+                facts=found.facts,
+            )
+        layers[path] = with_ids([old], epoch)[0]
+    return layers
 
 
 def _other_targets(manifest: Manifest, previous: Lock | None, wanted: Collection[str]) -> dict[str, LockedTarget]:

@@ -142,7 +142,7 @@ def _tell(options: argparse.Namespace, lock: Lock, *, changed: bool) -> None:
 def summary(lock: Lock, *, changed: bool) -> tuple[dict[str, Any], list[str]]:
     """What is told of a lock: as JSON, and in words."""
     locked = [layer for target in lock.targets.values() for layer in target.layers]
-    locked += [lock.checkout] if lock.checkout else []
+    locked += [*([lock.checkout] if lock.checkout else []), *lock.downloads.values()]
     inputs = {item.sha256: item for layer in locked for item in layer.inputs}
     layers = len({layer.id for target in lock.targets.values() for layer in target.layers})
     size = sum(item.size for item in inputs.values())

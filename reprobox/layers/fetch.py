@@ -22,13 +22,12 @@ from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
 from reprobox.manifest import (
-    Check,
-    Finding,
     Layer,
     Manifest,
+    Mount,
     Rule,
     at_most_one,
-    did_you_mean,
+    file_url,
     key,
     needs,
     quote,
@@ -38,27 +37,14 @@ from reprobox.providers import Found
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing
 
-_SCHEMES = ("https", "http", "file")
 _CHUNK = 1 << 20
+#: The key of a request that is about the files of a mount, and where the layer made of them has them.
+MOUNTS = "mounts"
+DOWNLOADED = "/data"
 _CHANGED = (
     "the file changed where it comes from, or was tampered with: bring the old one into the store or to that URL, or"
     " take the new one with `reprobox lock --upgrade`"
 )
-
-
-def _find_in_url(text: str) -> Finding | None:
-    scheme, mark, rest = text.partition("://")
-    if not mark or not scheme or any(char.isspace() for char in text):
-        hint = 'begin it with https://; files of the project are put in place by a layer of kind "copy"'
-        return Finding(f"expected a URL, found {quote(text)}", hint)
-    if scheme not in _SCHEMES:
-        return Finding(f"{quote(scheme)} is no way to fetch a file", did_you_mean(scheme, _SCHEMES))
-    good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
-    return None if good else Finding(f"expected a URL, found {quote(text)}", "write https://host/path or file:///path")
-
-
-file_url = Check(find=_find_in_url, schema={"pattern": r"^(?:https?://[^/\s]|file:///)\S*$"})
-"""A URL that a file can be had from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,11 +114,27 @@ class UrlProvider:
     def __init__(self, manifest: Manifest | None) -> None:
         layers = manifest.layers if manifest else ()
         urls = [file.url for layer in layers if layer.kind == Fetch.name for file in layer.options.files]
+        urls += [file.url for mount in (manifest.mounts.values() if manifest else ()) for file in mount.files]
         self._urls = {request_digest(url): url for url in urls}
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
         known = {item.sha256: self._urls.get(item.facts.get("source", "")) for item in inputs if item.type == "file"}
         return {digest: [Location(url=url, changed=_CHANGED)] for digest, url in known.items() if url}
+
+
+def download_layer(path: str, mount: Mount) -> Layer:
+    """The files of a mount as a layer of this kind, which is mounted and in no image."""
+    files = tuple(
+        FetchFile(
+            url=file.url,
+            sha256=file.sha256,
+            to=f"{DOWNLOADED}/{file.to or ''}",
+            unpack=file.unpack,
+            strip=file.strip,
+        )
+        for file in mount.files
+    )
+    return Layer(name=path, kind=Fetch.name, options=FetchOptions(files=files))
 
 
 # -- locking -----------------------------------------------------------------------------------------------------------
@@ -144,7 +146,8 @@ def _raise(problems: Sequence[Problem]) -> None:
 
 
 def _problem(request: ResolveRequest, number: int, name: str, message: str, hint: str) -> Problem:
-    return request.manifest.problem(("layers", request.layer.index, "files", number, name), message, hint)
+    table = ("mounts", request.layer.name) if request.key == MOUNTS else ("layers", request.layer.index)
+    return request.manifest.problem((*table, "files", number, name), message, hint)
 
 
 def _mistakes(request: ResolveRequest, files: Sequence[FetchFile]) -> list[Problem]:
