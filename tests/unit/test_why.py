@@ -127,6 +127,14 @@ def test_what_it_was_may_be_gone_from_the_store():
     assert said(why(new, 0, "top", left)) == [("a", "the layer was another, which is not in the store any more")]
 
 
+def test_a_layer_below_that_is_the_same_needs_no_record():
+    def stack(version: str) -> LockedTarget:
+        return target(layer("a", file("x_1_all.deb")), layer("top", file(f"y_{version}_all.deb", version), below=["a"]))
+
+    left = [item for item in built(stack("1")) if item.name != "a"]
+    assert said(why(stack("2"), 0, "top", left)) == [("top", "package y 1 → 2")]
+
+
 def test_the_nearest_of_several_and_of_equals_the_last():
     files = [file(f"p{number}_1_all.deb") for number in range(3)]
     near, far = target(layer("x", *files)), target(layer("x"))
