@@ -11,11 +11,19 @@ from reprobox import graph, tables
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
 from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment, this_platform
-from reprobox.errors import LockError, ManifestError, PlatformError, Problem, ReproboxError, StaleLockError
+from reprobox.errors import (
+    LockError,
+    ManifestError,
+    PlatformError,
+    Problem,
+    ReproboxError,
+    ResolveError,
+    StaleLockError,
+)
 from reprobox.layers.code import code_hash
 from reprobox.layers.fetch import MOUNTS, Fetch, download_layer
 from reprobox.layers.git import Git, checkout_layer, resolve_checkout
-from reprobox.layers.kind import Resolution, ResolveRequest
+from reprobox.layers.kind import Kind, Resolution, ResolveRequest
 from reprobox.lock import (
     BASE,
     Input,
@@ -431,7 +439,9 @@ def _resolve_layer(draft: _Draft, node: graph.Node, done: Sequence[LockedLayer])
         return pinned, dates
     if kind.pinned:
         session.reporter.say(f"resolving {draft.label}{node.name}")
-    found: Resolution = kind.resolve(
+    found = _resolved(
+        kind,
+        draft,
         ResolveRequest(
             manifest=draft.manifest,
             layer=node.layer,
@@ -441,11 +451,21 @@ def _resolve_layer(draft: _Draft, node: graph.Node, done: Sequence[LockedLayer])
             previous=draft.pins.offered(node.name, node.kind, below),
             upgrade=draft.pins.upgrade.everything,
             world=draft.world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
-        )
+        ),
     )
     locked = replace(layer, inputs=found.inputs, options=found.options, facts={**found.facts, **files})
     draft.shared.add(locked, platform, found.dates)
     return locked, found.dates
+
+
+def _resolved(kind: Kind, draft: _Draft, request: ResolveRequest) -> Resolution:
+    """What the kind finds; where it finds nothing, it is told for which of several targets."""
+    try:
+        return kind.resolve(request)
+    except ResolveError as error:
+        if draft.label and error.where:
+            error.message = f"target {draft.name!r}: {error.message}"
+        raise
 
 
 def _known(
@@ -596,7 +616,7 @@ def _changed_keys(manifest: Manifest, lock: Lock, names: Sequence[str], *, whole
     about = [item for item in changed if whole or any(_is_about(item, manifest, lock, name) for name in outdated)]
     yield from about
     for name in outdated:
-        if not about or name not in lock.targets:
+        if not about or (name not in lock.targets and f"targets.{name} (new)" not in about):
             yield f"targets.{name} ({_outdated(manifest, lock, name)})"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from reprobox.errors import ResolveError
 from reprobox.layers.kind import Commands, Resolution
 from reprobox.layers.skeleton import NoKeys
 from reprobox.plugins import hookimpl
@@ -54,6 +55,8 @@ class Tide:
         return [other.name for other in above[-1:]]
 
     def resolve(self, request):
+        if request.platform == "linux/arm64":
+            raise ResolveError("no tide there", where=f"research.toml: {request.key}", hint="wait")
         self.turns += 1
         return Resolution(options={"turn": self.turns})
 
@@ -143,7 +146,7 @@ def test_each_target_runs_with_its_own_layers_and_environment(pair):
 
 def test_one_more_target_changes_no_line_of_the_others(pair):
     before = pair.lock.read_text()
-    pair.manifest.write_text(pair.manifest.read_text() + FAR)
+    pair.manifest.write_text(pair.manifest.read_text() + "[targets.far]\n")
     assert pair("lock").status == 0
     sections = ("[targets.cpu]", "[targets.far]", "[targets.gpu]")
     cpu, far, gpu = (pair.lock.read_text().index(section) for section in sections)
@@ -237,10 +240,21 @@ def test_a_target_that_does_not_exist(pair):
         assert 'there is no target "gqu"\n  hint: did you mean "gpu"?' in told.err
 
 
+def test_what_cannot_be_locked_says_for_which_target(pair):
+    pair.manifest.write_text(pair.manifest.read_text() + FAR)
+    told = pair("lock")
+    assert told.status == 1
+    assert told.err.endswith("error: research.toml: layers[2]: target 'far': no tide there\n  hint: wait\n")
+    assert pair("lock", "--target", "gpu").status == 0  # it stands in nobody's way
+    told = pair("lock", "--check")
+    assert told.err.count("targets.far") == 1
+
+
 # -- another machine's -------------------------------------------------------------------------------------------------
 
 
 def test_a_target_of_another_machine_is_locked_and_shown_and_not_realized(pair):
+    pair.edit(MOVING, "")
     pair.manifest.write_text(pair.manifest.read_text() + FAR)
     assert pair("lock").status == 0
     assert pair("lock", "--check", "--target", "far").status == 0
@@ -259,6 +273,7 @@ def test_a_target_of_another_machine_is_locked_and_shown_and_not_realized(pair):
 
 
 def test_sealing_leaves_out_what_cannot_be_built_here(pair):
+    pair.edit(MOVING, "")
     pair.manifest.write_text(pair.manifest.read_text() + FAR)
     told = pair("lock", "--seal")
     assert told.status == 0
