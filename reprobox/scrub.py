@@ -55,14 +55,19 @@ def _shadow_dates(content: bytes, epoch: int) -> bytes:
 
 
 def _sorted_menu(content: bytes, _: int) -> bytes:
-    """The directory of Info (info, "Installing Dir Entries"): sections and entries in order of their bytes."""
+    """The directory of Info (info, "Installing Dir Entries"): sections and entries in order of their bytes.
+
+    A file in which they are in order already stays as it is.
+    """
     head, menu, body = content.partition(b"* Menu:")
-    sections = [section for section in re.split(rb"\n{2,}", body) if section.strip()]
-    return head + menu + b"".join(b"\n\n" + section for section in sorted(map(_sorted_entries, sections))) + b"\n"
+    inner = body.strip(b"\n")
+    pieces = re.split(rb"(\n{2,})", inner)
+    pieces[::2] = sorted(map(_sorted_entries, pieces[::2]))
+    return head + menu + body.replace(inner, b"".join(pieces), 1) if inner else content
 
 
 def _sorted_entries(section: bytes) -> bytes:
-    title, *entries = re.split(rb"\n(?=\* )", section.strip(b"\n"))
+    title, *entries = re.split(rb"\n(?=\* )", section)
     return b"\n".join((title, *sorted(entries)))
 
 

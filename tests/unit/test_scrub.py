@@ -88,6 +88,9 @@ def test_the_menu_of_info_is_in_order():
     assert sorted(made.split()) == sorted(INFO.split())
     assert made.index(b"\nBasics\n* Find") < made.index(b"\nUtilities\n* diff3") < made.index(one)
     assert made.startswith(INFO.partition(b"* Menu:")[0])
+    head, _, _ = INFO.partition(b"\nUtilities")
+    for other in (b"", head, head + b"\nBasics\n* Find: (find).\n\n\nTools\n* X: (x).\n* Y: (y).\n\n"):
+        assert rewritten("usr/share/info/dir", other) == other  # what is in order stays as it is
 
 
 def test_octaves_list_says_no_time():
