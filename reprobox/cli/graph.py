@@ -45,10 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     session, project = open_session(options)
-    manifest = project.manifest(session.plugins.kinds).select(options.target)
+    whole = project.manifest(session.plugins.kinds)
+    manifest = whole.select(options.target)
     name = next(iter(manifest.targets))
     if options.why is not None:
-        text = _why(session, project, manifest, name, options)
+        text = _why(session, project, whole, name, options)
     else:
         lock = _locked(session, project)
         layers = graph.build(manifest, session.plugins.kinds)
@@ -204,7 +205,7 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
 def _why(session: Session, project: Project, manifest: Manifest, name: str, options: argparse.Namespace) -> str:
     lock = project.lock(session.store)
     try:
-        ensure_fresh(session, manifest, lock, str(project.lock_path))
+        ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     except StaleLockError as error:
         more = f" and {len(error.keys) - _MOST} more" if len(error.keys) > _MOST else ""
         session.reporter.say(f"the lock is stale, this is of the lock: {', '.join(error.keys[:_MOST])}{more}")

@@ -272,6 +272,14 @@ def test_a_target_of_another_machine_is_locked_and_shown_and_not_realized(pair):
         ) in told.err
 
 
+def test_why_speaks_of_the_target_alone(pair):
+    told = pair("graph", "--target", "gpu", "--why", "moving")
+    assert told.status == 0
+    assert "stale" not in told.err
+    pair.manifest.write_text(pair.manifest.read_text().replace('"green"', '"blue"'))
+    assert "stale: targets.gpu" in pair("graph", "--target", "gpu", "--why", "moving").err
+
+
 def test_sealing_leaves_out_what_cannot_be_built_here(pair):
     pair.edit(MOVING, "")
     pair.manifest.write_text(pair.manifest.read_text() + FAR)
