@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reprobox import launch
 from reprobox.errors import ReproboxError
@@ -45,19 +45,27 @@ _EVERY = 5.0  # seconds between lines about a long work
 _BATCH = 1000  # things that are taken while the gate is closed once
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A thing of the store: kind, name, where it is, its bytes on the disk, and when it was last used (unix seconds).
 
-    ``mark`` is the file whose time says that.
+    ``inside`` names the file in it whose time says that, where it is not the thing's own. Plain strings, since there
+    may be a hundred thousand.
     """
 
     kind: str
     name: str
-    path: Path
-    mark: Path
+    place: str
     size: int
     used: float
+    inside: str = ""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.place)
+
+    @property
+    def mark(self) -> Path:
+        return Path(self.place, self.inside)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +111,7 @@ def _layers(store: Store) -> Iterator[Item]:
         mark = path / "layer.json"
         with contextlib.suppress(FileNotFoundError):
             size, used = _layer_size(store, path), mark.stat().st_mtime
-            yield Item(kind="layers", name=entry.name, path=path, mark=mark, size=size, used=used)
+            yield Item("layers", entry.name, entry.path, size, used, mark.name)
 
 
 def _layer_size(store: Store, path: Path) -> int:
@@ -113,18 +121,22 @@ def _layer_size(store: Store, path: Path) -> int:
     except (OSError, ValueError):
         size = disk_size(os.fsencode(path))
         with contextlib.suppress(OSError, ReproboxError):
-            store.remember("sizes", path.name, str(size).encode())
+            store.replace(memo, str(size).encode())  # which is no use of the store
         return size
 
 
 def _blobs(store: Store) -> Iterator[Item]:
     for folder in _entries(store.root / "blobs"):
-        for entry in _entries(Path(folder.path)):
-            yield from _item("blobs", entry)
+        for entry in _entries(folder.path):
+            with contextlib.suppress(FileNotFoundError):
+                status = entry.stat(follow_symlinks=False)
+                yield Item("blobs", entry.name, entry.path, status.st_blocks * 512, status.st_mtime)
 
 
 def _plain(store: Store) -> Iterator[Item]:
     for folder in _entries(store.root / "memo"):
+        if folder.name == "sizes":  # they go with their layers
+            continue
         for entry in _entries(Path(folder.path)):
             yield from _item("memo", entry, name=f"{folder.name}/{entry.name}")
     for kind in ("realizations", "partial", "failed", "logs", "damaged"):
@@ -138,14 +150,13 @@ def _item(kind: str, entry: os.DirEntry[str], name: str = "") -> Iterator[Item]:
         folder = entry.is_dir(follow_symlinks=False)
     except OSError:  # gone meanwhile
         return
-    path = Path(entry.path)
-    size = disk_size(os.fsencode(path)) if folder else status.st_blocks * 512
+    size = disk_size(os.fsencode(entry.path)) if folder else status.st_blocks * 512
     # A merged tree's own time is part of what it shows; when it was renamed into place is not.
     used = max(status.st_mtime, status.st_ctime) if folder else status.st_mtime
-    yield Item(kind=kind, name=name or entry.name, path=path, mark=path, size=size, used=used)
+    yield Item(kind, name or entry.name, entry.path, size, used)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         return list(os.scandir(folder))
     except OSError:  # not made yet
@@ -290,6 +301,9 @@ def _closed(store: Store, wanted: Wanted) -> Iterator[float]:
 def _sweep(store: Store) -> None:
     """Staging of dead commands, locks that nobody holds, and replaced records that no run uses any more."""
     store.sweep()
+    for entry in _entries(store.root / "memo" / "sizes"):
+        if not (store.root / "layers" / entry.name).is_dir():
+            Path(entry.path).unlink(missing_ok=True)
     for entry in (*_entries(store.root / "locks"), *_entries(store.root / "realizations")):
         if entry.name.startswith("layer-") or entry.name.endswith(launch.RETIRED):
             with contextlib.suppress(OSError):

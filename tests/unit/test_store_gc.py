@@ -277,6 +277,7 @@ def test_what_a_project_needs_stays_and_works(local, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["needed"]["projects"] == [str(local.path)]
     assert told["taken"]["layers"]["count"] == 0
+    assert told["in_use"] == {"size": 0, "count": 0}
     cli("run", "-C", local.path, "--", "cat", "/one")
     cli("realize", "-C", local.path, "--offline", "-q")
     cli("export", "-C", local.path, "--offline", "-q", "--format", "oci", "-o", local.path / "layout")
