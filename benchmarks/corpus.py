@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ sys.path.insert(0, str(ROOT))
 
 from reprobox.digest import read_index  # noqa: E402 - the project's own, found by the line above
 from reprobox.lock import LockedLayer, read  # noqa: E402
+from reprobox.scrub import rule_for  # noqa: E402
 from reprobox.tree import remove  # noqa: E402
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 SHIFT = "+40d"
+_TOGETHER = 12
 
 #: One package a set, unless its worth is in what several do to each other.
 APT: Mapping[str, tuple[str, ...]] = {
@@ -113,12 +115,27 @@ sympy tables tifffile transformers xarray zarr
 # -- the manifests -----------------------------------------------------------------------------------------------------
 
 
-def manifest(kind: str, packages: Sequence[str]) -> str:
+def manifest(kind: str, subjects: Mapping[str, Sequence[str]]) -> str:
+    """``subjects``: the packages of each layer in question, by the layer's name."""
     layers = [("system", "apt", ["python3"])] if kind == "pip" else []
+    layers += [(name, kind, list(packages)) for name, packages in subjects.items()]
     text = '[project]\nname = "corpus"\n\n[base]\nbootstrap = "debian:bookworm"\n'
-    for name, layer, wanted in (*layers, ("subject", kind, list(packages))):
+    for name, layer, wanted in layers:
         text += f'\n[[layers]]\nname = "{name}"\nkind = "{layer}"\npackages = {json.dumps(wanted)}\n'
     return text
+
+
+def batches(wanted: Iterable[tuple[str, str, Sequence[str]]]) -> Iterator[tuple[str, dict[str, Sequence[str]]]]:
+    """Sets to build in one go: apt sets alone, for each is to be over the base; of pip's, layers on one another."""
+    waiting: dict[str, Sequence[str]] = {}
+    for kind, name, packages in wanted:
+        if kind == "apt":
+            yield kind, {name: packages}
+        else:
+            waiting[name] = packages
+    names = list(waiting)
+    for start in range(0, len(names), _TOGETHER):
+        yield "pip", {name: waiting[name] for name in names[start : start + _TOGETHER]}
 
 
 def sets(asked: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -219,9 +236,12 @@ def share_inputs(lock: Path, first: Place, second: Place) -> None:
                 shutil.chown(path, second.user, pwd.getpwnam(second.user).pw_gid)
 
 
-def build(work: Path, first: Place, second: Place, kind: str, name: str, packages: Sequence[str]) -> dict[str, Any]:
-    """Build one set in both places; what is the same, and what is not."""
-    with project(work / "projects", manifest(kind, packages)) as path:
+def build(work: Path, first: Place, second: Place, kind: str, subjects: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Build sets, each a layer of its own, in both places; what is the same, and what is not."""
+    slugs = {name: re.sub(r"[^a-z0-9]+", "-", f"subject-{name}").strip("-") for name in subjects}
+    with project(
+        work / "projects", manifest(kind, {slugs[name]: packages for name, packages in subjects.items()})
+    ) as path:
         first.reprobox(path, "lock")
         lock = read((path / "research.lock").read_text()).targets["default"]
         share_inputs(path / "research.lock", first, second)
@@ -229,32 +249,59 @@ def build(work: Path, first: Place, second: Place, kind: str, name: str, package
             shutil.chown(file, second.user)
         told = [json.loads(place.reprobox(path, "realize", "--json")) for place in (first, second)]
     layers = [{layer["name"]: layer for layer in one["layers"]} for one in told]
-    subject = layers[0]["subject"]
-    locked = next(layer for layer in lock.layers if layer.name == "subject")
-    found = {
-        "kind": kind,
-        "name": name,
-        "packages": list(packages),
-        "inputs": len(locked.inputs),
-        "size": subject["size"],
-        "seconds": [round(one["subject"]["seconds"], 1) for one in layers],
-        "same": subject["diff_id"] == layers[1]["subject"]["diff_id"],
-        "same_below": all(layers[0][other]["diff_id"] == layers[1][other]["diff_id"] for other in layers[0]),
-        "dropped": json.loads((first.layer(subject["id"]) / "layer.json").read_text())["dropped"],
-        "files": differences(first.layer(subject["id"]), second.layer(subject["id"]), work / "differ" / kind / name),
+    locked = {layer.name: layer for layer in lock.layers}
+    found = {}
+    for name, slug in slugs.items():
+        kept = work / "differ" / kind / name
+        found[f"{kind}:{name}"] = {
+            "kind": kind,
+            "name": name,
+            "packages": list(subjects[name]),
+            **compare(first, second, layers[0][slug], layers[1][slug], kept),
+            **({"debs": debs(locked[slug]), "removed": locked[slug].options["removed"]} if kind == "apt" else {}),
+            "inputs": len(locked[slug].inputs),
+        }
+    clean(first, second, [locked[slug] for slug in slugs.values()])
+    return found
+
+
+def attempt(
+    work: Path, first: Place, second: Place, kind: str, subjects: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """The same, and it is said; an error is a finding too."""
+    try:
+        answers = build(work, first, second, kind, subjects)
+    except RuntimeError as error:
+        answers = {f"{kind}:{name}": {"kind": kind, "name": name, "error": str(error)} for name in subjects}
+    for key, answer in answers.items():
+        print(key, answer.get("error") or ("same" if answer["same"] else answer["files"][:20]), flush=True)
+    return answers
+
+
+def compare(
+    first: Place, second: Place, one: Mapping[str, Any], other: Mapping[str, Any], kept: Path
+) -> dict[str, Any]:
+    """One layer as both places told it."""
+    identity = one["id"]
+    return {
+        "size": one["size"],
+        "seconds": [round(layer["seconds"], 1) for layer in (one, other)],
+        "same": one["diff_id"] == other["diff_id"],
+        "dropped": json.loads((first.layer(identity) / "layer.json").read_text())["dropped"],
+        "files": differences(first.layer(identity), second.layer(identity), kept),
     }
-    if kind == "apt":
-        found["debs"] = debs(locked)
-        found["removed"] = locked.options["removed"]
+
+
+def clean(first: Place, second: Place, layers: Sequence[LockedLayer]) -> None:
+    """Remove the layers, and wheels, which are large and of which few sets share any."""
     for place in (first, second):
-        remove(place.layer(subject["id"]))
+        for layer in layers:
+            remove(place.layer(layer.id))
+            for item in layer.inputs:
+                if item.type == "wheel":
+                    remove(place.blob(item.sha256))
         for path in (place.store / "realizations").iterdir():
             remove(path)
-    if kind == "pip":  # wheels are large, and few sets share any
-        for item in locked.inputs:
-            for place in (first, second):
-                remove(place.blob(item.sha256))
-    return found
 
 
 def debs(layer: LockedLayer) -> list[list[str]]:
@@ -291,7 +338,7 @@ def agree(work: Path, first: Place, wanted: Mapping[str, Sequence[str]]) -> dict
 
     The container gets this machine's apt sources and keys when it starts; its base is what reprobox exports.
     """
-    with project(work / "projects", manifest("apt", ["tzdata"]).partition("\n[[layers]]")[0]) as path:
+    with project(work / "projects", manifest("apt", {})) as path:
         first.reprobox(path, "lock")
         archive = path / "base.tar"
         first.reprobox(path, "export", "--format", "docker-archive", "--output", str(archive))
@@ -339,23 +386,20 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
     for kind in ("apt", "pip"):
         mine = [item for item in found if item["kind"] == kind and "error" not in item]
         same = sum(item["same"] for item in mine)
-        lines += [f"## {kind}: {same} of {len(mine)} identical", ""]
+        mended = sum(verdict(item) == "mended" for item in mine)
+        lines += [f"## {kind}: {same} of {len(mine)} identical" + (f", {mended} more mended" if mended else ""), ""]
         lines += ["| set | inputs | layer, MB | seconds | identical |", "| --- | --- | --- | --- | --- |"]
         lines += [
             f"| {' '.join(item['packages'])} | {item['inputs']} | {item['size'] / 1e6:.1f}"
-            f" | {item['seconds'][0]}, {item['seconds'][1]} | {'yes' if item['same'] else '**no**'} |"
+            f" | {item['seconds'][0]}, {item['seconds'][1]} | {verdict(item)} |"
             for item in mine
         ]
         lines.append("")
         for item in mine:
-            if not item["same"]:
-                lines += [
-                    f"`{item['name']}` differs in:",
-                    "",
-                    *(f"- `{path}`" for path in item["files"] or ["times"]),
-                    "",
-                ]
-    asked = [item for item in found if "apt" in item]
+            if verdict(item) == "**no**":
+                lines += [f"`{item['name']}` differs{REASONS.get(item['name'], '')}:", ""]
+                lines += [*(f"- `{path}`" for path in item["files"] or ["times"]), ""]
+    asked = [item for item in found if item.get("apt") and "debs" in item]
     if asked:
         equal = [item for item in asked if agrees(item)]
         lines += [f"## The solver: {len(equal)} of {len(asked)} sets as `apt-get install` in Docker", ""]
@@ -364,6 +408,13 @@ def report(found: Sequence[Mapping[str, Any]]) -> str:
     dropped = sorted({line for item in found for line in item.get("dropped", ()) if item["kind"] == "apt"})
     lines += ["## What was dropped, and told", "", *(f"- {line}" for line in dropped)]
     return "\n".join(lines) + "\n"
+
+
+def verdict(item: Mapping[str, Any]) -> str:
+    if item["same"]:
+        return "yes"
+    paths = [line.partition(": ")[0].lstrip("/") for line in item["files"]]
+    return "mended" if paths and all(rule_for(path, installing=item["kind"] == "apt") for path in paths) else "**no**"
 
 
 def agrees(item: Mapping[str, Any]) -> bool:
@@ -378,12 +429,25 @@ def disagreement(item: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
+#: Why a set differs, where it is known.
+REASONS: Mapping[str, str] = {
+    "texlive-latex-base": (
+        " in its LuaTeX and plain TeX formats, and in no other file. These engines write the clock into a format, and"
+        " LuaTeX what its memory happened to hold; pdfTeX's formats are the same. Without a format LuaTeX does not"
+        " run, so no rule leaves them out"
+    ),
+}
+
 HEAD = """\
 # The corpus
 
 Packages chosen for being hard to build twice, each built twice over the same base by `benchmarks/corpus.py`: by root,
 and by an ordinary user in a store of its own on another file system, with a clock that is forty days ahead. Identical
-means the same diff id: the same paths, types, modes, contents, links and times.
+means the same diff id: the same paths, types, modes, contents, links and times. An apt set stands on the base alone,
+a pip set on Python, and on the pip sets that were built in the same go.
+
+*Mended* means that the set differed, in nothing but files for which a [rule](../docs/reference/scrubbed-paths.md) was
+made then, and was not built again since.
 """
 TOLD = """\
 `apt-get install --no-install-recommends` of each set, simulated in a Docker container of the same base, names the same
@@ -412,28 +476,22 @@ def main() -> int:
     second = Place(user=asked.user, store=folder / "store", shift=SHIFT)
     results, agreement = asked.work / "results.json", asked.work / "agreement.json"
     found: dict[str, dict[str, Any]] = json.loads(results.read_text()) if results.exists() else {}
+    known: dict[str, Any] = json.loads(agreement.read_text()) if agreement.exists() else {}
     wanted = {f"{kind}:{name}": (kind, name, packages) for kind, name, packages in sets(asked.sets)}
     if asked.verb == "build":
-        for key, (kind, name, packages) in wanted.items():
-            try:
-                found[key] = build(asked.work, first, second, kind, name, packages)
-            except RuntimeError as error:
-                found[key] = {"kind": kind, "name": name, "packages": packages, "error": str(error)}
-            answer = found[key]
-            print(key, answer.get("error") or ("same" if answer["same"] else answer["files"][:20]), flush=True)
+        for kind, subjects in batches(wanted.values()):
+            found |= attempt(asked.work, first, second, kind, subjects)
             results.write_text(json.dumps(found, indent=1))
-    elif asked.verb == "agree":
-        built = {key: packages for key, (_, _, packages) in wanted.items() if "debs" in found.get(key, ())}
-        agreement.write_text(json.dumps(agree(asked.work, first, built), indent=1))
-    if agreement.exists():
-        for key, answer in json.loads(agreement.read_text()).items():
-            found[key]["apt"] = answer
     if asked.verb == "agree":
-        for key, item in found.items():
-            if "apt" in item:
-                print(key, disagreement(item) or "as apt", flush=True)
+        built = {key: packages for key, (_, _, packages) in wanted.items() if "debs" in found.get(key, ())}
+        known |= agree(asked.work, first, built)
+        agreement.write_text(json.dumps(known, indent=1))
+        for key in built:
+            print(key, disagreement(found[key] | {"apt": known[key]}) or "as apt", flush=True)
     if asked.verb == "write":
-        (ROOT / "benchmarks/CORPUS.md").write_text(report([found[key] for key in wanted if key in found]))
+        (ROOT / "benchmarks/CORPUS.md").write_text(
+            report([found[key] | {"apt": known.get(key)} for key in wanted if key in found])
+        )
     return 0
 
 

@@ -24,7 +24,7 @@ def test_the_lock_is_what_apt_would_install(shared_store, tmp_path):
     (tmp_path / "projects").mkdir()
     answers = corpus.agree(tmp_path, place, SETS)
     for key, packages in SETS.items():
-        with corpus.project(tmp_path, corpus.manifest("apt", packages)) as path:
+        with corpus.project(tmp_path, corpus.manifest("apt", {"subject": packages})) as path:
             place.reprobox(path, "lock")
             layers = read((path / "research.lock").read_text()).targets["default"].layers
         locked = next(layer for layer in layers if layer.name == "subject")
