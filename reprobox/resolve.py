@@ -369,7 +369,10 @@ def target_request(manifest: Manifest, name: str) -> str:
 
 
 def _resolve_base(draft: _Draft, previous: Lock | None, upgrade: Upgrade) -> None:
-    _check_destinations(draft.world.session, draft.manifest, draft.graph)
+    session = draft.world.session
+    _check_destinations(session, draft.manifest, draft.graph)
+    for node in draft.graph.nodes:  # a file that is missing is told before anything is fetched
+        _files_read(session, session.kind(node.kind), draft.manifest, node)
     try:
         base, draft.dates = _resolve_layer(draft, draft.graph.node(graph.BASE), ())
     except PlatformError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from reprobox import launch
+from reprobox.errors import ManifestError
 from reprobox.layers.requirement_files import logical_lines
 from reprobox.pypi import uv_version
 from reprobox.resolve import stale_keys
@@ -98,6 +99,14 @@ def test_a_realization_knows_the_files(local):
     assert launch.is_current(record, manifest)
     local.file("requirements.txt", "app\n")
     assert not launch.is_current(record, manifest)
+
+
+@pytest.mark.userns
+def test_a_missing_file_is_told_before_anything_is_resolved(local):
+    local.write(layer('requirements = "gone.txt"'))
+    with pytest.raises(ManifestError, match=r"layers\[0\]\.requirements: there is no file gone\.txt"):
+        local.lock()
+    assert local.listener.said == []
 
 
 def test_lines_as_pip_joins_them():
