@@ -53,7 +53,7 @@ class Uses:
                 if self._holders == 0 and self._gate >= 0:
                     lock(self._gate, fcntl.LOCK_UN)
 
-    def mark(self, path: Path) -> bool:
+    def mark(self, path: str | Path) -> bool:
         """Note that ``path`` is used now, which keeps it here; False if it is not here."""
         with self.held():
             try:
@@ -61,7 +61,7 @@ class Uses:
             except (FileNotFoundError, NotADirectoryError):
                 return False
             except OSError:  # a store that this user may only read: nobody can note anything in it
-                return path.exists()
+                return os.path.exists(path)
             return True
 
     def _begin(self) -> None:
