@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+TEST_JOBS ?= 2
 QUICKSTART := examples/quickstart
 
 BIN := $(VENV)/bin
@@ -42,8 +43,8 @@ demo: $(VENV)/.installed ## lock, realize and run examples/quickstart
 	@echo "The plot of the loss: $(CURDIR)/$(QUICKSTART)/out/loss.png"
 
 .PHONY: test
-test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS='-k name' to choose)
-	"$(BIN)/python" -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS='-k name' to choose, TEST_JOBS=0 to see one at a time)
+	"$(BIN)/python" -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## check style, types and the arrows of the design
