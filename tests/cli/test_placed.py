@@ -65,10 +65,13 @@ def index() -> Iterator[Index]:
 
 
 @pytest.fixture
-def local(base, tmp_path, shared_store, index, monkeypatch) -> Local:
+def local(base, tmp_path, session_folder, index, monkeypatch) -> Local:
+    """Its store is this module's: one that knows the index of this machine would take uv from there."""
+    own_store = session_folder / "placed-store"
+    monkeypatch.setenv("REPROBOX_STORE", str(own_store))
     monkeypatch.setenv("REPROBOX_CONFIG", str(tmp_path / "config.toml"))
     (tmp_path / "config.toml").write_text(f'[index]\nurl = "{index.url}"\n')
-    made = Local(tmp_path / "project", shared_store, offline=False)
+    made = Local(tmp_path / "project", own_store, offline=False)
     made.file("requirements.txt", "app<2\nlib\n").file("main.py", MAIN).write(LAYER, head=HEAD)
     (made.path / "base").symlink_to(base)
     return made

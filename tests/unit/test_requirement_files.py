@@ -103,8 +103,8 @@ def test_a_realization_knows_the_files(local):
 
 @pytest.mark.userns
 def test_a_missing_file_is_told_before_anything_is_resolved(local):
-    local.write(layer('requirements = "gone.txt"'))
-    with pytest.raises(ManifestError, match=r"layers\[0\]\.requirements: there is no file gone\.txt"):
+    local.write(layer('packages = ["app"]') + layer('requirements = "gone.txt"').replace('"python"', '"more"'))
+    with pytest.raises(ManifestError, match=r"layers\[1\]\.requirements: there is no file gone\.txt"):
         local.lock()
     assert local.listener.said == []
 
