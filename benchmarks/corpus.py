@@ -447,7 +447,7 @@ means the same diff id: the same paths, types, modes, contents, links and times.
 a pip set on Python, and on the pip sets that were built in the same go.
 
 *Mended* means that the set differed, in nothing but files for which a [rule](../docs/reference/scrubbed-paths.md) was
-made then, and was not built again since.
+made then, and was not built again since. Sets that were identical before that were not built again either.
 """
 TOLD = """\
 `apt-get install --no-install-recommends` of each set, simulated in a Docker container of the same base, names the same
