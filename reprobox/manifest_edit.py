@@ -1,35 +1,40 @@
 """Adding packages to a manifest's text, and removing them, without touching anything else of it. Pure.
 
-The places of values come from the walk that reads every manifest (:mod:`reprobox.toml_lines`), and the text is cut
-and joined there: comments, quotes, indentation, line ends and trailing commas stay byte for byte, and adding a
-package and removing it again gives the text that was there.
+tomlkit keeps comments, quotes, indentation and the order of keys: what is added and removed again was never there. A
+document that tomlkit would write otherwise than it read it, such as one with other tables among its ``[[layers]]``, is
+refused.
+
+Only the verbs that edit import this module. tomlkit is slow on hostile documents: :mod:`reprobox.manifest` reads and
+limits the text first.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
-from reprobox import toml_lines
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import AoT, Array, Comment, Item, Key, Null, SingleKey, String, Table, Whitespace
+
 from reprobox.errors import UsageError
-from reprobox.toml_lines import Path, Positions
 
 #: What the layer is called that is made for the first package of a kind.
 NAMES = {"apt": "system", "pip": "python"}
 #: Tables that a manifest has below its layers.
 _AFTER_LAYERS = ("env", "mounts", "run", "secrets", "targets")
 
-_REST_OF_LINE = re.compile(r"[ \t]*(?:#[^\n]*)?(?=\n|\Z)")
 _VERSIONS = re.compile(r"[\s=<>~!;@(\[]")
-_COMMA = re.compile(r"(?:[ \t\n]|#[^\n]*(?=\n))*,")
 
 NameOf: TypeAlias = Callable[[str], str]
 """The name of a package as its kind spells it, from what the manifest or the command line says."""
+
+_Body: TypeAlias = list[tuple[Key | None, Item]]
+"""What a table holds, in the text's order: values, blank lines, comments. Those above a table end the one before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +54,12 @@ def add(
     A package that is there takes the versions that are given, where it is; another goes to the end of the layer's list.
     Raises :class:`UsageError` where it is not clear which layer is meant.
     """
+    if not text.endswith("\n"):
+        text, what_was_done = add(f"{text}\n", kind, packages, layer, name_of)
+        return text.removesuffix("\n"), what_was_done
     done = []
     for package in dict.fromkeys(packages):
-        with_package, what = _with(_Text.read(text), kind, package, layer, name_of)
+        with_package, what = _with(_Document.read(text), kind, package, layer, name_of)
         text = with_package
         done.append(what)
     return text, tuple(done)
@@ -64,9 +72,12 @@ def remove(
 
     Raises :class:`UsageError` for a package that is not there, with near names, or that several layers have.
     """
+    if not text.endswith("\n"):
+        text, what_was_done = remove(f"{text}\n", kind, packages, layer, name_of)
+        return text.removesuffix("\n"), what_was_done
     done = []
     for name in dict.fromkeys(map(name_of, packages)):
-        document = _Text.read(text)
+        document = _Document.read(text)
         held = _held(document, kind, name, layer, name_of)
         if not held:
             raise _not_there(document, kind, name, layer, name_of)
@@ -79,7 +90,7 @@ def remove(
         for index, at in reversed(held):
             done.append(Done(what="removed", package=document.packages(index)[at], layer=document.name(index)))
             text = _without(document, index, at)
-            document = _Text.read(text)
+            document = _Document.read(text)
     return text, tuple(done)
 
 
@@ -87,17 +98,22 @@ def remove(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Text:
-    """A manifest's text with what it says and where. Lines end in a bare newline."""
+class _Document:
+    """A manifest as it is written, and what its layers say. Lines end in a bare newline."""
 
+    toml: tomlkit.TOMLDocument
     text: str
-    layers: Sequence[Any]
-    positions: Positions
+    layers: Sequence[dict[str, Any]]
 
     @classmethod
-    def read(cls, text: str) -> _Text:
-        positions = toml_lines.scan(text)
-        return cls(text=text, layers=tomllib.loads(text).get("layers", []), positions=positions)
+    def read(cls, text: str) -> _Document:
+        try:
+            toml = tomlkit.parse(text)
+        except TOMLKitError:
+            raise _not_editable() from None
+        if tomlkit.dumps(toml) != text:
+            raise _not_editable()
+        return cls(toml=toml, text=text, layers=toml.unwrap().get("layers", []))
 
     def name(self, index: int) -> str:
         return str(self.layers[index].get("name", ""))
@@ -108,11 +124,21 @@ class _Text:
     def of_kind(self, kind: str) -> list[int]:
         return [number for number, table in enumerate(self.layers) if table.get("kind") == kind]
 
-    def cut(self, start: int, end: int, new: str = "") -> str:
-        return self.text[:start] + new + self.text[end:]
+    @property
+    def written(self) -> Any:
+        """The layers as they are written: ``[[layers]]`` tables, or a list of inline tables."""
+        return self.toml["layers"] if "layers" in self.toml else AoT([])
 
 
-def _held(document: _Text, kind: str, name: str, layer: str | None, name_of: NameOf) -> list[tuple[int, int]]:
+def _not_editable() -> UsageError:
+    return UsageError(
+        "it cannot be edited without moving something else of it",
+        where="research.toml",
+        hint="put no other tables between the [[layers]], or edit it yourself and run `reprobox lock`",
+    )
+
+
+def _held(document: _Document, kind: str, name: str, layer: str | None, name_of: NameOf) -> list[tuple[int, int]]:
     """Where packages of that name are: (layer, place in its list)."""
     return [
         (index, at)
@@ -123,7 +149,7 @@ def _held(document: _Text, kind: str, name: str, layer: str | None, name_of: Nam
     ]
 
 
-def _with(document: _Text, kind: str, package: str, layer: str | None, name_of: NameOf) -> tuple[str, Done]:
+def _with(document: _Document, kind: str, package: str, layer: str | None, name_of: NameOf) -> tuple[str, Done]:
     name = name_of(package)
     held = _held(document, kind, name, layer, name_of)
     if not held:
@@ -135,33 +161,31 @@ def _with(document: _Text, kind: str, package: str, layer: str | None, name_of: 
     if len(held) > 1:  # the same package twice, as for two Python versions: which is meant cannot be known
         return _added(document, kind, package, document.name(held[0][0]))
     ((index, at),) = held
-    start, end = document.positions.spans["layers", index, "packages", at]
-    text = document.cut(start, end, _quoted(package, document.text[start]))
-    return text, Done(what="changed", package=package, layer=document.name(index))
+    array = document.written[index]["packages"]
+    array[at] = _string(package, like=array[at].as_string()[0])
+    return tomlkit.dumps(document.toml), Done(what="changed", package=package, layer=document.name(index))
 
 
-def _added(document: _Text, kind: str, package: str, layer: str | None) -> tuple[str, Done]:
+def _added(document: _Document, kind: str, package: str, layer: str | None) -> tuple[str, Done]:
     index = _chosen(document, kind, layer)
     if index is None:
         name = layer or _free(document, NAMES.get(kind, kind))
         return _with_layer(document, kind, name, package), Done(what="added", package=package, layer=name)
-    done = Done(what="added", package=package, layer=document.name(index))
-    return _appended(document, ("layers", index, "packages"), package), done
+    array = document.written[index]["packages"]
+    _append(array, _string(package, like=array[-1].as_string()[0] if array else '"'))
+    return tomlkit.dumps(document.toml), Done(what="added", package=package, layer=document.name(index))
 
 
-def _chosen(document: _Text, kind: str, layer: str | None) -> int | None:
+def _chosen(document: _Document, kind: str, layer: str | None) -> int | None:
     """The layer that new packages of ``kind`` go to; None where it is to be made."""
     indexes = document.of_kind(kind)
     names = [document.name(index) for index in indexes]
     if layer is not None:
         return _named(document, kind, layer, names)
-    lists = [index for index in indexes if ("layers", index, "packages") in document.positions.spans]
-    if len(lists) == 1 and len(indexes) == 1:
-        return lists[0]
     if not indexes:
         return None
     if len(indexes) == 1:
-        raise _no_list(document, indexes[0])
+        return _with_list(document, indexes[0])
     raise UsageError(
         f"there is more than one layer of kind {kind}: {', '.join(names)}",
         where="research.toml",
@@ -169,16 +193,14 @@ def _chosen(document: _Text, kind: str, layer: str | None) -> int | None:
     )
 
 
-def _named(document: _Text, kind: str, layer: str, names: Sequence[str]) -> int | None:
+def _named(document: _Document, kind: str, layer: str, names: Sequence[str]) -> int | None:
     for index, table in enumerate(document.layers):
         if document.name(index) == layer and table.get("kind") != kind:
             other = table.get("kind")
             hint = f"layers of kind {kind}: {', '.join(names)}" if names else "leave --layer out, and one is made"
             raise UsageError(f"layer {layer!r} is of kind {other}, not {kind}", where="--layer", hint=hint)
         if document.name(index) == layer:
-            if ("layers", index, "packages") not in document.positions.spans:
-                raise _no_list(document, index)
-            return index
+            return _with_list(document, index)
     if not names:
         return None
     near = get_close_matches(layer, names, n=1)
@@ -186,25 +208,27 @@ def _named(document: _Text, kind: str, layer: str, names: Sequence[str]) -> int 
     raise UsageError(f"there is no layer {layer!r}", where="--layer", hint=hint)
 
 
-def _no_list(document: _Text, index: int) -> UsageError:
-    """A layer whose packages another file names."""
+def _with_list(document: _Document, index: int) -> int:
+    """``index``. Raises :class:`UsageError` for a layer whose packages another file names."""
     table = document.layers[index]
+    if "packages" in table:
+        return index
     key = next((key for key in ("requirements", "pylock", "project") if key in table), "")
     origin = f"from {table[key]!r}" if key else "from elsewhere"
-    return UsageError(
+    raise UsageError(
         f"layer {document.name(index)!r} takes its packages {origin}",
         where="research.toml",
         hint="edit that file, or write a layer with `packages` and give its name with --layer",
     )
 
 
-def _free(document: _Text, name: str) -> str:
+def _free(document: _Document, name: str) -> str:
     taken = {document.name(index) for index in range(len(document.layers))}
     numbers = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(other for other in numbers if other not in taken)
 
 
-def _not_there(document: _Text, kind: str, name: str, layer: str | None, name_of: NameOf) -> UsageError:
+def _not_there(document: _Document, kind: str, name: str, layer: str | None, name_of: NameOf) -> UsageError:
     names = [name_of(item) for index in document.of_kind(kind) for item in document.packages(index)]
     others = [index for index in range(len(document.layers)) if name in document.packages(index)]
     where = f"layer {layer!r}" if layer else f"a layer of kind {kind}"
@@ -220,138 +244,129 @@ def _not_there(document: _Text, kind: str, name: str, layer: str | None, name_of
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _with_layer(document: _Text, kind: str, name: str, package: str) -> str:
+def _with_layer(document: _Document, kind: str, name: str, package: str) -> str:
     """A new layer: below the others, but packages of the system above those of Python, which may need them."""
-    if ("layers",) in document.positions.spans:
-        table = f'{{ name = "{name}", kind = "{kind}", packages = [{_quoted(package)}] }}'
-        return _appended(document, ("layers",), table, literal=True)
-    block = f'[[layers]]\nname = "{name}"\nkind = "{kind}"\npackages = [{_quoted(package)}]'
-    place = _place(document, kind)
-    if place is not None:
-        return document.cut(place, place, f"{block}\n\n")
-    if document.text.endswith("\n"):
-        return f"{document.text}\n{block}\n"
-    return f"{document.text}\n\n{block}"
+    values = {"name": name, "kind": kind, "packages": [_string(package)]}
+    if isinstance(layers := document.written, Array):
+        inline = tomlkit.inline_table()
+        inline.update(values)
+        _append(layers, inline)
+        return tomlkit.dumps(document.toml)
+    table = tomlkit.item(values)
+    top = document.toml.body
+    index = next(iter(document.of_kind("pip")), len(layers)) if kind == "apt" else len(layers)
+    if index == len(layers) and _place(document) == len(top) - bool(layers):  # the end of the file
+        table.trivia.indent = "\n"
+    else:
+        comments = _comments(*_above(document, index))
+        table.value.body.extend([(None, Whitespace("\n")), *comments])
+    if not layers:
+        top.insert(_place(document), (SingleKey("layers"), layers))
+    layers.insert(index, table)
+    return tomlkit.dumps(document.toml)
 
 
-def _place(document: _Text, kind: str) -> int | None:
-    """Where a new ``[[layers]]`` goes; None for the end of the file."""
-    tables = document.positions.tables
-    first_pip = next(iter(document.of_kind("pip")), None) if kind == "apt" else None
-    if first_pip is not None:
-        return next(_with_comments(document.text, start) for path, start in tables if path == ("layers", first_pip))
-    numbers = [number for number, (path, _) in enumerate(tables) if path[:1] == ("layers",)]
-    below = [item for item in tables if item[0][0] in _AFTER_LAYERS]
-    after = tables[numbers[-1] + 1 :] if numbers else below
-    return _with_comments(document.text, after[0][1]) if after else None
-
-
-def _with_comments(text: str, start: int) -> int:
-    """Where the comment lines begin that stand right above the line at ``start``."""
-    while start and (line := text[text.rfind("\n", 0, start - 1) + 1 : start]).lstrip(" \t").startswith("#"):
-        start -= len(line)
-    return start
-
-
-def _without(document: _Text, index: int, at: int) -> str:
+def _without(document: _Document, index: int, at: int) -> str:
     if len(document.packages(index)) > 1:
-        return _deleted(document, ("layers", index, "packages"), at)
-    if ("layers",) in document.positions.spans:
-        return _deleted(document, ("layers",), index)
-    return _without_layer(document, index)
+        _delete(document.written[index]["packages"], at)
+    elif isinstance(document.written, Array):
+        _delete(document.written, index)
+    else:
+        return _without_layer(document, index)
+    return tomlkit.dumps(document.toml)
 
 
-def _without_layer(document: _Text, index: int) -> str:
+def _without_layer(document: _Document, index: int) -> str:
     """Its tables go; comments above it stay, and those above the next table."""
-    text, tables = document.text, document.positions.tables
-    own = [number for number, (path, _) in enumerate(tables) if path[:2] == ("layers", index)]
-    start = tables[own[0]][1]
-    if own[-1] + 1 < len(tables):
-        return document.cut(start, max(_with_comments(text, tables[own[-1] + 1][1]), start))
-    blank = 1 if text.endswith("\n") else 2
-    while blank and start and text[start - 1] == "\n" and text[: start - 1].strip():
+    top, layers = document.toml.body, document.written
+    at_end = index == len(layers) - 1 and _place(document) == len(top) - 1
+    body, stop = _above(document, index)
+    if not at_end:
+        body[stop:stop] = _comments(*_end(layers.body[index].value.body))
+    del layers[index]
+    if not layers:
+        del top[_place(document)]
+    text = tomlkit.dumps(document.toml)
+    return text.removesuffix("\n") if at_end and text.endswith("\n\n") else text
+
+
+def _place(document: _Document) -> int:
+    """Where ``[[layers]]`` are among what the document holds, or where they would go."""
+    top = document.toml.body
+    keys = [key.key if key and _is_table(key, item) else "" for key, item in top]
+    if "layers" in keys:
+        return keys.index("layers")
+    return next((at for at, key in enumerate(keys) if key in _AFTER_LAYERS), len(top))
+
+
+def _above(document: _Document, index: int) -> tuple[_Body, int]:
+    """What stands right above layer ``index``: the table it is in, and how many of that table's items are above."""
+    if index:
+        return _end(document.written.body[index - 1].value.body)
+    return _end(document.toml.body, _place(document))
+
+
+def _end(body: _Body, stop: int | None = None) -> tuple[_Body, int]:
+    """The innermost table that ends where item ``stop`` of ``body`` begins (its end by default), and how far in it."""
+    stop = len(body) if stop is None else stop
+    while stop and _is_table(*body[stop - 1]):
+        last: Any = body[stop - 1][1]
+        body = (last.body[-1] if isinstance(last, AoT) else last).value.body
+        stop = len(body)
+    return body, stop
+
+
+def _is_table(key: Key | None, item: Item) -> bool:
+    """Whether it has a header; dotted keys make tables without one."""
+    return isinstance(item, AoT) or (isinstance(item, Table) and key is not None and not key.is_dotted())
+
+
+def _comments(body: _Body, stop: int) -> _Body:
+    """Take out the comment lines that end at ``stop``."""
+    start = stop
+    while start and isinstance(body[start - 1][1], Comment):
         start -= 1
-        blank -= 1
-    return text[:start]
+    taken = body[start:stop]
+    del body[start:stop]
+    return taken
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def _quoted(text: str, like: str = '"') -> str:
+def _string(text: str, like: str = '"') -> String:
     """A TOML string, in quotes ``like`` those beside it where the text allows."""
-    if "'" not in text and (like == "'" or '"' in text) and text.isprintable():
-        return f"'{text}'"
-    return json.dumps(text, ensure_ascii=False)
+    literal = "'" not in text and (like == "'" or '"' in text) and text.isprintable()
+    return tomlkit.string(text, literal=literal)
 
 
-def _appended(document: _Text, path: Path, item: str, *, literal: bool = False) -> str:
-    """The text with one more item in the list at ``path``, written as the last one is."""
-    text, spans = document.text, document.positions.spans
-    start, _ = spans[path]
-    count = _count(document, path)
-    if not count:
-        return document.cut(start + 1, start + 1, item if literal else _quoted(item))
-    first, end = spans[*path, count - 1]
-    written = item if literal else _quoted(item, text[first])
-    comma = _comma(text, end)
-    tail = "," if comma else ""
-    after = comma or end
-    if not _on_its_own_line(text, first):
-        return document.cut(after, after, f" {written}," if comma else f", {written}")
-    indent = text[text.rfind("\n", 0, first) + 1 : first]
-    rest = _REST_OF_LINE.match(text, after)
-    place = rest.end() if rest else after
-    added = f"\n{indent}{written}{tail}"
-    if comma:
-        return document.cut(place, place, added)
-    return text[:end] + "," + text[end:place] + added + text[place:]
+def _append(array: Array, item: Item) -> None:
+    """The last item's line, indentation and comma are the new one's too, but no blank line above it."""
+    with _ending_kept(array):
+        array.append(item)
+    *others, added = _written(array)
+    indent = added.indent.s if added.indent else ""
+    if others and not others[-1].comma and "," not in indent:  # tomlkit forgets it where a comment stands between
+        others[-1].comma = Whitespace(",")
+    if "\n" in indent:
+        added.indent = Whitespace("\n" + indent.rpartition("\n")[2])
 
 
-def _deleted(document: _Text, path: Path, at: int) -> str:
-    """The text without item ``at`` of the list at ``path``, and without the comment on its line."""
-    text, spans = document.text, document.positions.spans
-    first, end = spans[*path, at]
-    comma = _comma(text, end)
-    after = comma or end
-    last = at == _count(document, path) - 1
-    if _on_its_own_line(text, first) and (rest := _REST_OF_LINE.match(text, after)):
-        shorter = document.cut(text.rfind("\n", 0, first), rest.end())
-        return shorter if comma or not last or not at else _without_comma(replace(document, text=shorter), path, at - 1)
-    if not last:
-        following, _ = spans[*path, at + 1]
-        between = text[after:following]
-        return document.cut(first, after if "\n" in between or "#" in between else following)
-    if not at:
-        return document.cut(first, after)
-    _, before = spans[*path, at - 1]
-    if comma:
-        return document.cut(_comma(text, before) or before, comma)
-    between = text[before:first]
-    if "#" in between:
-        return _without_comma(replace(document, text=document.cut(first, end)), path, at - 1)
-    return document.cut(before, end)
+def _delete(array: Array, at: int) -> None:
+    with _ending_kept(array):
+        del array[at]
 
 
-def _without_comma(document: _Text, path: Path, at: int) -> str:
-    """Item ``at``, which is the last one now, ends as the one after it did: without a comma."""
-    _, end = document.positions.spans[*path, at]
-    comma = _comma(document.text, end)
-    return document.cut(comma - 1, comma) if comma else document.text
+@contextmanager
+def _ending_kept(array: Array) -> Iterator[None]:
+    """After the last item a comma stays, or none, whichever tomlkit would write."""
+    comma = _written(array)[-1].comma if array else None
+    yield
+    if array:
+        _written(array)[-1].comma = comma
 
 
-def _count(document: _Text, path: Path) -> int:
-    count = 0
-    while (*path, count) in document.positions.spans:
-        count += 1
-    return count
-
-
-def _comma(text: str, end: int) -> int:
-    """Where the comma after a value ends; 0 if there is none."""
-    found = _COMMA.match(text, end)
-    return found.end() if found else 0
-
-
-def _on_its_own_line(text: str, first: int) -> bool:
-    return not text[text.rfind("\n", 0, first) + 1 : first].strip()
+def _written(array: Array) -> list[Any]:
+    """The items with the space and the comma around them, for which tomlkit has no public name."""
+    groups = array._value  # noqa: SLF001 - there is no other way to them
+    return [group for group in groups if isinstance(group.value, Item) and not isinstance(group.value, Null)]

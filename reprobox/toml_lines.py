@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import NoReturn, TypeAlias
 
@@ -53,14 +53,11 @@ class LimitError(ValueError):
 class Positions:
     """What a walk over a document found; lines are 1-based.
 
-    ``spans`` are the places of values in the text, as (start, end); ``tables`` those of ``[table]`` headers, in order.
     ``repeated`` is a key that is defined twice, as (path, first line, second line). ``unclosed`` is the line of the
     outermost bracket that was still open where the walk stopped, else 0.
     """
 
     lines: Mapping[Path, int]
-    spans: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
-    tables: tuple[tuple[Path, int], ...] = ()
     repeated: tuple[Path, int, int] | None = None
     unclosed: int = 0
 
@@ -78,7 +75,7 @@ def scan(text: str) -> Positions:
         walk.document()
     except _NotUnderstoodError:
         return Positions(lines=walk.lines, repeated=walk.repeated, unclosed=next(iter(walk.open), 0))
-    return Positions(lines=walk.lines, spans=walk.spans, tables=tuple(walk.tables), repeated=walk.repeated)
+    return Positions(lines=walk.lines, repeated=walk.repeated)
 
 
 def show(path: Path) -> str:
@@ -108,8 +105,6 @@ class _Walk:
         self.text = text
         self.at = 0
         self.lines: dict[Path, int] = {}
-        self.spans: dict[Path, tuple[int, int]] = {}
-        self.tables: list[tuple[Path, int]] = []
         self.repeated: tuple[Path, int, int] | None = None
         self.open: list[int] = []
         self._defined: set[Path] = set()
@@ -119,14 +114,11 @@ class _Walk:
     def document(self) -> None:
         table: Path = ()
         while self._skip(_GAP):
-            start = self.at
             if self._take("[["):
                 table = self._array_header()
-                self.tables.append((table, start))
             elif self._take("["):
                 table = self._define(self._key(()))
                 self._expect("]")
-                self.tables.append((table, start))
             else:
                 self._pair(table)
             self._must(_COMMENT)
@@ -147,17 +139,12 @@ class _Walk:
         self._value(path)
 
     def _value(self, path: Path) -> None:
-        start = self.at
         if self._take("["):
             self._array(path)
         elif self._take("{"):
             self._inline_table(path)
         else:
             self._must(_SCALAR)
-        end = self.at
-        while self.text[end - 1] in " \t":  # a bare word is read up to its line's end
-            end -= 1
-        self.spans[path] = (start, end)
 
     def _array(self, path: Path) -> None:
         self._enter()

@@ -185,6 +185,44 @@ def test_the_last_package_of_a_layer_that_others_follow(edited):
     assert edited.manifest.read_bytes() == before
 
 
+def test_a_layer_that_is_made_or_removed_leaves_comments_with_their_tables(fresh):
+    """Comments right above a table are that table's, wherever tomlkit keeps them."""
+    python = '# numbers\n[[layers]] # by pip\nname = "python"\nkind = "pip"\npackages = ["numpy"]\n'
+    fresh.edit("[env]\n", f"# a note\n\n{python}[layers.env]\nA = '1'\n\n# how it runs\n# always\n[env]\n")
+    before = fresh.manifest.read_text()
+    assert fresh("add", "apt", "git", "--no-lock").status == 0
+    system = '[[layers]]\nname = "system"\nkind = "apt"\npackages = ["git"]\n\n'
+    assert fresh.manifest.read_text() == before.replace("# numbers\n", f"{system}# numbers\n")
+    assert fresh("remove", "pip", "numpy", "--no-lock").status == 0
+    after = before.replace(f"{python}[layers.env]\nA = '1'\n\n", f"{system}# numbers\n")
+    assert fresh.manifest.read_text() == after
+    assert fresh("remove", "apt", "git", "--no-lock").status == 0
+    assert fresh.manifest.read_text() == after.replace(system, "")
+
+
+def test_a_list_of_inline_tables(fresh):
+    tables = '[project]\nname = "x"\n\n[base]\nbootstrap = "debian:bookworm"\n'
+    before = f'layers = [\n  {{ name = "a", kind = "pip", packages = ["numpy"] }}, # first\n]\n{tables}'
+    fresh.manifest.write_text(before)
+    assert fresh("add", "apt", "git", "--no-lock").status == 0
+    added = '  {name = "system", kind = "apt", packages = ["git"]},\n]\n'
+    assert fresh.manifest.read_text() == before.replace("]\n[project]", f"{added}[project]")
+    assert fresh("remove", "apt", "git", "--no-lock").status == 0
+    assert fresh.manifest.read_text() == before
+
+
+def test_what_tomlkit_would_move_is_refused(edited):
+    edited.edit("# how it runs\n", "[secrets]\n\n[[layers]]\nname = 'b'\nkind = 'pip'\npackages = ['scipy']\n\n")
+    before = edited.manifest.read_bytes()
+    told = edited("add", "apt", "make", "--no-lock")
+    assert told.status == 2
+    assert told.err == (
+        "error: research.toml: it cannot be edited without moving something else of it\n"
+        "  hint: put no other tables between the [[layers]], or edit it yourself and run `reprobox lock`\n"
+    )
+    assert edited.manifest.read_bytes() == before
+
+
 def test_mixed_line_ends_are_refused(edited):
     edited.manifest.write_bytes(edited.manifest.read_bytes().replace(b"\n", b"\r\n", 3))
     told = edited("add", "apt", "make", "--no-lock")
