@@ -2,7 +2,7 @@
 
 tomlkit keeps comments, quotes, indentation and the order of keys: what is added and removed again was never there. A
 document that tomlkit would write otherwise than it read it, such as one with other tables among its ``[[layers]]``, is
-refused.
+refused. In a list whose lines begin with their commas, new items may go on its last line.
 
 Only the verbs that edit import this module. tomlkit is slow on hostile documents: :mod:`reprobox.manifest` reads and
 limits the text first.
