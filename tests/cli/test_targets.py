@@ -277,7 +277,7 @@ def test_why_speaks_of_the_target_alone(pair):
     assert told.status == 0
     assert "stale" not in told.err
     pair.manifest.write_text(pair.manifest.read_text().replace('"green"', '"blue"'))
-    assert "stale: targets.gpu" in pair("graph", "--target", "gpu", "--why", "moving").err
+    assert "stale, this is of the lock: targets.gpu" in pair("graph", "--target", "gpu", "--why", "moving").err
 
 
 def test_sealing_leaves_out_what_cannot_be_built_here(pair):

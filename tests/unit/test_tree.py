@@ -552,7 +552,7 @@ def as_ordinary_user(user, folder: Path, body: str) -> str:
     source = user.home / "normaliser"
     if not source.exists():
         (source / "reprobox").mkdir(parents=True)
-        for name in ("__init__.py", "digest.py", "errors.py", "namespace.py", "tree.py", "image.py"):
+        for name in ("__init__.py", "digest.py", "errors.py", "namespace.py", "scrub.py", "tree.py", "image.py"):
             shutil.copy(ROOT / "reprobox" / name, source / "reprobox")
         user.give(source)
     program = PROGRAM.format(source=str(source), body=body)
