@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reprobox import graph, tables
-from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.digest import Json
-from reprobox.engine import BUILD_ENVIRONMENT, Session, available, build, image_environment, this_platform
+from reprobox.engine import Session, available, this_platform
 from reprobox.errors import (
     LockError,
     ManifestError,
     PlatformError,
     Problem,
-    ReproboxError,
     ResolveError,
     StaleLockError,
 )
@@ -25,8 +22,6 @@ from reprobox.layers.fetch import MOUNTS, Fetch, download_layer
 from reprobox.layers.git import Git, checkout_layer, resolve_checkout
 from reprobox.layers.kind import Kind, Resolution, ResolveRequest
 from reprobox.lock import (
-    BASE,
-    Input,
     Lock,
     LockedLayer,
     LockedTarget,
@@ -40,127 +35,10 @@ from reprobox.lock import (
 from reprobox.locked_data import lock_data, lock_downloads
 from reprobox.manifest import DEFAULT_TARGETS, EMPTY, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
-from reprobox.providers import Found
-from reprobox.registry import Registries
-from reprobox.store import StoredLayer
-from reprobox.tree import Tree, opened
+from reprobox.world import NO_DATE, ProjectWorld
 
 #: More layers than this in one image are refused: Docker stops at 125.
 MOST_LAYERS = 120
-#: The epoch of an environment whose base knows no date: the first moment that a zip file can say.
-NO_DATE = 315_532_800
-
-
-@dataclass(kw_only=True)
-class _World:
-    """What kinds may do while they resolve: see :class:`reprobox.layers.kind.World`."""
-
-    session: Session
-    platform: str
-    base: LockedLayer | None = None
-    epoch: int = NO_DATE
-    roots: Mapping[str, Lock] = field(default_factory=dict)
-    here: str = field(default_factory=this_platform)
-    _tree: Tree | None = None
-
-    @property
-    def store(self) -> object:
-        return self.session.store
-
-    @property
-    def project(self) -> object:
-        return self.session.project
-
-    @property
-    def offline(self) -> bool:
-        return self.session.offline
-
-    @property
-    def archives(self) -> Mapping[str, Sequence[str]]:
-        return self.session.config.archives
-
-    @property
-    def registries(self) -> Registries:
-        return self.session.registries
-
-    @property
-    def index(self) -> Mapping[str, str]:
-        return self.session.config.index
-
-    @property
-    def seen(self) -> dict[str, str]:
-        return self.session.seen
-
-    def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
-        return self.session.documents.get(url, fresh=fresh, limit=limit)
-
-    def fetch(self, inputs: Sequence[Input]) -> None:
-        if self.base is not None:  # where its own sources have packages, providers look there
-            self.session.target = self._target()
-        self.session.fetch(inputs)
-
-    def obtain(self, urls: Sequence[str]) -> list[Found]:
-        return self.session.obtain(urls)
-
-    def remember(self, item: Input, urls: Sequence[str]) -> None:
-        self.session.hints.remember(item, urls)
-
-    def say(self, text: str) -> None:
-        self.session.reporter.say(text)
-
-    def read(self, path: str) -> bytes | None:
-        place = self._place(path)
-        entry = self._files().get(place) if place is not None else None
-        if place is None or entry is None or entry.kind != "f":
-            return None
-        with opened(os.fsencode(self._built_base().tree) + b"/" + place) as file:
-            return file.read()
-
-    def find(self, folder: str) -> tuple[str, ...]:
-        place = self._place(folder)
-        if place is None:
-            return ()
-        below = [path for path, entry in self._files().entries.items() if entry.kind != "d"]
-        found = (path.removeprefix(place + b"/") for path in below if path.startswith(place + b"/"))
-        return tuple(sorted(f"/{folder.strip('/')}/{os.fsdecode(name)}" for name in found))
-
-    def tool(
-        self, argv: Sequence[str], *, binds: Sequence[Bind] = (), stdin: bytes = b"", root: Lock | None = None
-    ) -> ToolResult:
-        base = self._built_base() if root is None else _built(self.session, root.targets[BASE], root.epoch)
-        base = self.session.store.own(base)
-        environment = {**image_environment(base.record), **BUILD_ENVIRONMENT}
-        return self.session.builder.tool(
-            ToolRequest(
-                parents=(base.tree,), argv=tuple(argv), environment=environment, binds=tuple(binds), stdin=stdin
-            )
-        )
-
-    def _place(self, path: str) -> bytes | None:
-        try:
-            return self._files().resolve(os.fsencode(path), final=True)
-        except OSError:  # links in a circle
-            return None
-
-    def _files(self) -> Tree:
-        if self._tree is None:
-            self._tree = Tree.load(self._built_base().index)
-        return self._tree
-
-    def _target(self) -> LockedTarget:
-        if self.base is None:
-            raise ReproboxError("the base cannot be looked into while it is being resolved")
-        return LockedTarget(name="", platform=self.platform, layers=(self.base,))
-
-    def _built_base(self) -> StoredLayer:
-        return _built(self.session, self._target(), self.epoch)
-
-
-def _built(session: Session, target: LockedTarget, epoch: int) -> StoredLayer:
-    build(session, target, epoch)
-    stored = session.store.layer(target.base.id)
-    assert stored is not None
-    return stored
 
 
 def resolve(
@@ -193,7 +71,7 @@ def resolve(
     epoch = _epoch(drafts, others, previous)
     roots = _native_roots(manifest, drafts, others, epoch)
     targets = {draft.name: _resolve_target(draft, epoch, roots) for draft in drafts}
-    world = _World(session=session, platform=drafts[0].world.platform)
+    world = ProjectWorld(session=session, platform=drafts[0].world.platform)
     checkout = _checkout(manifest, previous, epoch, upgrade, world)
     downloads = _downloads(manifest, previous, epoch, upgrade, world)
     data |= lock_downloads(session, manifest, downloads, data, epoch)
@@ -217,7 +95,7 @@ def refuse_unavailable(manifest: Manifest) -> None:
 
 
 def _checkout(
-    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: _World
+    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: ProjectWorld
 ) -> LockedLayer | None:
     """The code as a layer that stands alone, where it comes from a repository."""
     if manifest.code.git is None:
@@ -251,7 +129,7 @@ def _checkout(
 
 
 def _downloads(
-    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: _World
+    manifest: Manifest, previous: Lock | None, epoch: int, upgrade: Upgrade, world: ProjectWorld
 ) -> dict[str, LockedLayer]:
     """The files of mounts that can be downloaded, as layers that stand alone, by mount point."""
     layers = {}
@@ -328,7 +206,7 @@ class _Draft:
     request: str
     manifest: Manifest
     graph: graph.LayerGraph
-    world: _World
+    world: ProjectWorld
     pins: Pins
     shared: _Shared
     layers: list[LockedLayer] = field(default_factory=list)
@@ -357,7 +235,7 @@ def _draft(
         request=target_request(manifest, name),
         manifest=selected,
         graph=layers,
-        world=_World(session=session, platform=platform),
+        world=ProjectWorld(session=session, platform=platform),
         pins=match(old.layers if old else (), asked, upgrade),
         shared=shared or _Shared(),
     )

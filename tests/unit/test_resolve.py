@@ -12,7 +12,8 @@ from reprobox import resolve
 from reprobox.errors import LockError, ManifestError
 from reprobox.lock import Lock, LockedLayer, with_ids
 from reprobox.pins import Upgrade
-from reprobox.resolve import NO_DATE, ensure_fresh, stale_keys
+from reprobox.resolve import ensure_fresh, stale_keys
+from reprobox.world import NO_DATE
 from tests import images
 from tests.local import HEAD, Local, copying, running
 
