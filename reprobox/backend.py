@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from reprobox.image import Image
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Availability:
@@ -105,26 +107,41 @@ class ImageLayer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RealizeRequest:
-    """Make the environment exist under ``name``.
+    """Make the environment exist under ``name`` (of the target) and ``version`` (empty if the manifest has none).
 
-    ``keep`` is a folder where the backend may keep what it makes, each thing under its image digest (sha256 hex);
-    ``output`` asks for a copy of the whole tree at that path instead.
+    ``image`` is all that an OCI image of it says; where the backend does not say that it ``needs_image``, the blobs of
+    its base may be absent. ``keep`` is a folder where the backend may keep what it makes, each thing under its image
+    digest (sha256 hex); ``output`` asks for a copy at that new path instead: of the whole tree, or of what the backend
+    makes for that name (a ``.sif``, a ``.tar``).
     """
 
     name: str
     layers: tuple[ImageLayer, ...]
+    image: Image
     image_digest: str
     tree_digest: str
     keep: Path
     output: Path | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Realization:
-    """The environment as a backend holds it: a path or image name, and its trees, lowest first, if it has any."""
+    """The environment as a backend holds it: a path or image name, and its trees, lowest first, if it has any.
+
+    A backend that has no trees finds the environment again by ``location`` alone, also in another process.
+    """
 
     location: str
     trees: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a run may use at most: ``memory`` in bytes, ``cpus`` as a number of processors; 0 is all there is."""
+
+    memory: int = 0
+    cpus: float = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +149,9 @@ class RunRequest:
     """Run ``argv`` in a realization.
 
     The caller's uid and gid; the root read-only; ``binds`` as declared; exactly ``environment``. ``network`` and
-    ``isolate`` are the caller's wish for less than the host's network, pids and ipc.
+    ``isolate`` are the caller's wish for less than the host's network, pids and ipc. ``gpus`` is ``""`` (what the
+    backend gives without being asked), ``"none"``, ``"all"``, or the numbers or UUIDs of devices with commas. A backend
+    that cannot keep a limit, or give a device, raises :class:`reprobox.errors.BackendError`; it never runs without.
     """
 
     realization: Realization
@@ -142,6 +161,8 @@ class RunRequest:
     workdir: str
     network: bool = True
     isolate: bool = False
+    limits: Limits = Limits()
+    gpus: str = ""
 
 
 @runtime_checkable
@@ -149,6 +170,7 @@ class Backend(Protocol):
     """What runs steps and environments. Registered by the ``reprobox_backends`` hook."""
 
     name: str
+    needs_image: bool  # whether ``realize`` reads the image's blobs
 
     def probe(self) -> Availability:
         """Really try the whole chain, and say what stops it and what to do about it."""

@@ -59,7 +59,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
     target = lock.targets[wish.target]
     if wish.with_code:
         target = with_code_layer(session, selected, lock, wish.target)
-    done = build(session, target, lock.epoch, image_wanted=wish.image)
+    done = build(session, target, lock.epoch, image_wanted=wish.image or runner.needs_image)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
     remember_build(session, environment)
     if wish.seal:
@@ -74,7 +74,9 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         realization = runner.realize(
             RealizeRequest(
                 name=f"{selected.project.name}-{wish.target}",
+                version=selected.project.version or "",
                 layers=environment.layers,
+                image=environment.image,
                 image_digest=environment.image_digest,
                 tree_digest=environment.tree_digest,
                 keep=session.store.root / "realizations",

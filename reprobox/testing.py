@@ -44,9 +44,9 @@ from reprobox.backend import (
     ToolResult,
 )
 from reprobox.digest import read_index, sha256, tree_digest, write_index
-from reprobox.engine import BUILD_ENVIRONMENT
+from reprobox.engine import BUILD_ENVIRONMENT, this_platform
 from reprobox.errors import BuildError
-from reprobox.image import layer_digest
+from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, Settings, layer_digest
 from reprobox.redact import holders
 from reprobox.tree import Tree, remove, scan
 
@@ -118,6 +118,19 @@ def small_base() -> ImageLayer:
 def small_skeleton() -> ImageLayer:
     """A last layer with nothing in it: environments have at least two."""
     return make_layer(small_base().tree.parents[1] / "skeleton", "skeleton", lambda _: None)
+
+
+def image_of(layers: Sequence[ImageLayer]) -> Image:
+    """The OCI image that is made of ``layers``, for this machine."""
+    settings = Settings(architecture=this_platform().partition("/")[2])
+    return Image(settings=settings, layers=tuple(map(_image_layer, layers)), epoch=EPOCH)
+
+
+@functools.cache
+def _image_layer(layer: ImageLayer) -> Layer:
+    digest, size = layer_digest(layer.tree, layer.index, EPOCH)
+    descriptor = Descriptor(media_type=LAYER_TYPE, digest=digest, size=size)
+    return Layer(descriptor=descriptor, diff_id=digest, tree=layer.tree, index=layer.index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,12 +221,14 @@ class Bench:
         """The small base, or ``layers``, and a skeleton on top, as the backend holds it."""
         stack = (*(layers or (small_base(),)), small_skeleton())
         merged = Tree.load(*(layer.index for layer in stack))
+        image = image_of(stack)
         (self.folder / "keep").mkdir(exist_ok=True)
         return self.backend.realize(
             RealizeRequest(
                 name="test",
                 layers=tuple(stack),
-                image_digest=sha256("".join(layer.id for layer in stack).encode()),
+                image=image,
+                image_digest=image.digest(),
                 tree_digest=tree_digest(merged.entries.values()),
                 keep=self.folder / "keep",
                 output=output,

@@ -69,6 +69,7 @@ class Sandbox:
     """
 
     name = "sandbox"
+    needs_image = False
 
     def __init__(self, scratch: Path | None = None, *, overlay: bool = True) -> None:
         self._scratch = scratch or Path(tempfile.gettempdir())

@@ -254,6 +254,7 @@ class Lame:
     """A backend that cannot work on this machine."""
 
     name = "lame"
+    needs_image = False
 
     def probe(self):
         return Availability(ok=False, reason="it lost a leg", hint="mend it")

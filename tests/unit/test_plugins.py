@@ -41,7 +41,8 @@ def a_kind(name: str, **more: Any) -> SimpleNamespace:
 
 
 def a_backend(name: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, **dict.fromkeys(("probe", "build", "tool", "realize", "run"), lambda *_: None))
+    methods = dict.fromkeys(("probe", "build", "tool", "realize", "run"), lambda *_: None)
+    return SimpleNamespace(name=name, needs_image=False, **methods)
 
 
 class Offering:
@@ -139,7 +140,7 @@ def test_strangers_are_registered_through_the_same_hooks(with_plugins):
             "TypeError: SimpleNamespace has no recipe, pinned, options, needs",
         ),
         (Offering(kinds=[object()]), "TypeError: object has no name, recipe"),
-        (Offering(backends=[SimpleNamespace(name="x")]), "TypeError: SimpleNamespace has no probe, build, tool"),
+        (Offering(backends=[SimpleNamespace(name="x")]), "TypeError: SimpleNamespace has no needs_image, probe, build"),
         (Offering(kinds=[a_kind("apt")]), "ValueError: the name 'apt' is taken"),
         (Offering(kinds=[a_kind("new"), a_kind("new")]), "ValueError: the name 'new' is taken"),
         (Offering(backends=[a_backend("sandbox")]), "ValueError: the name 'sandbox' is taken"),
