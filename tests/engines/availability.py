@@ -79,7 +79,11 @@ def docker() -> str:
 
 
 def apptainer() -> str:
-    return "" if not tool("apptainer") else tool("singularity") and "neither apptainer nor singularity is installed"
+    if reason := tool("apptainer") and tool("singularity"):
+        return f"{reason}, nor is apptainer"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "this user may not use /dev/fuse, by which Apptainer mounts images"
+    return tool("squashfuse") or _tried(["singularity", "version"], "Apptainer does not start")
 
 
 def ordinary() -> str:
