@@ -165,6 +165,43 @@ class RunRequest:
     gpus: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EditRequest:
+    """Run ``argv`` as user 0, with the caller's streams and terminal, in a copy of the environment that may be changed.
+
+    ``state`` is a folder, empty at first, below which the copy is kept between calls: the next call sees what this one
+    left. What a backend keeps elsewhere for it (a container) it takes away in ``discard(state)``, a method that only
+    such a backend has. ``parents`` and ``parent_index`` are the layers of the realization, as a step has them; between
+    calls they stay the same. The command has the host's network and resolver, and is under the filter that steps are
+    under where user 0 is pretended: ``apt-get install`` works. Files that it finds at ``binds`` are not of the copy.
+    """
+
+    realization: Realization
+    parents: tuple[Path, ...]
+    parent_index: Path
+    state: Path
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    binds: tuple[Bind, ...] = ()
+    workdir: str = "/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangesRequest:
+    """Say what the edits that are kept at ``state`` changed, as a step over the same parents would have left it.
+
+    ``output`` is an empty staging folder: the backend leaves ``tree/`` and ``index`` there, normalised by the rules of
+    steps that install packages. The copy stays as it is, and may be edited further.
+    """
+
+    realization: Realization
+    parents: tuple[Path, ...]
+    parent_index: Path
+    state: Path
+    output: Path
+    epoch: int
+
+
 @runtime_checkable
 class Backend(Protocol):
     """What runs steps and environments. Registered by the ``reprobox_backends`` hook."""
@@ -186,3 +223,15 @@ class Backend(Protocol):
 
     def run(self, request: RunRequest) -> int:
         """Run a command with the caller's streams and terminal; returns its exit status, or never returns."""
+
+    def has(self, realization: Realization) -> bool:
+        """Whether what :meth:`realize` made is still there; quickly, since nothing to do should take no time."""
+
+    def inspect(self, realization: Realization) -> Mapping[str, str]:
+        """The labels of what the backend holds; none for one that holds trees without labels."""
+
+    def edit(self, request: EditRequest) -> int:
+        """Run a command in a copy that may be changed; returns its exit status."""
+
+    def changes(self, request: ChangesRequest) -> BuildResult:
+        """What was changed in that copy, as a layer over the parents."""

@@ -155,7 +155,9 @@ class Plugins:
 
 
 #: What the protocols ask for: a noun that lacks something is refused when it is registered, not when it is used.
-_BACKEND = ("name", "needs_image", "probe", "build", "tool", "realize", "run")
+_BACKEND = (
+    "name", "needs_image", "probe", "build", "tool", "realize", "run", "has", "inspect", "edit", "changes",
+)  # fmt: skip
 _KIND = ("name", "recipe", "pinned", "options", "needs", "resolve", "step")
 
 

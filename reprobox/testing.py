@@ -24,7 +24,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from reprobox.backend import (
     Bind,
     BuildRequest,
     BuildResult,
+    ChangesRequest,
+    EditRequest,
     ImageLayer,
     Realization,
     RealizeRequest,
@@ -122,7 +124,8 @@ def small_skeleton() -> ImageLayer:
 
 def image_of(layers: Sequence[ImageLayer]) -> Image:
     """The OCI image that is made of ``layers``, for this machine."""
-    settings = Settings(architecture=this_platform().partition("/")[2])
+    labels = {"org.opencontainers.image.title": "a small environment"}
+    settings = Settings(architecture=this_platform().partition("/")[2], labels=labels)
     return Image(settings=settings, layers=tuple(map(_image_layer, layers)), epoch=EPOCH)
 
 
@@ -248,6 +251,10 @@ class Bench:
 
     def start(self, request: RunRequest, stdin: bytes = b"") -> tuple[int, Path]:
         """Start a run in a child process; returns its pid and the folder with its ``stdout`` and ``stderr``."""
+        return self.start_call(lambda: self.backend.run(request), stdin)
+
+    def start_call(self, call: Callable[[], int], stdin: bytes = b"") -> tuple[int, Path]:
+        """The same of anything that uses the caller's streams and returns an exit status."""
         place = self.place()
         (place / "stdin").write_bytes(stdin)
         streams = [os.open(place / "stdin", os.O_RDONLY)]
@@ -262,7 +269,7 @@ class Bench:
             try:
                 for number, descriptor in enumerate(streams):
                     os.dup2(descriptor, number)
-                status = self.backend.run(request)
+                status = call()
             except BaseException:  # noqa: BLE001 - the child must not return into the caller's code
                 os.write(2, traceback.format_exc().encode())
             finally:
@@ -284,6 +291,57 @@ class Bench:
     def shell(self, realization: Realization, script: str, **other: object) -> Ended:
         """Run a shell script in the environment."""
         return self.run(realization, "/bin/sh", "-c", script, **other)  # type: ignore[arg-type]
+
+    def editing(self, *layers: ImageLayer) -> Editing:
+        """A copy of the small base, or of ``layers``, that may be changed. It ends with ``close()``."""
+        stack = (*(layers or (small_base(),)), small_skeleton())
+        place = self.place()
+        (place / "state").mkdir()
+        (place / "parents.index").write_bytes(write_index(Tree.load(*(layer.index for layer in stack)).sorted()))
+        request = EditRequest(
+            realization=self.realize(*layers),
+            parents=tuple(layer.tree for layer in stack),
+            parent_index=place / "parents.index",
+            state=place / "state",
+            argv=(),
+            environment={**BUILD_ENVIRONMENT},
+        )
+        return Editing(self, request)
+
+
+class Editing:
+    """An environment that is being changed by hand."""
+
+    def __init__(self, bench: Bench, request: EditRequest) -> None:
+        self._bench = bench
+        self.request = request
+
+    def run(self, script: str, stdin: bytes = b"", **other: object) -> Ended:
+        """Run a shell script in the copy."""
+        request = replace(self.request, argv=("/bin/sh", "-eu", "-c", script), **other)  # type: ignore[arg-type]
+        return self._bench.end(*self._bench.start_call(lambda: self._bench.backend.edit(request), stdin))
+
+    def changes(self) -> Built:
+        """What was changed until now, as a layer."""
+        output = self._bench.place()
+        result = self._bench.backend.changes(
+            ChangesRequest(
+                realization=self.request.realization,
+                parents=self.request.parents,
+                parent_index=self.request.parent_index,
+                state=self.request.state,
+                output=output,
+                epoch=EPOCH,
+            )
+        )
+        layer = ImageLayer(id=result.diff_id, name="changes", tree=output / "tree", index=output / "index")
+        return Built(result=result, layer=layer, log="")
+
+    def close(self) -> None:
+        """Have the backend take away what it keeps of the copy elsewhere."""
+        discard = getattr(self._bench.backend, "discard", None)
+        if discard is not None:
+            discard(self.request.state)
 
 
 def running(words: str) -> list[int]:
@@ -318,6 +376,12 @@ class BackendConformance:
     @pytest.fixture
     def bench(self, backend: Backend, tmp_path: Path) -> Bench:
         return Bench(backend, tmp_path)
+
+    @pytest.fixture
+    def editing(self, bench: Bench) -> Iterator[Editing]:
+        copy = bench.editing()
+        yield copy
+        copy.close()
 
     # probing
 
@@ -651,6 +715,61 @@ class BackendConformance:
         built = bench.build("rm -r /var /root; chmod 700 /etc; echo x >>/etc/passwd")
         bench.shell(bench.realize(small_base(), built.layer), "echo x >/etc/passwd; rm /bin/sh")
         assert scan(small_base().tree) == before
+
+    def test_what_was_realized_is_still_there_and_what_was_not_is_not(self, bench: Bench) -> None:
+        realization = bench.realize()
+        assert bench.backend.has(realization)
+        trees = (bench.folder / "nothing",) if realization.trees else ()
+        gone = Realization(location=str(bench.folder / "nothing"), trees=trees)
+        assert not bench.backend.has(gone)
+
+    def test_labels_are_those_of_the_image_if_there_are_any(self, bench: Bench) -> None:
+        labels = bench.backend.inspect(bench.realize())
+        assert not labels or labels["org.opencontainers.image.title"] == "a small environment"
+
+    # changing things by hand
+
+    def test_an_edit_is_user_0_with_the_callers_streams(self, editing: Editing) -> None:
+        ended = editing.run("id -u; cat; echo err >&2; touch /new; chown 12345:12345 /new; exit 7", b"typed\n")
+        assert (ended.status, ended.stdout, ended.stderr) == (7, b"0\ntyped\n", b"err\n")
+
+    def test_edits_are_kept_between_calls_and_told_as_a_layer(self, bench: Bench, editing: Editing) -> None:
+        editing.run("echo one >/new; rm /bin/yes; mkdir -p /opt/a; echo x >/tmp/scratch; ln /new /opt/a/twin")
+        told = ["d 0755 bin", "w 0000 bin/yes", "f 0644 new", "d 0755 opt", "d 0755 opt/a", "f 0644 opt/a/twin"]
+        assert editing.changes().index() == told
+        ended = editing.run("cat /new /opt/a/twin; test ! -e /bin/yes; echo two >>/etc/passwd; rm -r /opt; mkdir /opt")
+        assert (ended.status, ended.stdout) == (0, b"one\none\n")
+        first, second = editing.changes(), editing.changes()
+        etc = ["d 0755 etc", "f 0644 etc/passwd"]
+        assert first.index() == [*told[:2], *etc, "f 0644 new", "d 0755 opt"]
+        assert first.result == second.result
+        assert layer_digest(first.layer.tree, first.layer.index, EPOCH) == (first.result.diff_id, first.result.size)
+        assert bench.shell(editing.request.realization, "cat /new").status != 0
+
+    def test_without_edits_nothing_has_changed(self, editing: Editing) -> None:
+        assert editing.changes().index() == []
+        editing.run("true")
+        assert editing.changes().index() == []
+
+    def test_an_edit_has_the_hosts_network(self, editing: Editing) -> None:
+        script = "exec /bin/bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat <&3; cat /etc/resolv.conf'"
+        with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+            pool.submit(_answer, server, b"hello\n")
+            ended = editing.run(script % server.getsockname()[1])
+        assert ended.stdout == b"hello\n" + Path("/etc/resolv.conf").read_bytes()
+        assert editing.changes().index() == []
+
+    def test_what_is_mounted_into_an_edit_is_no_part_of_it(self, bench: Bench, editing: Editing) -> None:
+        source = bench.place()
+        (source / "file").write_text("here\n")
+        binds = (
+            Bind(source=source, target="/work", writable=True),
+            Bind(source=source / "file", target="/run/reprobox/one"),
+        )
+        ended = editing.run("cat /work/file /run/reprobox/one; pwd; echo x >new", binds=binds, workdir="/work")
+        assert ended.stdout == b"here\nhere\n/work\n"
+        assert (source / "new").read_text() == "x\n"
+        assert editing.changes().index() == []
 
     # running
 

@@ -585,6 +585,46 @@ def _link(source: bytes, target: bytes, entry: Entry) -> None:
         _copy(source, target, entry)
 
 
+def copy_changes(source: str, target: str) -> None:
+    """Copy what a step changed, an overlay's upper directory with its marks or a whole tree, to the new ``target``."""
+    first: dict[tuple[int, int], bytes] = {}
+    folders = [(b"", os.lstat(source))]
+    os.mkdir(target, 0o755)
+    _copy_mark(os.fsencode(source), os.fsencode(target))
+    for path, status in walk(os.fsencode(source)):
+        old, new = os.fsencode(source) + b"/" + path, os.fsencode(target) + b"/" + path
+        if stat.S_ISDIR(status.st_mode):
+            os.mkdir(new, 0o700)
+            _copy_mark(old, new)
+            folders.append((path, status))
+        elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and (status.st_dev, status.st_ino) in first:
+            os.link(first[status.st_dev, status.st_ino], new)
+        else:
+            first[status.st_dev, status.st_ino] = new
+            _copy_changed(old, new, status)
+    for path, status in reversed(folders):
+        os.chmod(os.fsencode(target) + b"/" + path, stat.S_IMODE(status.st_mode))
+
+
+def _copy_changed(old: bytes, new: bytes, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        os.symlink(os.readlink(old), new)
+    elif stat.S_ISREG(status.st_mode):
+        with opened(old) as content, open(new, "xb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
+        os.chmod(new, stat.S_IMODE(status.st_mode))
+    elif _is_whiteout(status):
+        whiteout(new)
+    else:
+        return  # a socket, or a pipe: nothing that a layer has
+    os.utime(new, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def _copy_mark(old: bytes, new: bytes) -> None:
+    if _is_opaque(old):
+        os.setxattr(new, b"user.overlay.opaque", b"y")
+
+
 def remove(path: Path) -> None:
     """Delete a folder that this user owns, whatever the modes inside it."""
     if not path.is_symlink() and path.is_dir():

@@ -22,6 +22,8 @@ from reprobox.backend import (
     Bind,
     BuildRequest,
     BuildResult,
+    ChangesRequest,
+    EditRequest,
     Realization,
     RealizeRequest,
     RunRequest,
@@ -40,6 +42,7 @@ from reprobox.tree import remove, strip_inherited
 
 _LAST_LINES = 20
 _NO_OVERLAY = "REPROBOX_SANDBOX_OVERLAY"
+_WHOLE = "whole"  # a mark: the copy that is edited is a whole tree, not an overlay's upper directory
 
 _HINTS = {
     "user namespace": (
@@ -160,19 +163,56 @@ class Sandbox:
         document = json.loads((failed / "request.json").read_bytes())
         if "TERM" in os.environ:
             document["environment"]["TERM"] = os.environ["TERM"]
-        changes = str(failed / "changes")
         with staging_folder(self._scratch) as stage:
-            for name in ("stage", "work"):
-                (stage / name).mkdir(mode=0o755)
-                strip_inherited(stage / name, 0o755)
-            document |= {"mode": "look", "commands": [list(argv)], "layers": [], "stage": str(stage / "stage")}
-            document |= {"root": changes} if document["whole"] else {"upper": changes, "work": str(stage / "work")}
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's keys are the command's
-            try:
-                status: int = _carry_out("step", stage, document, stdin=None, start_new_session=False)["status"]
-            finally:
-                signal.signal(signal.SIGINT, before)
-            return status
+            document |= {"mode": "look", "commands": [list(argv)]}
+            return _at_the_terminal(stage, document, failed / "changes")
+
+    def edit(self, request: EditRequest) -> int:
+        changes = request.state / "changes"
+        trees = [tree.absolute() for tree in request.parents]
+        if not changes.is_dir():
+            self._begin(changes, trees)
+        with staging_folder(self._scratch) as stage:
+            document = {
+                "mode": "edit",
+                "parents": [str(tree) for tree in trees],
+                "whole": (request.state / _WHOLE).exists(),
+                "binds": [_bind(bind) for bind in request.binds],
+                "environment": dict(request.environment),
+                "commands": [list(request.argv)],
+                "workdir": request.workdir,
+                "network": _resolver(),
+            }
+            return _at_the_terminal(stage, document, changes)
+
+    def _begin(self, changes: Path, trees: Sequence[Path]) -> None:
+        """An overlay's upper directory, or where layers cannot be stacked a copy of all of them."""
+        staged = changes.with_name("begun")
+        remove(staged)
+        staged.mkdir(mode=0o755, parents=True)
+        strip_inherited(staged, 0o755)
+        if not self.overlay():
+            self._merge(staged, trees)
+            changes.with_name(_WHOLE).touch()
+        staged.rename(changes)
+
+    def changes(self, request: ChangesRequest) -> BuildResult:
+        changes = request.state / "changes"
+        with staging_folder(self._scratch) as stage:
+            if not changes.is_dir():
+                (stage / "nothing").mkdir(mode=0o755)
+                changes = stage / "nothing"
+            document = {
+                "changes": str(changes.absolute()),
+                "copy": str(stage / "copy"),
+                "whole": (request.state / _WHOLE).exists(),
+                "epoch": request.epoch,
+                "installing": True,
+                "output": str(request.output.absolute()),
+                "parent_index": str(request.parent_index.absolute()),
+            }
+            answer = _carry_out("pack", stage, document)
+        return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
 
     def tool(self, request: ToolRequest) -> ToolResult:
         with staging_folder(self._scratch) as stage:
@@ -245,6 +285,12 @@ class Sandbox:
                         raise
         return place
 
+    def has(self, realization: Realization) -> bool:
+        return bool(realization.trees) and all(tree.is_dir() for tree in realization.trees)
+
+    def inspect(self, realization: Realization) -> Mapping[str, str]:  # noqa: ARG002 - trees have no labels
+        return {}
+
     def run(self, request: RunRequest) -> NoReturn:
         """Never returns: this process becomes an interpreter without other threads, and that becomes the command."""
         record = {
@@ -263,6 +309,22 @@ class Sandbox:
             os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - it takes no keyword
             sys.stdout.flush()
             os.execv(ARGV[0], [*ARGV, "command", str(file.fileno())])
+
+
+def _at_the_terminal(stage: Path, document: dict[str, Any], changes: Path) -> int:
+    """Run the one command of ``document`` with the caller's streams and terminal, over what ``changes`` holds."""
+    for name in ("stage", "work"):
+        (stage / name).mkdir(mode=0o755)
+        strip_inherited(stage / name, 0o755)
+    place = str(changes.absolute())
+    document |= {"layers": [], "stage": str(stage / "stage"), "changes": place}
+    document |= {"root": place} if document["whole"] else {"upper": place, "work": str(stage / "work")}
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's keys are the command's
+    try:
+        status: int = _carry_out("step", stage, document, stdin=None, start_new_session=False)["status"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status
 
 
 def _judge(results: Mapping[str, str]) -> Availability:

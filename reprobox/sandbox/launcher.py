@@ -1,8 +1,8 @@
 """The child process of the sandbox: a bare interpreter, started with the way and what it goes with.
 
-``step REQUEST ANSWER`` builds or runs a tool, ``merge REQUEST ANSWER`` copies layers into one folder,
-``probe FOLDER ANSWER`` tries what works, ``command REQUEST`` becomes a command. ANSWER is a descriptor, and so is the
-last way's REQUEST.
+``step REQUEST ANSWER`` builds or runs a tool, ``merge REQUEST ANSWER`` copies layers into one folder, ``pack REQUEST
+ANSWER`` makes a layer of what was changed, ``probe FOLDER ANSWER`` tries what works, ``command REQUEST`` becomes a
+command. ANSWER is a descriptor, and so is the last way's REQUEST.
 
 A child, because namespaces can only be entered by a process with one thread. Standard library only.
 """
@@ -48,7 +48,7 @@ def _work(way: str) -> Callable[[str], Any]:
         return probe
     from reprobox.sandbox import step
 
-    work = step.carry_out if way == "step" else step.merge
+    work = {"step": step.carry_out, "merge": step.merge, "pack": step.pack}[way]
     return lambda path: work(json.loads(Path(path).read_text()))
 
 

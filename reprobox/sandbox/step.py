@@ -25,6 +25,7 @@ HOST_NAME = "reprobox"
 SECRETS = "/run/secrets"
 HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
 _POLICY = "#!/bin/sh\nexit 101\n"
+_AT_A_TERMINAL = ("look", "edit")  # ways in which the caller's terminal is the command's
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 
@@ -41,13 +42,26 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"problem": problem}
     if request["layers"]:
         _merge(request)
-    if request["mode"] == "look":
+    if request["mode"] in _AT_A_TERMINAL:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     answer = _in_process_one(request)
+    if request["mode"] == "edit" and "made" in answer:
+        _unmake(request["changes"], answer["made"])
     if request["mode"] == "build" and answer.get("status") == 0:
         _unmake(request["changes"], answer.pop("made"))
         answer |= _pack(request, started)
     return answer
+
+
+def pack(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What was changed at ``changes``, as a layer; it is copied, and stays as it is."""
+    from reprobox.tree import copy_changes
+
+    problem = _become_user_0(request, 0)
+    if problem:
+        return {"problem": problem}
+    copy_changes(request["changes"], request["copy"])
+    return _pack({**request, "changes": request["copy"]}, float(request["epoch"]))
 
 
 def merge(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +233,7 @@ def _run(command: Sequence[str], request: Mapping[str, Any]) -> int:
 def _exec(command: Sequence[str], request: Mapping[str, Any]) -> NoReturn:
     status, what = 126, f"enter {request['workdir']}"
     try:
-        if request["mode"] == "look":
+        if request["mode"] in _AT_A_TERMINAL:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         else:
             os.setsid()

@@ -41,7 +41,8 @@ def a_kind(name: str, **more: Any) -> SimpleNamespace:
 
 
 def a_backend(name: str) -> SimpleNamespace:
-    methods = dict.fromkeys(("probe", "build", "tool", "realize", "run"), lambda *_: None)
+    names = ("probe", "build", "tool", "realize", "run", "has", "inspect", "edit", "changes")
+    methods = dict.fromkeys(names, lambda *_: None)
     return SimpleNamespace(name=name, needs_image=False, **methods)
 
 
