@@ -6,6 +6,10 @@ PYTEST_ARGS ?=
 TEST_JOBS ?= 2
 QUICKSTART := examples/quickstart
 
+# The plugins, installed in place together with reprobox: no index is asked for them.
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+WITH_PLUGINS := $(patsubst %/pyproject.toml,-e ./%,$(PLUGINS))
+
 BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --quiet --disable-pip-version-check
 REPROBOX := "$(BIN)/reprobox"
@@ -30,8 +34,8 @@ $(VENV)/.installed: $(VENV)/.made pyproject.toml
 	$(PIP) install -e .
 	@touch "$@"
 
-$(VENV)/.installed-%: $(VENV)/.made pyproject.toml
-	$(PIP) install -e '.[$*]'
+$(VENV)/.installed-%: $(VENV)/.made pyproject.toml $(PLUGINS)
+	$(PIP) install -e '.[$*]' $(WITH_PLUGINS)
 	@touch "$@"
 
 .PHONY: demo
@@ -66,4 +70,4 @@ bench: $(VENV)/.installed ## measure against Docker, buildah and mmdebstrap (nee
 clean: ## remove what the other targets made
 	rm -rf "$(VENV)" build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	rm -f $(QUICKSTART)/out/loss.png $(QUICKSTART)/out/weights.npz
-	find reprobox tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find reprobox plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

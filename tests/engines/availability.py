@@ -33,6 +33,15 @@ def require(name: str, argument: str = "") -> None:
         pytest.skip(reason)
 
 
+def require_marked(item: pytest.Item) -> None:
+    """The same of everything that the test's markers name."""
+    for marker in item.iter_markers():
+        if marker.name in CHECKS:
+            require(marker.name)
+        elif marker.name == "tool":
+            require("tool", marker.args[0])
+
+
 @functools.cache
 def missing(name: str, argument: str = "") -> str:
     """Why the engine cannot be used here, or an empty string."""

@@ -61,7 +61,7 @@ def test_a_missing_tool_has_a_reason():
 
 
 def test_a_missing_engine_skips_on_a_laptop_and_fails_in_ci(pytester):
-    pytester.makeconftest("from tests.conftest import pytest_runtest_setup")
+    pytester.makeconftest("from tests.engines.availability import require_marked as pytest_runtest_setup")
     pytester.makepyfile("import pytest\n@pytest.mark.tool('no-such-program')\ndef test_it(): pass")
     pytester.makeini(f"[pytest]\npythonpath = {Path(__file__).parents[2]}\nmarkers = tool(name)")
     pytester._monkeypatch.delenv("REPROBOX_REQUIRE_ENGINES", raising=False)

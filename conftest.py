@@ -1,4 +1,4 @@
-"""What all tests share: markers that say what a test needs, real engines, and a store that is never the user's own."""
+"""What all tests share, the plugins' too: markers that say what a test needs, real engines, and a store of their own."""
 
 from __future__ import annotations
 
@@ -39,11 +39,7 @@ _numbers = itertools.count()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in item.iter_markers():
-        if marker.name in availability.CHECKS:
-            availability.require(marker.name)
-        elif marker.name == "tool":
-            availability.require("tool", marker.args[0])
+    availability.require_marked(item)
 
 
 # -- stores ------------------------------------------------------------------------------------------------------------
