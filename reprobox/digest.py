@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -35,36 +35,54 @@ def canonical(value: Json) -> bytes:
     return "".join(pieces).encode("utf-8")
 
 
-def _add(value: Json, pieces: list[str]) -> None:
-    if isinstance(value, str):
+def _add(value: Any, pieces: list[str]) -> None:
+    kind = type(value)  # locks have tens of thousands of values: what is not of a subclass is told apart at once
+    if kind is str:
         pieces.append(encode_basestring(value))
-    elif isinstance(value, Mapping):
-        separator = "{"
-        for key in _sorted(value):
-            pieces += (separator, encode_basestring(key), ":")
-            _add(value[key], pieces)
-            separator = ","
-        pieces.append("}" if value else "{}")
-    elif isinstance(value, list | tuple):
-        separator = "["
-        for item in value:
-            pieces.append(separator)
-            _add(item, pieces)
-            separator = ","
-        pieces.append("]" if value else "[]")
-    elif value is None or value is True or value is False:
-        pieces.append({None: "null", True: "true", False: "false"}[value])
+    elif kind is dict or isinstance(value, Mapping):
+        _add_table(value, pieces)
+    elif kind is list or kind is tuple:
+        _add_list(value, pieces)
+    elif value is None or kind is bool:
+        pieces.append("null" if value is None else "true" if value else "false")
     elif isinstance(value, int):
         if abs(value) >= 2**53:
             raise ValueError(f"integer out of the canonical range: {value}")
         pieces.append(str(value))
+    elif isinstance(value, str):
+        pieces.append(encode_basestring(value))
+    elif isinstance(value, list | tuple):
+        _add_list(value, pieces)
     else:
         raise TypeError(f"not canonical JSON: {type(value).__name__}")
 
 
+def _add_table(table: Mapping[str, Json], pieces: list[str]) -> None:
+    separator = "{"
+    for key in _sorted(table):
+        value = table[key]
+        pieces.append(f"{separator}{encode_basestring(key)}:")
+        if type(value) is str:
+            pieces.append(encode_basestring(value))
+        else:
+            _add(value, pieces)
+        separator = ","
+    pieces.append("}" if table else "{}")
+
+
+def _add_list(items: Sequence[Json], pieces: list[str]) -> None:
+    separator = "["
+    for item in items:
+        pieces.append(separator)
+        _add(item, pieces)
+        separator = ","
+    pieces.append("]" if items else "[]")
+
+
 def _sorted(table: Mapping[str, Json]) -> list[str]:
     """Keys by UTF-16 code units (RFC 8785 section 3.2.3); for ASCII, that is the order of code points."""
-    return sorted(table) if all(map(str.isascii, table)) else sorted(table, key=lambda key: key.encode("utf-16-be"))
+    keys = sorted(table)
+    return keys if "".join(keys).isascii() else sorted(table, key=lambda key: key.encode("utf-16-be"))
 
 
 def sha256(data: bytes) -> str:

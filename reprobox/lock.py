@@ -174,7 +174,10 @@ def with_ids(layers: Sequence[LockedLayer], epoch: int) -> tuple[LockedLayer, ..
             below.append(Ancestry(ids[at] for at in _places(layers, place, parents)))
         place[layer.name] = number
         ids.append(below[number].layer_id(layer.identity(epoch, ())))
-    return tuple(replace(layer, id=ids[number]) for number, layer in enumerate(layers))
+    return tuple(
+        layer if layer.id == identity else replace(layer, id=identity)
+        for layer, identity in zip(layers, ids, strict=True)
+    )
 
 
 def _places(layers: Sequence[LockedLayer], place: Mapping[str, int], parents: Sequence[int]) -> list[int]:
