@@ -1,13 +1,13 @@
-"""The layer graph of one target: nodes in stacking order, and what each stands on."""
+"""The layer graph of one target: nodes in stacking order, and what each stands on. The only user of networkx."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Any, Protocol, overload
+
+import networkx
 
 from reprobox.errors import ManifestError
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
@@ -44,14 +44,10 @@ class LayerGraph:
 
     def generations(self) -> list[tuple[str, ...]]:
         """Names that do not depend on one another, generation by generation: what can be built side by side."""
-        height: dict[str, int] = {}
-        found: list[list[str]] = []
-        for node in self.nodes:  # parents come before their children
-            height[node.name] = max((height[name] + 1 for name in node.parents), default=0)
-            if height[node.name] == len(found):
-                found.append([])
-            found[height[node.name]].append(node.name)
-        return [tuple(names) for names in found]
+        graph: networkx.DiGraph[str] = networkx.DiGraph()
+        graph.add_nodes_from(node.name for node in self.nodes)
+        graph.add_edges_from((parent, node.name) for node in self.nodes for parent in node.parents)
+        return [tuple(names) for names in networkx.topological_generations(graph)]
 
 
 def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = False) -> LayerGraph:
@@ -62,15 +58,17 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     """
     _check_nothing_stands_outside(manifest)
     inside = [layer for layer in manifest.layers if layer.placement == IN_IMAGE]
-    below = {layer.name: tuple(dict.fromkeys((*needed, *layer.after))) for layer, needed in _needs(inside, kinds)}
-    order = _stacking_order(below, manifest)
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    graph.add_nodes_from(layer.name for layer in inside)
+    for layer, needed in _needs(inside, kinds):
+        graph.add_edges_from((name, layer.name) for name in (*needed, *layer.after))
+    order = _stacking_order(graph, manifest)
     layers = {layer.name: layer for layer in manifest.layers}
     nodes = [_special(manifest, BASE, manifest.base.kind, ())]
     for name in order:
-        parents = tuple(sorted(below[name], key=order.__getitem__)) or (BASE,)
+        parents = tuple(sorted(graph.predecessors(name), key=order.__getitem__)) or (BASE,)
         nodes.append(Node(name=name, kind=layers[name].kind, parents=parents, layer=layers[name]))
-    stood_upon = frozenset[str]().union(*below.values())
-    ends = tuple(name for name in order if name not in stood_upon) or (BASE,)
+    ends = tuple(name for name in order if graph.out_degree(name) == 0) or (BASE,)
     nodes.append(_special(manifest, SKELETON, SKELETON, ends))
     if with_code:
         nodes.append(_special(manifest, CODE, CODE, (SKELETON,)))
@@ -148,26 +146,17 @@ class _Above(Sequence[Layer]):
         return islice(self._layers, self._count)
 
 
-def _stacking_order(below: Mapping[str, Sequence[str]], manifest: Manifest) -> dict[str, int]:
-    """Places by name. Of the layers that could come next, the first of the manifest does."""
+def _stacking_order(graph: networkx.DiGraph[str], manifest: Manifest) -> dict[str, int]:
     position = {layer.name: number for number, layer in enumerate(manifest.layers)}
-    sorter = TopologicalSorter(below)
     try:
-        sorter.prepare()
-    except CycleError as error:
-        raise _cycle(error.args[1][1:], manifest, position) from None
-    order: dict[str, int] = {}
-    ready: list[int] = []
-    while sorter:
-        for name in sorter.get_ready():
-            heapq.heappush(ready, position[name])
-        name = manifest.layers[heapq.heappop(ready)].name
-        order[name] = len(order)
-        sorter.done(name)
-    return order
+        order = list(networkx.lexicographical_topological_sort(graph, key=position.__getitem__))
+    except networkx.NetworkXUnfeasible:
+        raise _cycle(graph, manifest, position) from None
+    return {name: number for number, name in enumerate(order)}
 
 
-def _cycle(names: Sequence[str], manifest: Manifest, position: Mapping[str, int]) -> ManifestError:
+def _cycle(graph: networkx.DiGraph[str], manifest: Manifest, position: Mapping[str, int]) -> ManifestError:
+    names = [edge[0] for edge in networkx.find_cycle(graph)]
     start = names.index(min(names, key=position.__getitem__))
     path = [*names[start:], *names[:start], names[start]]
     return ManifestError(

@@ -39,7 +39,7 @@ def test_asking_for_help_loads_nothing_heavy(verb):
     loaded = loaded_by(
         f"import contextlib, reprobox.cli\nwith contextlib.suppress(SystemExit): reprobox.cli.main([{verb!r}])"
     )
-    assert not loaded & {"rich", "urllib3", "pysequoia", "tomlkit"}
+    assert not loaded & {"networkx", "rich", "urllib3", "pysequoia", "tomlkit"}
 
 
 def calls(path: Path) -> set[str]:

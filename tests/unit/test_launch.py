@@ -262,7 +262,7 @@ def test_a_quick_run_loads_next_to_nothing():
     """Each of these costs as much as entering the sandbox, or more."""
     slow = {
         *("argparse", "dataclasses", "hashlib", "inspect", "pathlib", "pluggy", "subprocess", "tomllib", "typing"),
-        *("rich", "urllib3", "logging", "socket", "tempfile", "importlib.metadata", "asyncio", "ssl"),
+        *("networkx", "rich", "urllib3", "logging", "socket", "tempfile", "importlib.metadata", "asyncio", "ssl"),
         *("signal", "shutil", "contextlib", "platform", "reprobox.errors", "reprobox.backend", "reprobox.manifest"),
     }
     program = "import sys, json\nbefore = set(sys.modules)\nsys.path.insert(0, sys.argv[1])\n"

@@ -391,7 +391,7 @@ def test_parsing_is_quick():
 
 
 def test_importing_is_light():
-    heavy = "tomlkit, rich, pluggy, jsonschema, urllib3, asyncio"
+    heavy = "tomlkit, networkx, rich, pluggy, jsonschema, urllib3, asyncio"
     code = f"import sys, reprobox.manifest; print([n for n in '{heavy}'.split(', ') if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCHEMA.parents[1]
