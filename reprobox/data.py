@@ -82,6 +82,12 @@ def content(source: Path, store: Store) -> Content:
     return found
 
 
+def file_sha256(path: Path, store: Store) -> str:
+    """sha256 hex of one file, which is not read again while it looks as it did. Raises what :func:`content` does."""
+    (entry,) = read_index(content(path, store).listing)
+    return entry.detail
+
+
 def listing(store: Store, tree: str) -> bytes | None:
     """The listing with this hash, if it was made or fetched with this store."""
     with contextlib.suppress(OSError):

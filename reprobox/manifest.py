@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 from reprobox import cpu, tables, toml_lines
+from reprobox.base_reference import DAEMON, ORAS, bare_name, base_image, base_sif, image_reference
 from reprobox.digest import Json, canonical, sha256
 from reprobox.errors import ManifestError, Problem, UsageError
 from reprobox.host import MPI_FAMILIES
@@ -38,6 +39,7 @@ from reprobox.tables import (
     key,
     listed,
     needs,
+    needs_any,
     not_yet,
     pattern,
     quote,
@@ -69,6 +71,7 @@ __all__ = [
     "exactly_one",
     "file_url",
     "host_path",
+    "image_reference",
     "key",
     "load",
     "needs",
@@ -253,13 +256,6 @@ _mpi = both(
 )
 _cpu = both(word, Check(find=_cpu_name))
 
-_HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
-_STEM = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-image_reference = pattern(
-    rf"(?:{_HOST}/)?{_STEM}(?:/{_STEM})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?",
-    "an image reference",
-    'for example "python:3.11-slim" or "registry.example/group/name:tag"; no "docker://", and names are in lower case',
-)
 _email = pattern(r"[^@\s]+@[^@\s]+", "an e-mail address", "write name@host, or leave the key out")
 _bootstrap = pattern(r"debian:[a-z][a-z0-9-]*", "a distribution to bootstrap", 'for example "debian:bookworm"')
 _doi = pattern(r"10\.[0-9]{4,9}/\S+", "a DOI", 'begin with "10.", without https://doi.org/')
@@ -302,29 +298,53 @@ class Base:
     """What the layers stand on: exactly one of the kinds."""
 
     KINDS: ClassVar = ("image", "bootstrap", "archive", "oci", "sif", "rootfs")
-    RULES: ClassVar[tuple[Rule, ...]] = (exactly_one(*KINDS), needs("key", "bootstrap"))
+    #: Kinds of layers that bases are: a prefix of the value may ask for another one than its key does.
+    BUILT_AS: ClassVar = (*KINDS, "docker-daemon", "oras")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        exactly_one(*KINDS),
+        needs("key", "bootstrap"),
+        needs_any("name", "archive", "oci"),
+    )
 
     image: str | None = key(
-        "An OCI image reference; registry and tag as Docker reads them.", default=None, check=image_reference
+        "An OCI image reference; registry and tag as Docker reads them. `docker-daemon:name:tag` is an engine's image.",
+        default=None,
+        check=base_image,
     )
     bootstrap: str | None = key("A distribution, built from its own packages.", default=None, check=_bootstrap)
-    archive: str | None = key("A docker-archive or oci-archive file.", default=None, check=host_path, available=False)
+    archive: str | None = key("A docker-archive or oci-archive file.", default=None, check=host_path)
     oci: str | None = key("A folder in OCI image layout.", default=None, check=host_path)
-    sif: str | None = key("A SIF file.", default=None, check=host_path, available=False)
+    sif: str | None = key(
+        "A SIF or SquashFS file, or a SIF in a registry: `oras://host/name:tag`.",
+        default=None,
+        check=base_sif,
+        available=False,
+    )
     rootfs: str | None = key("A folder that holds a root file system.", default=None, check=host_path)
+    name: str | None = key(
+        "Which of several images in an archive or a layout: its name and tag.", default=None, check=word
+    )
     key: str | None = key(
         "File with the distribution's archive keys, where the host has none.", default=None, check=host_path
     )
 
     @property
-    def kind(self) -> str:
-        """Which of :attr:`KINDS` it is."""
+    def given(self) -> str:
+        """Which of :attr:`KINDS` the manifest has."""
         return next(name for name in self.KINDS if getattr(self, name) is not None)
 
     @property
+    def kind(self) -> str:
+        """Which of :attr:`BUILT_AS` it is."""
+        if self.image is not None and self.image.startswith(DAEMON):
+            return "docker-daemon"
+        return "oras" if self.sif is not None and self.sif.startswith(ORAS) else self.given
+
+    @property
     def reference(self) -> str:
-        """The value of that key: an image reference, ``debian:<suite>`` or a path."""
-        return str(getattr(self, self.kind))
+        """The value of its key without a prefix: an image reference, ``debian:<suite>`` or a path."""
+        value = str(getattr(self, self.given))
+        return bare_name(value) if self.given in ("image", "sif") else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -601,7 +621,7 @@ def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "resear
 
 def _layer_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
     """``kinds`` without the bases and the layers that reprobox adds by itself, which register as kinds too."""
-    return {name: kinds[name] for name in sorted(kinds) if name not in (*Base.KINDS, *RESERVED_LAYERS)}
+    return {name: kinds[name] for name in sorted(kinds) if name not in (*Base.BUILT_AS, *RESERVED_LAYERS)}
 
 
 def _read_layer(

@@ -57,6 +57,7 @@ class BuiltIn:
     @hookimpl
     def reprobox_layer_kinds(self) -> Iterable[Kind]:
         from reprobox.layers.apt import Apt
+        from reprobox.layers.archive import ArchiveBase
         from reprobox.layers.bootstrap import Bootstrap
         from reprobox.layers.code import CodeKind
         from reprobox.layers.copy import Copy
@@ -68,13 +69,14 @@ class BuiltIn:
         from reprobox.layers.run import RunKind
         from reprobox.layers.skeleton import Skeleton
 
-        kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), Rootfs()]
+        kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), ArchiveBase(), Rootfs()]
         return [*kinds, Apt(), Pip(), Copy(), RunKind(), Fetch(), Git(), Skeleton(), CodeKind()]
 
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
         from reprobox.debian.provider import ArchiveProvider
         from reprobox.layers.apt import declared
+        from reprobox.layers.archive import ImageArchiveProvider
         from reprobox.layers.fetch import UrlProvider
         from reprobox.layers.git import CommitProvider
         from reprobox.pypi import IndexProvider
@@ -85,6 +87,7 @@ class BuiltIn:
             ArchiveProvider(session.config, session.documents, session.target, session.store, apt_sources),
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
+            ImageArchiveProvider(session.store, session.project),
             UrlProvider(session.manifest),
             CommitProvider(session.store, session.manifest, session.project, offline=session.offline),
         ]

@@ -112,6 +112,17 @@ def needs(name: str, other: str) -> Rule:
     return Rule(find, {"dependentRequired": {name: [other]}})
 
 
+def needs_any(name: str, *others: str) -> Rule:
+    """Where ``name`` is there, one of the others must be too."""
+
+    def find(given: AbstractSet[str]) -> Finding | None:
+        wanted = listed([f"`{other}`" for other in others])
+        missing = name in given and given.isdisjoint(others)
+        return Finding(f"`{name}` needs {wanted}", f"add {wanted}, or leave it out") if missing else None
+
+    return Rule(find, {"dependentSchemas": {name: {"anyOf": [{"required": [other]} for other in others]}}})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Key:
     """What :func:`key` declares about one key of a table."""

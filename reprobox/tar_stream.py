@@ -54,6 +54,7 @@ class TarStream:
         self._chunks = chunks
         self._buffer = b""
         self._at = 0
+        self._received = 0
         self._left = 0  # of the current entry's content
         self._padding = 0
 
@@ -77,6 +78,11 @@ class TarStream:
                     pass
         for _ in self._chunks:  # what follows the end counts for the archive's hash
             pass
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the archive were read: where the content of an entry begins that was just given out."""
+        return self._received - (len(self._buffer) - self._at)
 
     def data(self) -> Iterator[bytes]:
         """What is left of the current entry's content, in pieces."""
@@ -129,6 +135,7 @@ class TarStream:
         chunk = next(self._chunks, None)
         if chunk is not None:
             self._buffer = self._buffer[self._at :] + chunk
+            self._received += len(chunk)
             self._at = 0
         return chunk is not None
 

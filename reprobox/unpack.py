@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from reprobox.download import cannot_write
 from reprobox.errors import BuildError, IntegrityError
@@ -115,9 +115,25 @@ class Unpacker:
                 hint="the image is broken where it was made: choose another tag or digest",
             )
 
+    def entries(self, entries: Iterable[tuple[Header, Iterator[bytes]]], limits: Limits, packed: int) -> None:
+        """Lay what another reader than that of tar archives has over what is there; ``packed`` is its size in bytes.
+
+        Names that images keep for whiteouts are skipped.
+        """
+        self._written.clear()
+        try:
+            metered = _Metered(limits, packed)
+            for header, content in entries:
+                if any(part.startswith(_WHITEOUT) for part in header.name.split(b"/")):
+                    self.skipped.append(f"/{_shown(header.name)} (a name that images keep for what is deleted)")
+                    continue
+                self._write(header, metered.over(content))
+        except OSError as error:
+            raise cannot_write(self._where, error) from None
+
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    def _write(self, header: Header, stream: TarStream) -> None:
+    def _write(self, header: Header, stream: _Content) -> None:
         parts = _parts(header.name)
         if not parts or any(part.startswith(_META) for part in parts[:-1]):
             return
@@ -134,7 +150,7 @@ class Unpacker:
             self._plain(handle, name, path, header, stream)
         self._written.add(path)
 
-    def _plain(self, handle: int, name: bytes, path: bytes, header: Header, stream: TarStream) -> None:
+    def _plain(self, handle: int, name: bytes, path: bytes, header: Header, stream: _Content) -> None:
         """Anything that is no folder; it replaces what has its name."""
         if header.kind == FILE:
             self._file(handle, name, path, header, stream)
@@ -158,7 +174,7 @@ class Unpacker:
                 self._clear(handle, name, path)
                 os.mkdir(name, 0o700, dir_fd=handle)
 
-    def _file(self, handle: int, name: bytes, path: bytes, header: Header, stream: TarStream) -> None:
+    def _file(self, handle: int, name: bytes, path: bytes, header: Header, stream: _Content) -> None:
         try:
             file = os.open(name, _CREATE, 0o600, dir_fd=handle)
         except FileExistsError:
@@ -391,6 +407,31 @@ class _Hashed:
 
     def digest(self) -> str:
         return self._state.hexdigest()
+
+
+class _Content(Protocol):
+    """What has the content of an entry."""
+
+    def data(self) -> Iterator[bytes]: ...
+
+
+class _Metered:
+    """The content of one entry after the other, until it is more than an honest file system holds."""
+
+    def __init__(self, limits: Limits, packed: int) -> None:
+        self._allowed = self._left = max(limits.size, limits.ratio * packed)
+        self._content: Iterator[bytes] = iter(())
+
+    def over(self, content: Iterator[bytes]) -> _Content:
+        self._content = content
+        return self
+
+    def data(self) -> Iterator[bytes]:
+        for piece in self._content:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise BuildError(f"it unpacks to more than {self._allowed} bytes, far more than its size lets expect")
+            yield piece
 
 
 def _parts(name: bytes) -> list[bytes]:

@@ -6,26 +6,28 @@ told, not locked, so that an image for another platform can change without a reb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from reprobox import oci
 from reprobox.digest import Json, prefixed, sha256
 from reprobox.errors import FetchError, IntegrityError, ManifestError
-from reprobox.image import INDEX_TYPE, Descriptor
+from reprobox.image import CONFIG_TYPE, LAYER_TYPE, Descriptor
+from reprobox.image_archive import SAY_WHICH, in_index, is_named
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim
 from reprobox.lock import Input
 from reprobox.manifest import Base, Layer
 from reprobox.registry import Reference
 from reprobox.unpack import Archive, unpack
 
-_MANIFEST, _CONFIG = "manifest.json", "config.json"
-_SUFFIXES = {"+gzip": ".tar.gz", "+zstd": ".tar.zst"}
+_MANIFEST, CONFIG = "manifest.json", "config.json"
+_SUFFIXES = {"+gzip": ".tar.gz", "+zstd": ".tar.zst", "": ".tar"}
 
 
-class _Base:
-    """What the two kinds share: how they are built."""
+class ImageBase:
+    """What kinds share whose bases are images: how they are built."""
 
     recipe = 1
     options = Base
@@ -37,19 +39,38 @@ class _Base:
     def step(self, request: StepRequest) -> Verbatim:
         """Unpack the layers over each other, each checked against the diff id that the config has for it."""
         where = request.layer.name
-        manifest = oci.read_manifest(request.files[_MANIFEST].read_bytes(), "", where)
-        assert isinstance(manifest, oci.Manifest)
-        config = oci.read_config(request.files[_CONFIG].read_bytes(), manifest, request.platform, where)
+        manifest = _manifest(request, where)
+        config = oci.read_config(request.files[CONFIG].read_bytes(), manifest, request.platform, where)
         layers = [
-            (request.files[_layer_name(number, item)], item.media_type) for number, item in enumerate(manifest.layers)
+            (request.files[layer_name(number, item)], item.media_type) for number, item in enumerate(manifest.layers)
         ]
         archives = [
             Archive(path=path, diff_id=diff_id) for (path, _), diff_id in zip(layers, config.diff_ids, strict=True)
         ]
-        return Verbatim(unpack=partial(_unpack, archives), config=request.files[_CONFIG], layers=tuple(layers))
+        return Verbatim(unpack=partial(_unpack, archives), config=request.files[CONFIG], layers=tuple(layers))
 
 
-class Image(_Base):
+def _manifest(request: StepRequest, where: str) -> oci.Manifest:
+    """The image's manifest; where none is locked, what the names of the inputs say: they are part of the layer id."""
+    if _MANIFEST in request.files:
+        manifest = oci.read_manifest(request.files[_MANIFEST].read_bytes(), "", where)
+        assert isinstance(manifest, oci.Manifest)
+        return manifest
+    blobs = {
+        item.name: Descriptor(media_type=_media_type(item.name), digest=item.sha256, size=item.size)
+        for item in request.layer.inputs
+    }
+    config = blobs.pop(CONFIG)
+    return oci.Manifest(config=config, layers=tuple(blobs.values()))
+
+
+def _media_type(name: str) -> str:
+    if name == CONFIG:
+        return CONFIG_TYPE
+    return next(LAYER_TYPE + kind for kind, ending in _SUFFIXES.items() if name.endswith(ending))
+
+
+class Image(ImageBase):
     """The kind: ``[base] image = "python:3.11-slim"``."""
 
     name = "image"
@@ -64,7 +85,7 @@ class Image(_Base):
         return _resolution(found, {"reference": str(reference)}, {"repository": reference.name})
 
 
-class OciLayout(_Base):
+class OciLayout(ImageBase):
     """The kind: ``[base] oci = "layout/"``. The layout is read anew each time, so a changed one stales the lock."""
 
     name = "oci"
@@ -82,7 +103,8 @@ class OciLayout(_Base):
             hint = "give a folder with `oci-layout`, `index.json` and `blobs/`, as skopeo and buildah write it"
             problem = request.manifest.problem(("base", "oci"), f"there is no OCI image layout at {path}", hint)
             raise ManifestError([problem])
-        chosen = _chosen((folder / "index.json").read_bytes(), request.platform, str(folder))
+        name = request.manifest.base.name
+        chosen = _chosen((folder / "index.json").read_bytes(), name, request.platform, str(folder))
         read = partial(_blob, folder)
         found = oci.open_image(read(chosen), chosen.media_type, read, request.platform, str(folder))
         resolution = _resolution(found, {"path": path}, {})
@@ -92,21 +114,36 @@ class OciLayout(_Base):
 
 
 def _resolution(found: oci.Image, origin: dict[str, Json], hints: dict[str, str]) -> Resolution:
-    described = [(_MANIFEST, found.descriptor), (_CONFIG, found.manifest.config)]
-    described += [(_layer_name(number, item), item) for number, item in enumerate(found.manifest.layers)]
-    inputs = tuple(
-        Input(
-            type="blob", name=name, sha256=item.digest, size=item.size, facts={"media_type": item.media_type, **hints}
-        )
-        for name, item in described
-    )
+    manifest = input_of(_MANIFEST, found.descriptor, hints)
+    without = resolution(found, origin, hints)
+    return replace(without, inputs=(manifest, *without.inputs))
+
+
+def resolution(found: oci.Image, origin: Mapping[str, Json], hints: Mapping[str, str]) -> Resolution:
+    """What an image is locked as where its manifest does not count: config and layers.
+
+    ``origin`` are facts of the layer, ``hints`` of each input.
+    """
+    described = [(CONFIG, found.manifest.config)]
+    described += [(layer_name(number, item), item) for number, item in enumerate(found.manifest.layers)]
     facts: dict[str, Json] = {**origin, "config": found.config.settings, "created": found.config.created}
     if found.index:
         facts["index"] = prefixed(found.index)
-    return Resolution(inputs=inputs, facts=facts, dates=(found.config.created,) if found.config.created else ())
+    return Resolution(
+        inputs=tuple(input_of(name, item, hints) for name, item in described),
+        facts=facts,
+        dates=(found.config.created,) if found.config.created else (),
+    )
 
 
-def _layer_name(number: int, layer: Descriptor) -> str:
+def input_of(name: str, item: Descriptor, hints: Mapping[str, str]) -> Input:
+    """A blob as an input."""
+    return Input(
+        type="blob", name=name, sha256=item.digest, size=item.size, facts={"media_type": item.media_type, **hints}
+    )
+
+
+def layer_name(number: int, layer: Descriptor) -> str:
     """``layer-000.tar.gz``: the number keeps the order, and names are part of the layer id."""
     suffix = next((ending for kind, ending in _SUFFIXES.items() if layer.media_type.endswith(kind)), ".tar")
     return f"layer-{number:03}{suffix}"
@@ -116,20 +153,18 @@ def _unpack(archives: Sequence[Archive], tree: Path) -> None:
     unpack(tree, archives)
 
 
-def _chosen(data: bytes, platform: str, where: str) -> Descriptor:
-    """What a layout's ``index.json`` offers, if it leaves no choice: it may hold images with names of their own."""
-    index = oci.read_manifest(data, INDEX_TYPE, where)
-    if not isinstance(index, oci.Index):
-        raise FetchError("its index.json is no index", where=where)
-    wanted = oci.Platform.parse(platform)
-    fitting = {item.digest: item for item, found in index.manifests if found is None or wanted.runs(found)}
-    if len(fitting) > 1:
-        raise FetchError(
-            f"the layout holds {len(fitting)} images for {platform}",
-            where=where,
-            hint="copy the one you want into a layout of its own: skopeo copy oci:LAYOUT:NAME oci:OTHER",
-        )
-    return next(iter(fitting.values())) if fitting else index.select(platform, where)
+def _chosen(data: bytes, name: str | None, platform: str, where: str) -> Descriptor:
+    """What a layout's ``index.json`` has under a name, or if it leaves no choice: it may hold several images."""
+    images = in_index(data, platform, where)
+    wanted = [item for item, names in images if name is None or is_named(name, names)]
+    if len(wanted) == 1:
+        return wanted[0]
+    listing = ", ".join(sorted({other for _, names in images for other in names})) or "none with a name"
+    if not wanted:
+        message = f"the layout has no image {name!r} for {platform}; it has {listing}"
+    else:
+        message = f"the layout holds {len(wanted)} images for {platform}: {listing}"
+    raise FetchError(message, where=where, hint=SAY_WHICH)
 
 
 def _blob_path(folder: Path, digest: str, size: int) -> Path:

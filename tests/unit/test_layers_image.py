@@ -7,99 +7,27 @@ import json
 import os
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reprobox.credentials import Credentials
 from reprobox.digest import tree_digest
-from reprobox.download import Downloader
 from reprobox.errors import FetchError, IntegrityError, ManifestError, OfflineError
 from reprobox.layers.image import Image, OciLayout
-from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim
-from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, read, with_ids, write
-from reprobox.manifest import Layer, parse
-from reprobox.providers import HintProvider, fetch
-from reprobox.registry import BlobProvider, Registries
+from reprobox.lock import Lock, LockedTarget, read, write
+from reprobox.providers import fetch
+from reprobox.registry import BlobProvider
 from reprobox.store import Store
 from reprobox.tree import scan
 from tests import images
+from tests.bases import LAYERS, SmallWorld, asked, built, fetched, locked, registries
 from tests.engines.registry import Registry
-from tests.images import entry, folder, hard, link
-
-#: Everything that laying images over each other has to get right.
-LAYERS = images.layers(
-    [
-        folder("./"), folder("usr/"), folder("usr/lib/"), link("lib", "usr/lib"), entry("usr/lib/a", b"a", mode=0o755), hard("usr/lib/a2", "usr/lib/a", mode=0o755),
-        folder("etc/"), entry("etc/gone", b"1"), entry("etc/changed", b"old"), folder("srv/"), entry("srv/one"), entry("srv/two"), folder("tmp/", 0o1777), entry("usr/su", b"s", mode=0o4755),
-    ],
-    [folder("etc/", 0o750), entry("etc/.wh.gone"), entry("etc/changed", b"new", mode=0o600), folder("srv/"), entry("srv/.wh..wh..opq"), entry("srv/three", b"3")],
-    [folder("usr/"), folder("usr/lib/"), entry("usr/lib/b", b"b"), entry("dev/null", kind=tarfile.CHRTYPE), link("etc/alias", "/etc/changed")],
-)  # fmt: skip
-
-
-@dataclass
-class SmallWorld:
-    """As much of a World as a base needs."""
-
-    store: Store
-    project: Path
-    registries: Registries
-    hints: dict[str, list[str]] = field(default_factory=dict)
-
-    def remember(self, item: Input, urls: Sequence[str]) -> None:
-        self.hints[item.sha256] = list(urls)
-        HintProvider(self.store).remember(item, urls)
 
 
 @pytest.fixture
 def world(store: Path, tmp_path: Path) -> SmallWorld:
     return SmallWorld(Store(store), tmp_path, registries(tmp_path))
-
-
-def registries(home: Path, **options: Any) -> Registries:
-    return Registries(Downloader(**{"backoff": 0.01} | options), None, Credentials({"HOME": str(home)}))
-
-
-def asked(world: SmallWorld, base: Mapping[str, str], platform: str = "linux/amd64") -> ResolveRequest:
-    text = '[project]\nname = "x"\n[base]\n' + "".join(f"{key} = {json.dumps(value)}\n" for key, value in base.items())
-    return ResolveRequest(
-        manifest=parse(text, kinds={}),
-        layer=Layer(name="base", kind=next(iter(base))),
-        key="base",
-        platform=platform,
-        below=(),
-        previous=None,
-        upgrade=False,
-        world=world,  # type: ignore[arg-type]
-    )
-
-
-def locked(found: Resolution, kind: str = "image") -> LockedLayer:
-    layer = LockedLayer(
-        name="base", kind=kind, recipe=1, request="", inputs=found.inputs, options=found.options, facts=found.facts
-    )
-    return with_ids([layer], 0)[0]
-
-
-def built(world: SmallWorld, layer: LockedLayer, tree: Path, platform: str = "linux/amd64") -> Verbatim:
-    files = {item.name: world.store.blob(item.sha256) for item in layer.inputs}
-    step = Image().step(StepRequest(layer=layer, files=files, platform=platform, epoch=0, project=world.project))
-    tree.mkdir()
-    step.unpack(tree)
-    return step
-
-
-def fetched(world: SmallWorld, found: Resolution) -> None:
-    fetch(
-        found.inputs,
-        [HintProvider(world.store), BlobProvider(world.registries)],
-        world.store,
-        downloader=Downloader(backoff=0.01),
-    )
 
 
 @pytest.fixture
@@ -299,8 +227,13 @@ def test_a_layout_of_many_images_is_no_choice_to_guess(layout: images.Layout, wo
         layout.tag({key: value for key, value in image.items() if key != "platform"}, f"n{number}")
         if number < 2:
             assert OciLayout().resolve(asked(world, {"oci": "layout"})).inputs
-    with pytest.raises(FetchError, match="the layout holds 2 images for linux/amd64"):
+    with pytest.raises(FetchError, match="the layout holds 2 images for linux/amd64: n0, n1, n2"):
         OciLayout().resolve(asked(world, {"oci": "layout"}))
+    for number, image in enumerate((one, one, two)):
+        found = OciLayout().resolve(asked(world, {"oci": "layout", "name": f"n{number}"}))
+        assert found.inputs[0].sha256 == image["digest"].removeprefix("sha256:")
+    with pytest.raises(FetchError, match="the layout has no image 'n3' for linux/amd64; it has n0, n1, n2"):
+        OciLayout().resolve(asked(world, {"oci": "layout", "name": "n3"}))
 
 
 def test_what_is_wrong_with_a_layout(layout: images.Layout, world: SmallWorld, tmp_path: Path) -> None:

@@ -178,7 +178,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        (SMALL.replace("image", "archive"), "base.archive"),
         (SMALL.replace("image", "sif"), "base.sif"),
         (SMALL + '[[layers]]\nname = "p"\nkind = "pip"\nrequirements = "r.txt"', "layers[0].requirements"),
         (SMALL + '[[layers]]\nname = "r"\nkind = "run"\nscript = "x"\nnetwork = true', "layers[0].network"),
