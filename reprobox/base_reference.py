@@ -65,12 +65,13 @@ def _image(text: str) -> Finding | None:
         if text.startswith(prefix):
             return Finding(f"{quote(text)} is no image of a registry or an engine", f"write {instead}")
     if text.startswith(DAEMON):
-        return _in_engine.find(text.removeprefix(DAEMON))
+        return _in_engine.find(text.removeprefix(DAEMON)) or _NOT_YET
     if (mark := text.partition("://"))[1] and mark[0] != "docker":
         return Finding(f"{quote(mark[0] + '://')} is no way to an image", did_you_mean(mark[0], ["docker"], _AS_DOCKER))
     return image_reference.find(text.removeprefix(REGISTRY))
 
 
+_NOT_YET = Finding("an engine's image is not available yet in this version", 'save it: archive = "base.tar"')
 _AS_DOCKER = 'write it as Docker does: "python:3.11-slim", "host:5000/group/name:tag"'
 _in_engine = pattern(
     _IN_ENGINE,
