@@ -27,7 +27,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +43,7 @@ FOLDERS = ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", 
 SHARED = "shared"  # in the record of a layer of a shared store: what it hides is readable there
 
 _ELSEWHERE = "set REPROBOX_STORE to a folder that you may write"
+_CHECKED = 64  # bytes of the hash before what is derived
 _ABANDONED = 3600  # seconds after which nobody is still writing a small file
 
 
@@ -254,6 +255,17 @@ class Store:
         target = self.memo(kind, key)
         self.replace(target, data)
         return target
+
+    def derived(self, kind: str, key: str, make: Callable[[], bytes]) -> bytes:
+        """What ``make`` gives, which follows from ``key`` alone. It is made once, and again where its memo is torn."""
+        with contextlib.suppress(OSError):
+            memo = self.memo(kind, key).read_bytes()
+            if sha256(memo[_CHECKED:]).encode() == memo[:_CHECKED]:
+                return memo[_CHECKED:]
+        data = make()
+        with contextlib.suppress(ReproboxError):  # a store that may not be written remembers nothing
+            self.remember(kind, key, sha256(data).encode() + data)
+        return data
 
     def replace(self, target: Path, data: bytes) -> None:
         """Write a file of the store at once: readers see the old content or the new."""

@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 import urllib.parse
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from reprobox.backend import Bind, ToolResult
 from reprobox.debian import deb
 from reprobox.debian.archive import Index
 from reprobox.debian.control import Universe, fields, relations, stanzas, write
-from reprobox.digest import canonical, sha256
+from reprobox.digest import Json, canonical, sha256
 from reprobox.errors import ResolveError
 from reprobox.lock import Input, Lock
 from reprobox.tree import remove
@@ -37,6 +38,8 @@ _REQUEST = "/run/reprobox/request"
 #: Seconds; no question to apt takes nearly as long.
 _KEPT_FOR = 7 * 24 * 3600
 _PINS = "/etc/apt/preferences.d/zz-reprobox"
+_EVERY_DAY = ("Date", "Valid-Until")  # fields of Release files that change without any package
+_RAW = 32  # bytes of a sha256
 
 _CONFIGURATION = f"""\
 Dir::Etc::Parts "/dev/null";
@@ -140,12 +143,11 @@ def _run(world: World, question: Question, room: Path, request: Path) -> ToolRes
 @contextlib.contextmanager
 def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
     """A folder with indices as apt wants them. It is kept, with apt's own cache, unless old packages are added."""
-    key = sha256(
-        canonical(
-            [[number, index.label, index.sha256, index.release.sha256] for number, index in _numbered(question.indices)]
-        )
-    )
-    key = sha256(canonical([key, _CONFIGURATION, list(question.architectures)]))
+    parts: list[Json] = [
+        [number, index.label, index.sha256, _release(index).decode("utf-8", "replace")]
+        for number, index in _numbered(question.indices)
+    ]
+    key = sha256(canonical([parts, _CONFIGURATION, list(question.architectures)]))
     kept = store.memo("apt", key)
     if kept.is_dir() and not question.forgotten:
         os.utime(kept)
@@ -156,6 +158,7 @@ def _room(store: Store, question: Question, scratch: Path) -> Iterator[Path]:
     yield room
     if not question.forgotten and (room / "cache" / "srcpkgcache.bin").exists():
         with contextlib.suppress(OSError):  # another process was first
+            _flush_files(room)
             room.rename(kept)
         _forget_old_rooms(kept.parent)
 
@@ -178,9 +181,10 @@ def _furnish(room: Path, question: Question, store: Store) -> None:
     for number, index in _numbered(question.indices):
         flat = index.suite.endswith("/")  # paths in its index are relative to the archive, whatever the suite
         prefix = f"r{number}.invalid_" + ("._" if flat else f"dists_{index.suite.replace('/', '_')}_")
-        (room / "lists" / f"{prefix}InRelease").write_bytes(index.release.text)
+        (room / "lists" / f"{prefix}Release").write_bytes(_release(index))
         binary = "" if flat else f"{index.component}_binary-{index.architecture}_"
-        _share(index.path, room / "lists" / f"{prefix}{binary}Packages")
+        # A copy: apt's cache is good while the time of the file stays, and that of a blob says when it was used.
+        shutil.copyfile(index.path, room / "lists" / f"{prefix}{binary}Packages")
         suites.setdefault((number, "./" if flat else index.suite), []).append(index.component)
     lines = [
         f"http://r{number}.invalid {suite} {' '.join(dict.fromkeys(names))}".rstrip()
@@ -197,12 +201,17 @@ def _furnish(room: Path, question: Question, store: Store) -> None:
     (room / "sources.list").write_text("".join(f"deb [trusted=yes] {line}\n" for line in lines))
 
 
-def _share(blob: Path, target: Path) -> None:
-    """The same file under another name; a copy where another user's file may not be linked (protected_hardlinks)."""
-    try:
-        os.link(blob, target)
-    except OSError:
-        shutil.copyfile(blob, target)
+def _release(index: Index) -> bytes:
+    """What apt is told of the Release file, which was checked here: the same every day while the packages are."""
+    return write({name: value for name, value in index.release.fields.items() if name not in _EVERY_DAY})
+
+
+def _flush_files(folder: Path) -> None:
+    """What a power cut would leave of files that were never flushed could look whole to apt."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _numbered(indices: Iterable[Index]) -> Iterator[tuple[int, Index]]:
@@ -230,10 +239,29 @@ def old_packages(store: Store, inputs: Iterable[Input]) -> bytes:
     return b"".join(pieces)
 
 
-def no_longer_offered(inputs: Iterable[Input], indices: Iterable[Index]) -> tuple[Input, ...]:
+def no_longer_offered(store: Store, inputs: Iterable[Input], indices: Iterable[Index]) -> tuple[Input, ...]:
     """Those of ``inputs`` that none of the indices has."""
-    offered = {piece[:64] for index in indices for piece in index.path.read_bytes().split(b"\nSHA256: ")}
-    return tuple(item for item in inputs if item.sha256.encode() not in offered)
+    offered = [_offered(store, index) for index in indices]
+    return tuple(item for item in inputs if not any(_among(bytes.fromhex(item.sha256), all_) for all_ in offered))
+
+
+def _offered(store: Store, index: Index) -> bytes:
+    """The sha256 of every package of an index, sorted, one after the other; remembered for each index."""
+
+    def hashes() -> bytes:
+        found = re.findall(rb"\nSHA256: ([0-9a-f]{64})(?=\n)", index.path.read_bytes())
+        return b"".join(sorted(bytes.fromhex(digest.decode("ascii")) for digest in found))
+
+    return store.derived("offered", index.sha256, hashes)
+
+
+def _among(digest: bytes, sorted_digests: bytes) -> bool:
+    place = bisect_left(range(len(sorted_digests) // _RAW), digest, key=lambda at: _at(sorted_digests, at))
+    return _at(sorted_digests, place) == digest
+
+
+def _at(digests: bytes, place: int) -> bytes:
+    return digests[place * _RAW : (place + 1) * _RAW]
 
 
 def extended_status(status: bytes, removed: Collection[str], debs: Iterable[Path]) -> bytes:
@@ -268,16 +296,16 @@ def package_names(store: Store, indices: Iterable[Index]) -> set[str]:
     """All package names of the indices; remembered for each index."""
     names: set[str] = set()
     for index in indices:
-        memo = store.memo("names", index.sha256)
-        try:
-            text = memo.read_text("utf-8", "surrogateescape")
-        except FileNotFoundError:
-            found = {piece.partition(b"\n")[0] for piece in (b"\n" + index.path.read_bytes()).split(b"\nPackage: ")[1:]}
-            data = b"\n".join(sorted(found))
-            store.remember("names", index.sha256, data)
-            text = data.decode("utf-8", "surrogateescape")
-        names.update(text.split("\n"))
+        names.update(_names(store, index).decode("utf-8", "surrogateescape").split("\n"))
     return names
+
+
+def _names(store: Store, index: Index) -> bytes:
+    def found() -> bytes:
+        pieces = (b"\n" + index.path.read_bytes()).split(b"\nPackage: ")[1:]
+        return b"\n".join(sorted({piece.partition(b"\n")[0] for piece in pieces}))
+
+    return store.derived("names", index.sha256, found)
 
 
 # -- what apt says -----------------------------------------------------------------------------------------------------

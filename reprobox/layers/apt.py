@@ -287,7 +287,8 @@ def _solve(request: ResolveRequest, question: solver.Question) -> solver.Answer:
     """Ask with the old pins where there are any; those that stand in the way are let go, and no others."""
     previous = request.previous
     kept = previous.inputs if previous is not None and not request.upgrade else ()
-    gone = set(_brought(request, solver.no_longer_offered(kept, question.indices))) if kept else set()
+    missing = solver.no_longer_offered(request.world.store, kept, question.indices)
+    gone = set(_brought(request, missing)) if kept else set()
     let_go: list[str] = []
     while True:
         forgotten = tuple(item for item in kept if item.sha256 in gone)
@@ -317,8 +318,9 @@ def _brought(request: ResolveRequest, inputs: Sequence[Input]) -> Iterable[str]:
 
 def _manual(request: ResolveRequest, asked: AptOptions, status: bytes, inputs: Iterable[Input]) -> Sequence[str]:
     """What was asked for, as ``apt-mark`` takes it: a virtual name stands for the package that provides it."""
-    debs = [request.world.store.blob(item.sha256) for item in inputs]
-    real = solver.names_and_provided(status, debs)
+    real = {item.facts["package"]: item.facts["package"] for item in inputs}
+    if any(name.partition(":")[0] not in real for name in _names(asked)):  # it is there already, or virtual
+        real = solver.names_and_provided(status, [request.world.store.blob(item.sha256) for item in inputs])
     marked = set()
     for name in _names(asked):
         package, colon, architecture = name.partition(":")

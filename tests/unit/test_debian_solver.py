@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,9 +144,28 @@ def test_names_and_virtual_names(indices, store):
     assert not solver.is_provided("ward", indices)
 
 
-def test_what_is_no_longer_offered(indices):
+def test_what_is_no_longer_offered(indices, store):
     gone, here = locked("gone", data=b"gone"), locked("awk", data=b"awk")
-    assert solver.no_longer_offered([gone, here], indices) == (gone,)
+    assert solver.no_longer_offered(Store(store), [gone, here], indices) == (gone,)
+    assert solver.no_longer_offered(Store(store), [gone, here], ()) == (gone, here)
+
+
+def test_an_index_is_looked_through_once(indices, store):
+    kept = Store(store)
+    here = locked("awk", data=b"awk")
+    for _ in range(2):
+        assert solver.no_longer_offered(kept, [here], indices) == ()
+        assert "mawk" in solver.package_names(kept, indices)
+        for found in indices:
+            found.path.write_bytes(b"")  # whoever reads it again finds nothing
+    changed = [replace(found, sha256=sha("changed")) for found in indices]
+    assert solver.no_longer_offered(kept, [here], changed) == (here,)
+
+
+def test_a_hash_that_is_none_is_passed_over(tmp_path, store):
+    (tmp_path / "odd").write_bytes(b"Package: a\nSHA256: 12\n\nPackage: b\nSHA256: " + sha("b").encode() + b"\n\n")
+    odd, here = index(tmp_path / "odd", "x"), locked("b", data=b"b")
+    assert solver.no_longer_offered(Store(store), [here], [odd]) == ()
 
 
 STATUS = [

@@ -127,6 +127,28 @@ def test_what_is_remembered_is_replaced_at_once(here):
     assert here.memo("locks", "key").read_bytes() == b"[2]"
 
 
+def test_what_follows_from_a_key_is_made_once(here):
+    made = []
+
+    def make() -> bytes:
+        made.append(b"value")
+        return b"value"
+
+    assert [here.derived("kind", "key", make) for _ in range(3)] == [b"value"] * 3
+    assert Store(here.root).derived("kind", "key", make) == b"value"
+    assert len(made) == 1
+    assert here.derived("kind", "other", make) == b"value"
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("torn", [b"", b"value", b"x" * 64, b"x" * 64 + b"value", b"0" * 63])
+def test_a_torn_memo_is_made_anew(here, torn):
+    here.derived("kind", "key", lambda: b"value")
+    here.remember("kind", "key", torn)
+    assert here.derived("kind", "key", lambda: b"value") == b"value"
+    assert here.memo("kind", "key").read_bytes() == sha256(b"value").encode() + b"value"
+
+
 def test_staging_is_gone_afterwards_whatever_happened(here):
     def fail() -> None:
         with here.scratch() as folder:
@@ -172,6 +194,17 @@ def test_many_processes_publish_the_same(store):
     assert in_processes(4, work) == [0] * 4
     assert len(list((store / "layers").iterdir())) == 10
     assert_valid(Store(store))
+
+
+def test_many_processes_derive_the_same(store):
+    def work(number: int) -> None:
+        for turn in range(10):
+            assert Store(store).derived("kind", str(turn), lambda turn=turn: bytes([turn]) * 100_000) is not None
+
+    assert in_processes(4, work) == [0] * 4
+    here = Store(store)
+    assert [here.derived("kind", str(turn), lambda: b"")[:1] for turn in range(10)] == [bytes([n]) for n in range(10)]
+    assert not list((store / "tmp").iterdir())
 
 
 def test_only_one_works_on_a_thing(here, tmp_path):
@@ -420,6 +453,7 @@ def test_a_read_only_store_is_read_and_says_why_it_is_not_written(here):
         f"""
 here = Store(store)
 print(here.layer("a" * 64).record, here.has_blob({digest!r}), here.memo("kind", "key").exists())
+print(here.derived("kind", "key", lambda: b"made"), here.derived("kind", "key", lambda: b"again"))
 for attempt in (
     lambda: publish(here, "b" * 64),
     lambda: here.add_blob(b"new"),
@@ -438,6 +472,7 @@ except ReproboxError as error:
     )
     lines = told.splitlines()
     assert lines[0].endswith("True False")
+    assert lines.pop(1) == "b'made' b'again'"  # nothing is remembered
     reason = "the store cannot be written: Read-only file system True set REPROBOX_STORE to a folder that you may write"
     assert lines[1:] == [reason] * 4 + ["the store cannot be used: Read-only file system"]
 
