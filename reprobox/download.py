@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Protocol, TypeVar
@@ -117,6 +117,36 @@ class Watch:
         time.sleep(seconds)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Body:
+    """What a request brings along: ``data``, or ``count`` bytes of the file ``path`` from ``start``.
+
+    ``watch`` is told why it has to be sent again.
+    """
+
+    data: bytes = b""
+    path: Path | None = None
+    start: int = 0
+    count: int = 0
+    watch: Watch = field(default_factory=Watch)
+
+    @property
+    def size(self) -> int:
+        return self.count if self.path else len(self.data)
+
+    def pieces(self) -> bytes | Iterator[bytes]:
+        """The bytes, anew for each attempt."""
+        return self.data if self.path is None else _region(self.path, self.start, self.count)
+
+
+def _region(path: Path, start: int, count: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while count and (data := file.read(min(count, _CHUNK))):
+            yield data
+            count -= len(data)
+
+
 class Downloader:
     """An HTTP client for one command; threads may share it.
 
@@ -156,7 +186,8 @@ class Downloader:
         conditional = any(name.lower() in ("if-none-match", "if-modified-since") for name in sent)
 
         def attempt() -> Document:
-            with self._answer(place, sent, data) as response:
+            form = None if data is None else Body(data=data)
+            with self._answer(place, sent, form, "GET" if data is None else "POST") as response:
                 if response.status != 200 and not (response.status == 304 and conditional):
                     _refuse(place, response)
                 return Document(status=response.status, headers=_headers(response), body=_read(response, limit, place))
@@ -210,7 +241,7 @@ class Downloader:
         growing = _Growing(file, watch or Watch())
 
         def attempt() -> None:
-            with self._answer(place, growing.headers(), None) as response:
+            with self._answer(place, growing.headers()) as response:
                 growing.align(response, place)
                 for chunk in response.stream(_CHUNK, decode_content=False):
                     growing.write(chunk)
@@ -222,10 +253,40 @@ class Downloader:
             self._retrying(place, growing.watch, attempt, progress=lambda: growing.count)
         return growing.digest(), growing.count
 
+    def send(
+        self,
+        method: str,
+        location: str | Location,
+        *,
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        good: Collection[int] = (200,),
+        again: bool = True,
+    ) -> Document:
+        """Ask for something else than a document, such as an upload; the answer's ``headers`` are what counts.
+
+        Raises :class:`StatusError` for a status that is not in ``good``, :class:`FetchError`, :class:`OfflineError`.
+        Without ``again`` there is one attempt: then a lost answer leaves open what the server has done.
+        """
+        place = _usable(location)
+        sent = dict(headers or {})
+        if body is not None:
+            sent["Content-Length"] = str(body.size)
+
+        def attempt() -> Document:
+            with self._answer(place, sent, body, method) as response:
+                if response.status not in good:
+                    _refuse(place, response)
+                return Document(
+                    status=response.status, headers=_headers(response), body=_read(response, 64 << 10, place)
+                )
+
+        return self._retrying(place, body.watch if body else Watch(), attempt, attempts=None if again else 1)
+
     def _fill(self, part: _Partial, place: Location) -> None:
         def attempt() -> None:
             headers = {"Range": f"bytes={part.count}-"} if part.count else {}
-            with self._answer(place, headers, None) as response:
+            with self._answer(place, headers) as response:
                 part.align(response, place)
                 for chunk in response.stream(_CHUNK, decode_content=False):
                     part.write(chunk, place)
@@ -240,7 +301,12 @@ class Downloader:
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def _retrying(
-        self, place: Location, watch: Watch, attempt: Callable[[], T], progress: Callable[[], int] = lambda: 0
+        self,
+        place: Location,
+        watch: Watch,
+        attempt: Callable[[], T],
+        progress: Callable[[], int] = lambda: 0,
+        attempts: int | None = None,
     ) -> T:
         if self.offline:
             raise OfflineError("the network may not be used", where=place.shown, hint="run it again without --offline")
@@ -255,34 +321,37 @@ class Downloader:
                 return attempt()
             except _InterruptedError as error:
                 failures = 1 if progress() - before >= _WORTH_RESUMING else failures + 1
-                self._pause(error, failures, place, watch)
+                self._pause(error, failures, place, watch, attempts or self._attempts)
 
-    def _pause(self, error: _InterruptedError, failures: int, place: Location, watch: Watch) -> None:
+    def _pause(self, error: _InterruptedError, failures: int, place: Location, watch: Watch, attempts: int) -> None:
         """Wait as long as is right before the next attempt, or raise because there should be none."""
         delay = self._backoff * 2 ** (failures - 1) * random.uniform(0.75, 1.25)  # noqa: S311  (spreads out clients)
         if error.delay is not None:
             delay = max(error.delay, self._backoff)
-        if not error.reached and failures >= min(_KNOCKS, self._attempts):
+        if not error.reached and failures >= min(_KNOCKS, attempts):
             self._unreachable[_origin(place.url)] = (time.monotonic(), str(error))
             raise FetchError(str(error), where=place.shown, hint=_UNREACHABLE)
-        if failures >= self._attempts or delay > _PATIENCE:
+        if failures >= attempts or delay > _PATIENCE:
             if error.status:
                 raise error.status
-            raise FetchError(f"{error}, after {failures} attempts", where=place.shown)
+            tries = f", after {failures} attempts" if attempts > 1 else ""
+            raise FetchError(f"{error}{tries}", where=place.shown)
         watch.note(f"{place.shown}: {error}; again in {delay:.1f} s")
         watch.sleep(delay)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _answer(self, place: Location, headers: Mapping[str, str], data: bytes | None) -> Iterator[BaseHTTPResponse]:
+    def _answer(
+        self, place: Location, headers: Mapping[str, str], body: Body | None = None, method: str = "GET"
+    ) -> Iterator[BaseHTTPResponse]:
         """The server's answer with its body unread; urllib3's errors become ours, while the body is read too."""
         import ssl
 
         from urllib3 import exceptions
 
         try:
-            response = self._request(place, headers, data)
+            response = self._request(place, headers, body, method)
             try:
                 if response.status in _BUSY:
                     raise _busy(place, response)
@@ -303,7 +372,7 @@ class Downloader:
         except exceptions.HTTPError as error:
             raise _InterruptedError(f"the connection broke: {_reason(error)}") from None
 
-    def _request(self, place: Location, headers: Mapping[str, str], data: bytes | None) -> BaseHTTPResponse:
+    def _request(self, place: Location, headers: Mapping[str, str], body: Body | None, method: str) -> BaseHTTPResponse:
         """Send it; follow redirects without taking secrets to another server, and answer one challenge."""
         url, login = _split_login(place.url)
         challenged = False
@@ -312,15 +381,15 @@ class Downloader:
             if _origin(url) == _origin(place.url):
                 private = {**login, **place.headers, **(place.auth.headers() if place.auth else {})}
             response = self._pools.pool(url).urlopen(
-                "GET" if data is None else "POST",
+                method,
                 url,
-                body=data,
+                body=body.pieces() if body else None,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers, **private},
                 redirect=False,
                 retries=False,
                 preload_content=False,
             )
-            if response.status in _REDIRECTS and "location" in response.headers and data is None:
+            if _leads_on(method, response):
                 url = _redirected(place, url, response)
             elif (
                 response.status == 401
@@ -635,6 +704,13 @@ def _split_login(url: str) -> tuple[str, dict[str, str]]:
 def _origin(url: str) -> str:
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+
+
+def _leads_on(method: str, response: BaseHTTPResponse) -> bool:
+    """Whether to ask elsewhere: what changes something is only repeated where the server says so (RFC 9110, 15.4)."""
+    if "location" not in response.headers or response.status not in _REDIRECTS:
+        return False
+    return method in ("GET", "HEAD") or (method != "POST" and response.status in (307, 308))
 
 
 def _redirected(place: Location, url: str, response: BaseHTTPResponse) -> str:

@@ -58,6 +58,9 @@ class Reporter(Protocol):
     def fetching(self) -> providers.Progress:
         """A display for one fetch."""
 
+    def moving(self, label: str) -> providers.Progress:
+        """A display for another transfer, which ``label`` names."""
+
     def building(self, name: str, number: int, total: int) -> None:
         """Step ``number`` of ``total`` starts."""
 

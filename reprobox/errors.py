@@ -112,6 +112,10 @@ class FetchError(ReproboxError):
     """An input could not be had from any provider; the message lists what each of them said."""
 
 
+class PushError(ReproboxError):
+    """A registry does not take what is pushed to it; the message holds what it says."""
+
+
 class PlatformError(FetchError):
     """What a base is made of does not exist for the platform; the message lists those that it exists for."""
 

@@ -6,18 +6,17 @@ sha256 is published.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias
+from typing import IO, Protocol
 
+from reprobox.crew import Crew, Errand, Progress
 from reprobox.digest import sha256
 from reprobox.download import Document, Downloader, Location, Watch, cannot_write, local_path, without_password
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
@@ -37,25 +36,6 @@ class Provider(Protocol):
 
     def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
         """Places to try, best first, by sha256; nothing for inputs it does not know. May use the network."""
-
-
-class Progress(Protocol):
-    """Shows a fetch to people. Every call comes from the thread that called :func:`fetch`."""
-
-    def start(self, size: int, files: int) -> None:
-        """``files`` files of ``size`` bytes together are missing."""
-
-    def advance(self, count: int) -> None:
-        """``count`` more bytes are in place (those of an earlier try too); negative when bytes were thrown away."""
-
-    def done(self, name: str) -> None:
-        """One file is complete, checked and in the store."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line: a retry, another process that is waited for."""
-
-    def stop(self) -> None:
-        """It is over, however it ended."""
 
 
 class _Silent:
@@ -101,7 +81,7 @@ def fetch(
             if tasks := [
                 partial(_bring, store, downloader, answers[item.sha256], item, places) for item, places in found
             ]:
-                _Crew().work(tasks, progress, min(jobs, len(tasks)))
+                Crew().work(tasks, progress, jobs)
                 wanted = [item for item in wanted if not store.has_blob(item.sha256)]
             if not wanted:
                 return
@@ -127,57 +107,7 @@ def _located(
     return located
 
 
-# -- the workers -------------------------------------------------------------------------------------------------------
-
-
-class _StoppedError(Exception):
-    """The fetch is over; a worker finds out at its next chunk."""
-
-
-_Event: TypeAlias = Callable[[Progress], None]
-_Task: TypeAlias = Callable[["_Watch"], None]
-
-
-class _Crew:
-    """Threads that download files; they tell the calling thread what happens, and it tells people.
-
-    The threads are daemons: after Ctrl-C nobody waits for a silent server, and a partial file may stop anywhere.
-    """
-
-    def __init__(self) -> None:
-        self._todo: collections.deque[_Task] = collections.deque()
-        self._events: queue.SimpleQueue[_Event | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
-
-    def work(self, tasks: Sequence[_Task], progress: Progress, threads: int) -> None:
-        """Until every task is done or has failed. Raises what stops a whole fetch."""
-        self._todo.extend(tasks)
-        for _ in range(threads):
-            threading.Thread(target=self._worker, name="reprobox-fetch", daemon=True).start()
-        try:
-            while threads:
-                if event := self._events.get():
-                    event(progress)
-                else:
-                    threads -= 1
-        finally:
-            self._stop.set()
-
-    def _worker(self) -> None:
-        try:
-            while not self._stop.is_set() and (task := self._next()):
-                task(_Watch(self._events, self._stop))
-        except _StoppedError:
-            pass
-        except BaseException as error:  # noqa: BLE001  (raised again in the calling thread)
-            self._events.put(_raising(error))
-        self._events.put(None)
-
-    def _next(self) -> _Task | None:
-        try:
-            return self._todo.popleft()
-        except IndexError:
-            return None
+# -- downloads ---------------------------------------------------------------------------------------------------------
 
 
 def _bring(
@@ -186,7 +116,7 @@ def _bring(
     answers: list[ReproboxError],
     item: Input,
     locations: Sequence[Location],
-    watch: _Watch,
+    watch: Errand,
 ) -> None:
     """Have one file in the store, from the first place that has it."""
     with _alone(store, item, watch) as file:
@@ -211,36 +141,6 @@ def _publish(store: Store, file: IO[bytes], path: Path, digest: str) -> None:
         store.adopt(path, digest)
     except OSError as error:
         raise cannot_write(path, error) from None
-
-
-def _raising(error: BaseException) -> _Event:
-    def event(_: Progress) -> None:
-        raise error
-
-    return event
-
-
-class _Watch(Watch):
-    """Passes on what happens to the calling thread, and stops the transfer when the fetch is over."""
-
-    def __init__(self, events: queue.SimpleQueue[_Event | None], stop: threading.Event) -> None:
-        self._events = events
-        self._stop = stop
-
-    def advance(self, count: int) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
-        self._events.put(lambda progress: progress.advance(count))
-
-    def note(self, text: str) -> None:
-        self._events.put(lambda progress: progress.note(text))
-
-    def done(self, name: str) -> None:
-        self._events.put(lambda progress: progress.done(name))
-
-    def sleep(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
-            raise _StoppedError
 
 
 @contextlib.contextmanager
@@ -315,7 +215,7 @@ def obtain(
     downloader = downloader or Downloader()
     found: dict[str, Found] = {}
 
-    def task(url: str, watch: _Watch) -> None:
+    def task(url: str, watch: Errand) -> None:
         with store.scratch() as folder, (folder / "file").open("w+b", buffering=0) as file:
             digest, size = downloader.obtain(url, file, watch=watch)
             if not store.has_blob(digest):
@@ -326,7 +226,7 @@ def obtain(
     tasks = [partial(task, url) for url in dict.fromkeys(urls)]
     progress.start(0, len(tasks))
     try:
-        _Crew().work(tasks, progress, min(jobs, len(tasks)))
+        Crew().work(tasks, progress, jobs)
     finally:
         progress.stop()
     return [found[url] for url in urls]

@@ -50,22 +50,39 @@ class Realized:
     record: Mapping[str, Any]  # the launch record, whether or not it could be kept
 
 
-def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, wish: Wish) -> Realized:
-    """Build what is missing of a target, check it against the seal, and let the backend have it."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A target's environment in the store, the lock (sealed if that was wished), and ids of layers that were there."""
+
+    lock: Lock
+    environment: Environment
+    cached: frozenset[str]
+
+
+def make(session: Session, manifest: Manifest, lock: Lock, wish: Wish, *, image_wanted: bool) -> Made:
+    """Have every layer of a target in the store, and check them against the seal."""
     session.manifest = manifest
     selected = manifest.select(wish.target)
-    check_platform(lock.targets[wish.target])
-    runner = available(session.plugins.backend(wish.backend), session.store)
     target = lock.targets[wish.target]
     if wish.with_code:
         target = with_code_layer(session, selected, lock, wish.target)
-    done = build(session, target, lock.epoch, image_wanted=wish.image or runner.needs_image)
+    done = build(session, target, lock.epoch, image_wanted=image_wanted)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
     remember_build(session, environment)
     if wish.seal:
         lock = sealed(lock, wish.target, environment)
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
+    return Made(lock=lock, environment=environment, cached=done.cached)
+
+
+def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, wish: Wish) -> Realized:
+    """Build what is missing of a target, check it against the seal, and let the backend have it."""
+    selected = manifest.select(wish.target)
+    check_platform(lock.targets[wish.target])
+    runner = available(session.plugins.backend(wish.backend), session.store)
+    made = make(session, manifest, lock, wish, image_wanted=wish.image or runner.needs_image)
+    lock, environment = made.lock, made.environment
     checkout = None if wish.with_code or wish.output else _checked_out(session, selected, lock)
     for_use = not (wish.image or wish.with_code or wish.output)
     downloads = mounted_downloads(session, selected, lock) if for_use else {}
@@ -83,7 +100,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
                 output=wish.output,
             )
         )
-        result = describe(environment, realization, done.cached)
+        result = describe(environment, realization, made.cached)
         result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
         record = _record(session, project, selected, environment, realization, marks) | {"result": result}
         if checkout:

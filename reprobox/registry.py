@@ -173,10 +173,20 @@ class Repository:
         self, name: str, servers: Sequence[tuple[str, Auth]], downloader: Downloader, logins: Credentials
     ) -> None:
         self.name = name
-        self._registry, _, self._path = name.partition("/")
+        self.downloader = downloader
+        self.registry, _, self._path = name.partition("/")
         self._servers = servers
-        self._downloader = downloader
         self._logins = logins
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What stood in the way of finding a login."""
+        return self._logins.notes
+
+    def place(self, path: str) -> Location:
+        """Where the registry itself, and none of its mirrors, has ``path``: ``blobs/sha256:…``, ``manifests/TAG``."""
+        server, access = self._servers[-1]
+        return Location(url=self._url(server, path), auth=access)
 
     def image(self, reference: Reference, platform: str) -> oci.Image:
         """The image for ``platform`` that the registry has under this name now; every document is checked by its hash.
@@ -223,36 +233,36 @@ class Repository:
         except StatusError as error:
             raise self._refused(error, reference) from None
         except FetchError as error:
-            plain = f"; if {self._registry} has no TLS, list it under `insecure` in [registries] of the settings"
+            plain = f"; if {self.registry} has no TLS, list it under `insecure` in [registries] of the settings"
             hint = (error.hint or "try again later") + (plain if self._servers[-1][0].startswith("https:") else "")
             raise FetchError(f"{error.where}: {error.message}", where=str(reference), hint=hint) from None
         except OfflineError:
-            message = f"the network may not be used to ask {self._registry} for it"
+            message = f"the network may not be used to ask {self.registry} for it"
             raise OfflineError(message, where=str(reference), hint="run it once without --offline") from None
 
     def _get(self, path: str, limit: int, headers: Mapping[str, str]) -> Document:
         """From the first server that has it; what the registry itself says counts, not what its mirrors say."""
         for server, access in self._servers[:-1]:
             with contextlib.suppress(FetchError):
-                return self._downloader.get(
+                return self.downloader.get(
                     Location(url=self._url(server, path), auth=access), headers=headers, limit=limit
                 )
         server, access = self._servers[-1]
-        return self._downloader.get(Location(url=self._url(server, path), auth=access), headers=headers, limit=limit)
+        return self.downloader.get(Location(url=self._url(server, path), auth=access), headers=headers, limit=limit)
 
     def _refused(self, error: StatusError, reference: Reference) -> FetchError:
         where = str(reference)
         if error.code == 404:
-            return FetchError(f"{self._registry} has no such image", where=where, hint=self._near(reference))
+            return FetchError(f"{self.registry} has no such image", where=where, hint=self._near(reference))
         if error.code in (401, 403):
             notes = "".join(f"; {note}" for note in self._logins.notes)
             return FetchError(
-                f"{self._registry} does not give it to us: it answered {error.code}",
+                f"{self.registry} does not give it to us: it answered {error.code}",
                 where=where,
-                hint=f"check the name; if the image is private, log in with `docker login {self._registry}` or "
-                f"`podman login {self._registry}`, whose files are read{notes}",
+                hint=f"check the name; if the image is private, log in with `docker login {self.registry}` or "
+                f"`podman login {self.registry}`, whose files are read{notes}",
             )
-        return FetchError(f"{self._registry}: {error.message}", where=where, hint=error.hint)
+        return FetchError(f"{self.registry}: {error.message}", where=where, hint=error.hint)
 
     def _near(self, reference: Reference) -> str:
         tags = self.tags()

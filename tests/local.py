@@ -44,6 +44,9 @@ class Listener:
     def fetching(self) -> Any:
         return Silence()
 
+    def moving(self, label: str) -> Any:
+        return Silence()
+
     def building(self, name: str, number: int, total: int) -> None:
         self.steps.append(name)
 

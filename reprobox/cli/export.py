@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from reprobox.cli.export_push import add_push_options, check_wishes, push_image
 from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
@@ -30,14 +31,18 @@ examples:
   reprobox export --format docker-archive -o env.tar && docker load -i env.tar
   reprobox export --format oci -o layout && skopeo copy oci:layout docker://registry.example/env
   reprobox export --format rootfs -o rootfs
-  reprobox export --format pylock -o pylock.toml        the Python packages, for pip and uv"""
+  reprobox export --format pylock -o pylock.toml        the Python packages, for pip and uv
+  reprobox export --push registry.example/group/env:1   the image to a registry, for docker pull and apptainer pull"""
 FORMATS = ("oci", "docker-archive", "rootfs", "pylock")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("-o", "--output", metavar="PATH", type=Path, required=True, help="the new file or folder")
-    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+    parser.add_argument("--format", choices=FORMATS, help="what to write")
+    parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="the new file or folder")
+    parser.add_argument(
+        "--target", metavar="NAME", action="append", help="the target, where the manifest has several; several to push"
+    )
+    add_push_options(parser)
     parser.add_argument("--tag", metavar="NAME:TAG", help="the image's name, if not the project's")
     parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
     add_builder_option(parser)
@@ -45,6 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    if options.push is not None:
+        return push_image(options)
+    check_wishes(options)
+    options.target = options.target[0] if options.target else None
     check_output(options.output, "-o")
     session, project = open_session(options)
     manifest = project.manifest(session.plugins.kinds)

@@ -14,10 +14,13 @@ _EVERY = 5.0  # seconds between plain lines of one download
 
 
 class Quiet:
-    """No progress at all; also a display of a fetch that shows nothing."""
+    """No progress at all; also a display of a transfer that shows nothing."""
 
     def say(self, text: str) -> None: ...
     def fetching(self) -> Quiet:
+        return self
+
+    def moving(self, label: str) -> Quiet:  # noqa: ARG002 - the protocol's names
         return self
 
     def building(self, name: str, number: int, total: int) -> None: ...
@@ -42,6 +45,9 @@ class Lines:
     def fetching(self) -> Any:
         return _FetchLines(self)
 
+    def moving(self, label: str) -> Any:
+        return _FetchLines(self, label)
+
     def building(self, name: str, number: int, total: int) -> None:
         self.say(f"[{number}/{total}] building {name}")
 
@@ -50,17 +56,18 @@ class Lines:
 
 
 class _FetchLines:
-    """Progress of one fetch as an occasional line."""
+    """Progress of one transfer as an occasional line; ``label`` says what it is, if it is not the fetching of files."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: Lines, label: str = "") -> None:
         self._lines = lines
+        self._label = label
         self._size = self._count = self._files = self._ready = 0
         self._started = self._told = time.monotonic()
 
     def start(self, size: int, files: int) -> None:
         self._size, self._files = size, files
         known = f" ({human(size)})" if size else ""
-        self._lines.say(f"fetching {files} file{'s' if files != 1 else ''}{known}")
+        self._lines.say(f"{self._label or _files(files)}{known}")
 
     def advance(self, count: int) -> None:
         self._count += count
@@ -76,7 +83,7 @@ class _FetchLines:
         self._lines.say(f"  {text}")
 
     def stop(self) -> None:
-        if self._ready == self._files:
+        if self._ready == self._files and not self._label:
             self._lines.say(f"fetched {human(self._size or self._count)} in {time.monotonic() - self._started:.1f} s")
 
 
@@ -98,6 +105,9 @@ class Bars(Lines):
 
     def fetching(self) -> Any:
         return _FetchBar(self)
+
+    def moving(self, label: str) -> Any:
+        return _FetchBar(self, label)
 
     def building(self, name: str, number: int, total: int) -> None:
         self._steps[name] = self.enter().add_task(f"[{number}/{total}] building {name}", total=None)
@@ -143,14 +153,15 @@ class Bars(Lines):
 
 
 class _FetchBar:
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: Bars, label: str = "") -> None:
         self._bars = bars
+        self._label = label
         self._live: RichProgress | None = None
         self._task: Any = None
 
     def start(self, size: int, files: int) -> None:
         self._live = self._bars.enter()
-        self._task = self._live.add_task(f"fetching {files} file{'s' if files != 1 else ''}", total=size)
+        self._task = self._live.add_task(self._label or _files(files), total=size or None)
 
     def advance(self, count: int) -> None:
         if self._live is not None:
@@ -166,6 +177,10 @@ class _FetchBar:
             self._live.remove_task(self._task)
             self._live = None
             self._bars.leave()
+
+
+def _files(count: int) -> str:
+    return f"fetching {count} file{'s' if count != 1 else ''}"
 
 
 def reporter(*, quiet: bool) -> Quiet | Lines:

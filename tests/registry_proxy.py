@@ -1,0 +1,191 @@
+"""A proxy on loopback before a real registry, which loses, swaps and refuses what a test tells it to.
+
+>>> with Proxy(registry.host) as proxy:
+...     proxy.break_("PUT", r"/manifests/", answer(500), times=1)      # then it behaves
+...     proxy.break_("GET", r"/blobs/sha256:", swapped())              # for ever
+"""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeAlias
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    cut: int = -1  # bytes after which the connection ends
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Fault: TypeAlias = Callable[[Request, Callable[[Request], Answer]], Answer | None]
+
+
+def answer(status: int, body: bytes = b"", **headers: str) -> Fault:
+    """Another answer; the registry never hears of the request."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda _request, _ask: Answer(status, named, body)
+
+
+def changed(change: Callable[[bytes], bytes]) -> Fault:
+    """The registry's answer with another body."""
+
+    def fault(request: Request, ask: Callable[[Request], Answer]) -> Answer:
+        found = ask(request)
+        headers = {name: value for name, value in found.headers.items() if name.lower() != "docker-content-digest"}
+        return Answer(found.status, headers, change(found.body))
+
+    return fault
+
+
+def swapped() -> Fault:
+    """Other bytes of the same length."""
+    return changed(lambda body: bytes(byte ^ 0xFF for byte in body))
+
+
+def truncated() -> Fault:
+    """Half of the bytes, and no more of them when asked for the rest."""
+    return changed(lambda body: body[: len(body) // 2])
+
+
+def cut() -> Fault:
+    """The connection ends in the middle."""
+
+    def fault(request: Request, ask: Callable[[Request], Answer]) -> Answer:
+        found = ask(request)
+        return Answer(found.status, found.headers, found.body, len(found.body) // 2)
+
+    return fault
+
+
+def unheard() -> Fault:
+    """The connection ends before anything is answered, and the registry never hears of the request."""
+    return lambda _request, _ask: None
+
+
+def unanswered() -> Fault:
+    """The registry does what it is asked, and its answer is lost."""
+
+    def fault(request: Request, ask: Callable[[Request], Answer]) -> None:
+        ask(request)
+
+    return fault
+
+
+@dataclass
+class _Rule:
+    method: str
+    path: str
+    fault: Fault
+    times: int
+
+
+@dataclass
+class Proxy:
+    """``seen`` are the requests in the order they came. ``login`` (``user:password`` in base64) is asked for."""
+
+    upstream: str
+    login: str = ""
+    seen: list[Request] = field(default_factory=list)
+    rules: list[_Rule] = field(default_factory=list)
+
+    def break_(self, method: str, path: str, fault: Fault, times: int = -1) -> None:
+        """``path`` is a pattern to be found in the request's path; ``times`` is -1 for ever."""
+        self.rules.append(_Rule(method, path, fault, times))
+
+    def mend(self) -> None:
+        self.rules.clear()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def asked(self, method: str, path: str) -> list[Request]:
+        return [item for item in self.seen if item.method == method and re.search(path, item.path)]
+
+    def __enter__(self) -> Self:
+        handler = type("Handler", (_Handler,), {"world": self})
+        self._lock = threading.Lock()
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, request: Request) -> Answer | None:
+        with self._lock:
+            self.seen.append(request)
+            if self.login and request.headers.get("Authorization") != f"Basic {self.login}":
+                return Answer(401, {"WWW-Authenticate": 'Basic realm="test"'}, b"{}")
+            rule = next((rule for rule in self.rules if rule.times and _fits(rule, request)), None)
+            if rule:
+                rule.times -= 1
+        return rule.fault(request, self.ask) if rule else self.ask(request)
+
+    def ask(self, request: Request) -> Answer:
+        """What the registry itself says."""
+        connection = http.client.HTTPConnection(self.upstream, timeout=30)
+        try:
+            connection.request(request.method, request.path, request.body, dict(request.headers))
+            found = connection.getresponse()
+            return Answer(found.status, dict(found.getheaders()), found.read())
+        finally:
+            connection.close()
+
+
+def _fits(rule: _Rule, request: Request) -> bool:
+    return rule.method == request.method and re.search(rule.path, request.path) is not None
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    world: Proxy
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        found = self.world.answer(Request(self.command, self.path, dict(self.headers.items()), body))
+        if found is None:
+            self.close_connection = True
+            return
+        self.send_response(found.status)
+        for name, value in found.headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "date", "server", "connection"):
+                self.send_header(name, value)
+        length = found.headers.get("Content-Length") if self.command == "HEAD" else str(len(found.body))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        try:
+            self.wfile.write(found.body if found.cut < 0 else found.body[: found.cut])
+        except ConnectionError:
+            pass
+        if found.cut >= 0:
+            self.close_connection = True
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815  (the names that http.server calls)
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
