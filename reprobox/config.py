@@ -4,6 +4,8 @@
 They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the platform's configuration folder::
 
     jobs = 8                                            # downloads at a time
+    backend = "docker"                                  # of realize, run and shell
+    builder = "sandbox"                                 # what runs build steps
 
     [archives]                                          # base URIs of package archives, by the archive's name
     debian = ["https://mirror.example/debian"]
@@ -54,6 +56,7 @@ _links = pattern(r"(?:(?:https?|file)://|/)\S+", "a URL or an absolute path", "b
 _web = pattern(r"https?://\S+", "a URL", "begin it with https:// or http://")
 _host = pattern(r"[A-Za-z0-9.\[\]:-]+", "the name of a registry", 'write host or host:port, such as "docker.io"')
 _absolute = Check(find=_path)
+_backend = pattern(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a backend", "`reprobox plugins` shows which there are")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,8 @@ class _Store:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
     jobs: int = key("Downloads at a time.", default=8)
+    backend: str | None = key("The backend of realize, run and shell.", default=None, check=_backend)
+    builder: str | None = key("The backend that runs build steps.", default=None, check=_backend)
     archives: Mapping[str, tuple[str, ...]] = key("Package archives.", default=EMPTY, check=_url, nonempty=True)
     snapshots: Mapping[str, tuple[str, ...]] = key("Snapshot services.", default=EMPTY, check=_url, nonempty=True)
     registries: Registries = key("OCI registries.", default=Registries())

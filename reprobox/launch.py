@@ -40,6 +40,41 @@ def store_root() -> str:
     return os.path.join(cache, "reprobox")
 
 
+SANDBOX = "sandbox"  # the backend of those who chose no other
+
+
+def default_backend() -> str:
+    """The backend of commands that are given none: what ``$REPROBOX_BACKEND``, else this user's settings say."""
+    return os.environ.get("REPROBOX_BACKEND") or _said("backend") or SANDBOX
+
+
+def default_builder() -> str:
+    """The backend that runs build steps, in the same way."""
+    return os.environ.get("REPROBOX_BUILDER") or _said("builder") or SANDBOX
+
+
+def _said(name: str) -> str:
+    """A word of the settings, if they are settings; mistakes are told where all of them are read."""
+    place = os.environ.get("REPROBOX_CONFIG")
+    if not place:
+        folder = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+        place = os.path.join(folder, "reprobox", "config.toml")
+    try:
+        with open(place, "rb") as file:
+            data = file.read(1 << 20)
+    except OSError:
+        return ""
+    if name.encode() not in data:  # nearly always; reading TOML takes its time
+        return ""
+    import tomllib
+
+    try:
+        said = tomllib.loads(data.decode()).get(name)
+    except (ValueError, RecursionError):
+        return ""
+    return said if isinstance(said, str) else ""
+
+
 def record_path(store: str, project: str, target: str, backend: str) -> str:
     """Where the record of a project's target is; ``target`` is empty for the only one."""
     parts = (os.path.realpath(project), target, backend)

@@ -6,8 +6,12 @@ a plugin under the entry point group ``reprobox``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ import pluggy
 
 from reprobox import __version__
 from reprobox.errors import UsageError
+from reprobox.guarded import Guarded
 
 if TYPE_CHECKING:
     from reprobox.backend import Backend
@@ -95,81 +100,220 @@ class BuiltIn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installed:
-    """One plugin, as ``reprobox plugins`` shows it; ``problem`` says why a broken one could not be used."""
+    """One plugin, as ``reprobox plugins`` shows it; ``problem`` says why a broken one could not be used.
+
+    ``more`` are the other hooks that it answers, by the words that they register: ``providers`` and the like.
+    """
 
     name: str
     version: str
     origin: str
     backends: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
     problem: str = ""
+
+    def told(self) -> str:
+        """``'mine' (mine-plugin 1.2)``"""
+        return f"{self.name!r} ({' '.join(filter(None, (self.origin, self.version)))})"
+
+
+@dataclass(kw_only=True)
+class _Offer:
+    """What one plugin offers, before anything of it is used."""
+
+    plugin: object
+    name: str
+    version: str
+    origin: str
+    backends: dict[str, Backend] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+    problem: str = ""
+
+    def shown(self) -> Installed:
+        sound = not self.problem
+        return Installed(
+            name=self.name,
+            version=self.version,
+            origin=self.origin,
+            backends=tuple(self.backends) if sound else (),
+            kinds=tuple(self.kinds) if sound else (),
+            more=self.more if sound else (),
+            problem=self.problem,
+        )
+
+
+#: What to install for the backends of this project's own plugins, and for other names that people call them by.
+_EXTRAS = {"docker": "docker", "podman": "docker", "singularity": "singularity", "apptainer": "singularity"}
 
 
 class Plugins:
-    """Everything that is registered, by name. A plugin that cannot be loaded is reported and left out."""
+    """Everything that is registered, by name. A plugin that cannot be loaded is reported and left out.
+
+    So is each of two plugins that offer the same thing, or have the same name: nobody could tell which is meant.
+    """
 
     def __init__(self, *, discover: bool = True) -> None:
-        self.backends: dict[str, Backend] = {}
-        self.kinds: dict[str, Kind] = {}
-        self.installed: list[Installed] = []
-        self._manager = pluggy.PluginManager(GROUP)
-        self._manager.add_hookspecs(Specification)
-        self._register(BuiltIn(), "built in", __version__, "reprobox")
-        for point in metadata.entry_points(group=GROUP) if discover else ():
-            self._load(point)
+        self._built_in = _Offer(plugin=BuiltIn(), name="built in", version=__version__, origin="reprobox")
+        _collect(self._built_in)
+        self._offers = [_loaded(point) for point in metadata.entry_points(group=GROUP)] if discover else []
+        _refuse_doubles(self._built_in, self._offers)
+        sound = [offer for offer in self._offers if not offer.problem]
+        self._used = [self._built_in, *sound]
+        self.backends: dict[str, Backend] = dict(self._built_in.backends)
+        self.kinds: dict[str, Kind] = {name: kind for offer in self._used for name, kind in offer.kinds.items()}
+        for offer in sound:
+            self.backends |= {name: Guarded(backend, offer.name) for name, backend in offer.backends.items()}
 
-    def _load(self, point: metadata.EntryPoint) -> None:
-        origin = point.dist.name if point.dist else point.value
-        version = point.dist.version if point.dist else ""
-        try:
-            self._register(point.load(), point.name, version, origin)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code must not take the tool down
-            problem = f"{type(error).__name__}: {error}"
-            self.installed.append(Installed(name=point.name, version=version, origin=origin, problem=problem))
-
-    def _register(self, plugin: object, name: str, version: str, origin: str) -> None:
-        self._manager.register(plugin, name=name)
-        try:
-            others = [other for other in self._manager.get_plugins() if other is not plugin]
-            hooks = self._manager.subset_hook_caller
-            backends = _named(hooks("reprobox_backends", others)(), self.backends, _BACKEND)
-            kinds = _named(hooks("reprobox_layer_kinds", others)(), self.kinds, _KIND)
-        except BaseException:
-            self._manager.unregister(plugin)
-            raise
-        self.backends |= backends
-        self.kinds |= kinds
-        self.installed.append(
-            Installed(name=name, version=version, origin=origin, backends=tuple(backends), kinds=tuple(kinds))
-        )
+    @property
+    def installed(self) -> list[Installed]:
+        """Every plugin, the built-in one first."""
+        return [offer.shown() for offer in (self._built_in, *self._offers)]
 
     def providers(self, session: Any) -> list[Provider]:
-        """The providers that plugins offer to a session; those that came last are asked first, built-in ones last."""
-        return [provider for offered in self._manager.hook.reprobox_providers(session=session) for provider in offered]
+        """The providers that plugins offer to a session; those that came last are asked first, built-in ones last.
+
+        A plugin that fails to offer any is told, and done without from then on.
+        """
+        providers: list[Provider] = []
+        for offer in reversed(self._used):
+            try:
+                providers += _answers(offer.plugin, "reprobox_providers", session=session)
+            except (Exception, SystemExit) as error:
+                if offer is self._built_in:
+                    raise
+                offer.problem = f"{type(error).__name__}: {error}"
+                self._used.remove(offer)
+                session.reporter.say(f"warning: {left_out(offer.shown())}")
+        return providers
 
     def backend(self, name: str) -> Backend:
-        """The backend called ``name``. Raises :class:`reprobox.errors.UsageError`."""
+        """The backend called ``name``. Raises :class:`reprobox.errors.UsageError` with what to install for it."""
         if name in self.backends:
             return self.backends[name]
-        raise UsageError(
-            f"there is no backend {name!r}",
-            hint=f"installed: {', '.join(sorted(self.backends))}; `reprobox plugins` shows what each offers",
-        )
+        claimed = [offer.shown() for offer in self._offers if offer.problem and name in (offer.name, *offer.backends)]
+        if claimed:
+            raise UsageError(
+                f"the backend {name!r} cannot be used: " + "; ".join(map(left_out, claimed)),
+                hint="mend or uninstall what is told here; `reprobox plugins` shows all of it",
+            )
+        raise UsageError(f"there is no backend {name!r}", hint=self._instead(name))
 
+    def _instead(self, name: str) -> str:
+        installed = f"installed: {', '.join(sorted(self.backends))}"
+        known = name.lower() if name.lower() in _EXTRAS else next(iter(get_close_matches(name.lower(), _EXTRAS)), "")
+        backend = _EXTRAS.get(known, "")
+        if not backend:
+            return f"{installed}; `reprobox plugins` shows what each plugin offers"
+        if backend in self.backends:
+            return f"did you mean {backend!r}? {installed}"
+        called = f"the backend for it is {backend!r}: " if backend != name else ""
+        return f'{called}install it with `pip install "reprobox[{backend}]"`; {installed}'
+
+
+def left_out(plugin: Installed) -> str:
+    """What is said of a plugin that is not used."""
+    return f"the plugin {plugin.told()} is left out: {plugin.problem}"
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
 
 #: What the protocols ask for: a noun that lacks something is refused when it is registered, not when it is used.
 _BACKEND = (
     "name", "needs_image", "probe", "build", "tool", "realize", "run", "has", "inspect", "edit", "changes",
 )  # fmt: skip
 _KIND = ("name", "recipe", "pinned", "options", "needs", "resolve", "step")
+#: Seconds in which a plugin must be there.
+PATIENCE = 20.0
 
 
-def _named(offers: Iterable[Iterable[Any]], known: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+def _loaded(point: metadata.EntryPoint) -> _Offer:
+    """What an entry point leads to, or why it leads to nothing."""
+    origin = point.dist.name if point.dist else point.value
+    version = point.dist.version if point.dist else ""
+    offer = _Offer(plugin=None, name=point.name, version=version, origin=origin)
+    try:
+        with _patience(PATIENCE):
+            offer.plugin = point.load()
+            _collect(offer)
+    except (Exception, SystemExit, _TooSlow) as error:  # noqa: BLE001 - a stranger's code must not take the tool down
+        offer.problem = str(error) if isinstance(error, _TooSlow) else f"{type(error).__name__}: {error}"
+    return offer
+
+
+class _TooSlow(BaseException):
+    """It took too long. No Exception, since much code goes on after those."""
+
+
+@contextlib.contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """Raise :class:`_TooSlow` in the main thread after so many seconds; elsewhere nothing can be done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _TooSlow(f"it was not loaded within {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _collect(offer: _Offer) -> None:
+    """Ask a plugin for its nouns. Raises what it raises, and :class:`TypeError` for a noun that lacks something."""
+    offer.backends = _named(_answers(offer.plugin, "reprobox_backends"), _BACKEND)
+    offer.kinds = _named(_answers(offer.plugin, "reprobox_layer_kinds"), _KIND)
+    hooks = _alone(offer.plugin)[1]
+    asked = ("reprobox_backends", "reprobox_layer_kinds")
+    offer.more = tuple(hook.removeprefix("reprobox_").replace("_", " ") for hook in hooks if hook not in asked)
+
+
+def _alone(plugin: object) -> tuple[pluggy.PluginManager, list[str]]:
+    """A manager that knows this plugin alone, so that nobody else's mistake is met; and the hooks that it answers."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Specification)
+    manager.register(plugin, name="it")
+    return manager, sorted(caller.name for caller in manager.get_hookcallers(plugin) or ())
+
+
+def _answers(plugin: object, hook: str, **arguments: Any) -> list[Any]:
+    manager, _ = _alone(plugin)
+    return [item for offered in getattr(manager.hook, hook)(**arguments) for item in offered]
+
+
+def _named(items: Iterable[Any], wanted: Sequence[str]) -> dict[str, Any]:
     named: dict[str, Any] = {}
-    for item in (item for offered in offers for item in offered):
+    for item in items:
         if lacking := [attribute for attribute in wanted if not hasattr(item, attribute)]:
             raise TypeError(f"{type(item).__name__} has no {', '.join(lacking)}")
-        if item.name in known or item.name in named:
-            raise ValueError(f"the name {item.name!r} is taken")
+        if not isinstance(item.name, str) or not item.name:
+            raise TypeError(f"the name of {type(item).__name__} is {item.name!r}, and not a word")
+        if item.name in named:
+            raise ValueError(f"it offers two of the name {item.name!r}")
         named[item.name] = item
     return named
+
+
+def _refuse_doubles(built_in: _Offer, offers: Sequence[_Offer]) -> None:
+    """Of two that claim one name neither is used; what is built in stays."""
+    claims: tuple[tuple[str, Callable[[_Offer], Iterable[str]]], ...] = (
+        ("the name", lambda offer: (offer.name,)),
+        ("the backend", lambda offer: offer.backends),
+        ("the layer kind", lambda offer: offer.kinds),
+    )
+    sound = [offer for offer in offers if not offer.problem]
+    for what, names in claims:
+        for offer in sound:
+            for name in names(offer):
+                others = [other for other in sound if other is not offer and name in names(other)]
+                if name in names(built_in):
+                    offer.problem = f"{what} {name!r} is reprobox's own"
+                elif others:
+                    told = " and ".join(other.shown().told() for other in others)
+                    offer.problem = f"{what} {name!r} is claimed by {told} too; uninstall one of them"

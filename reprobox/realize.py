@@ -14,6 +14,7 @@ from typing import Any
 from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
 from reprobox.engine import Environment, Session, assemble, available, build, check_platform, image_environment
+from reprobox.guarded import Guarded
 from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
 from reprobox.lock import Lock, LockedTarget, Seal
@@ -102,7 +103,7 @@ def realize(session: Session, project: Project, manifest: Manifest, lock: Lock, 
         )
         result = describe(environment, realization, made.cached)
         result = {"target": wish.target, "backend": wish.backend, "builder": session.builder.name, **result}
-        record = _record(session, project, selected, environment, realization, marks) | {"result": result}
+        record = _record(session, project, selected, environment, realization, marks, wish.backend) | {"result": result}
         if checkout:
             source = checkout.tree / CHECKOUT.lstrip("/")
             record["code"] = {"source": str(source), "target": selected.code.target, "writable": False}
@@ -202,6 +203,7 @@ def _record(
     environment: Environment,
     realization: Realization,
     marks: Sequence[str],
+    backend: str,
 ) -> dict[str, Any]:
     config = environment.image.settings
     (target,) = manifest.targets.values()
@@ -216,6 +218,7 @@ def _record(
     # HOME is private to a run: only the manifest may say otherwise, not the base image.
     inherited = {name: value for name, value in config.environment.items() if name != "HOME" or name in manifest.env}
     return {
+        **_holder(session, backend),
         "format": launch.FORMAT,
         "files": launch.signature([str(project.manifest_path), str(project.lock_path), *watched]),
         "watched": watched,
@@ -240,6 +243,15 @@ def _record(
         "disk": bytes_of(target.requires.disk) if target.requires.disk else 0,
         "code": {"source": str(session.project / manifest.code.path), "target": manifest.code.target},
     }
+
+
+def _holder(session: Session, name: str) -> dict[str, Any]:
+    """Which class a plugin's backend is, so that a quick run finds it without a scan for plugins."""
+    backend = session.plugins.backend(name)
+    if not isinstance(backend, Guarded):
+        return {}
+    kind = type(backend.inner)
+    return {"holder": {"module": kind.__module__, "class": kind.__qualname__, "plugin": backend.plugin}}
 
 
 def _keep(session: Session, project: Project, wish: Wish, record: Mapping[str, Any], *, only: bool) -> None:

@@ -118,6 +118,11 @@ def bytes_of(size: str) -> int:
     return round(float(match[1]) * unit)
 
 
+def size(text: str) -> int | None:
+    """What somebody wrote as a size, in bytes; None for what is none."""
+    return bytes_of(text) if _SIZE.fullmatch(text) else None
+
+
 def shown(size: int) -> str:
     """Bytes as ``15.5 GiB``."""
     number = float(size)

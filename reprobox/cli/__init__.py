@@ -21,7 +21,18 @@ def _main(given: list[str]) -> int:
     if given[:1] in (["run"], ["shell"]):
         from reprobox.cli import fast
 
-        fast.run(given)
+        try:
+            status = fast.run(given)
+        except Exception as error:
+            from reprobox.errors import ReproboxError
+
+            if not isinstance(error, ReproboxError):
+                raise
+            from reprobox.cli.app import fail
+
+            return fail(error)
+        if status is not None:
+            return status
     from reprobox.cli.app import dispatch
 
     return dispatch(given)

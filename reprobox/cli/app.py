@@ -83,6 +83,12 @@ def dispatch(arguments: list[str]) -> int:
     return status
 
 
+def fail(error: ReproboxError) -> int:
+    """Tell of an error that was met before there were options; returns the exit status."""
+    _tell(error, argparse.Namespace(json=False, reporter=None))
+    return error.status
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with its complaints raised as everything else is."""
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from reprobox import __version__, config, cpu, host, survey
 from reprobox.backend import Availability
+from reprobox.cli.plugins import probed
 from reprobox.cli.report import human
 from reprobox.engine import staged
 from reprobox.errors import ManifestError, ReproboxError, UsageError
 from reprobox.host import Host
 from reprobox.leases import has_locks
 from reprobox.manifest import Manifest
-from reprobox.plugins import Plugins
+from reprobox.plugins import Plugins, left_out
 from reprobox.project import Project
 from reprobox.requirements import Finding, check, shown
 from reprobox.shared import problem
@@ -55,7 +56,7 @@ def execute(options: argparse.Namespace) -> int:
 def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | None) -> int:
     settings = config.load()
     store, wrong = _store(settings)
-    backends = {name: (staged(item, store) if store else item).probe() for name, item in plugins.backends.items()}
+    backends = probed({name: staged(item, store) if store else item for name, item in plugins.backends.items()})
     machine = replace(
         survey.look(places=_places(settings.store, manifest)),
         backends={name: "" if found.ok else found.reason or "no reason is known" for name, found in backends.items()},
@@ -81,6 +82,8 @@ def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | No
         "host": host.document(machine),
         "targets": _told(verdicts),
     }
+    broken = [item for item in plugins.installed if item.problem]
+    document["plugins"] = {item.name: item.problem for item in broken}
     if options.json:
         print(json.dumps(document))
         return _status(machine, verdicts) or int(wrong is not None)
@@ -90,6 +93,8 @@ def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | No
     _print_machine(machine)
     for name, found in backends.items():
         _print_backend(name, found)
+    for item in broken:
+        print(left_out(item))
     _print_verdicts(verdicts, "this machine")
     sys.stdout.flush()
     return _status(machine, verdicts) or int(wrong is not None)

@@ -1,4 +1,4 @@
-"""``run`` and ``shell`` on a current realization: from the launch record straight into the sandbox.
+"""``run`` and ``shell`` on a current realization: from the launch record straight into the sandbox or a plugin's hands.
 
 No argparse, no pluggy, no TOML. Whatever is not plain (options that it does not know, no record, a stale one) is left
 to the full command line, which explains; so this module reports nothing.
@@ -23,35 +23,40 @@ _VALUES = {
 }
 
 
-def run(arguments: list[str]) -> None:
-    """Become the command, or return if this takes the full command line."""
+def run(arguments: list[str]) -> int | None:
+    """Become the command, or return its exit status; None if this takes the full command line."""
     wanted = _read(arguments[1:])
-    if wanted is None or wanted["backend"] not in ("", "sandbox") or wanted["network"] not in ("host", "none"):
-        return
+    if wanted is None or wanted["network"] not in ("host", "none"):
+        return None
     if arguments[0] == "shell" and wanted["command"]:
-        return
+        return None
     manifest = _manifest(wanted["project"] or ".")
     if manifest is None:
-        return
+        return None
     store = launch.store_root()
-    held = launch.hold(launch.record_path(store, os.path.dirname(manifest), wanted["target"], "sandbox"))
-    if held >= 0:
-        _become(arguments[0], wanted, store, manifest, held)
-        os.close(held)
+    backend = wanted["backend"] or launch.default_backend()
+    held = launch.hold(launch.record_path(store, os.path.dirname(manifest), wanted["target"], backend))
+    if held < 0:
+        return None
+    status = _start(arguments[0], wanted, store, manifest, held)
+    os.close(held)
+    return status
 
 
-def _become(verb: str, wanted: dict[str, Any], store: str, manifest: str, held: int) -> None:
-    """Become the command if the record, which is open as ``held``, is current."""
+def _start(verb: str, wanted: dict[str, Any], store: str, manifest: str, held: int) -> int | None:  # noqa: RET503 - becoming never returns
+    """Start the command if the record, which is open as ``held``, is current."""
     record = launch.read(held)
     if record is None or wanted["mounts"].keys() - record["mounts"].keys() or not launch.is_current(record, manifest):
-        return
+        return None
     command = record["shell"] if verb == "shell" else wanted["command"] or record["command"]
     binds = launch.binds(record, wanted["mounts"])
     layers = launch.hold_layers(record, store)
     if not command or layers is None or not launch.ready(binds):
-        return
+        return None
     if not launch.suits(record, store, launch.outputs(binds, record)):
-        return
+        return None
+    if "holder" in record:
+        return _ask(wanted, record, command, binds, store)
     launch.hand_on([held, *layers])
     from reprobox.sandbox.command import become, stage_folder
 
@@ -66,6 +71,33 @@ def _become(verb: str, wanted: dict[str, Any], store: str, manifest: str, held: 
             "network": wanted["network"] == "host",
             "isolate": wanted["isolate"],
         }
+    )
+
+
+def _ask(
+    wanted: dict[str, Any], record: dict[str, Any], command: list[str], binds: list[dict[str, Any]], store: str
+) -> int | None:
+    """Have the backend of a plugin run it, if it still has the environment."""
+    from pathlib import Path
+
+    from reprobox.backend import Bind, RunRequest
+    from reprobox.cli.held import holder, realization_of
+
+    backend, realization = holder(record, store), realization_of(record)
+    if backend is None or not backend.has(realization):
+        return None
+    return backend.run(
+        RunRequest(
+            realization=realization,
+            argv=tuple(command),
+            environment=launch.environment(record["environment"], os.environ),
+            binds=tuple(
+                Bind(source=Path(bind["source"]), target=bind["target"], writable=bind["writable"]) for bind in binds
+            ),
+            workdir=record["workdir"],
+            network=wanted["network"] == "host",
+            isolate=wanted["isolate"],
+        )
     )
 
 

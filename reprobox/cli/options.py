@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from reprobox import launch
+from reprobox.backend import Limits
 from reprobox.errors import UsageError
-
-DEFAULT_BACKEND = "sandbox"
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +48,55 @@ def mounts_given(given: Sequence[str]) -> dict[str, str]:
     return mounts
 
 
+def add_backend_option(parser: argparse.ArgumentParser, does: str) -> None:
+    """``--backend``; left out, it is the one that this user's settings name."""
+    chosen = launch.default_backend()
+    parser.add_argument("--backend", metavar="NAME", default=chosen, help=f"what {does}; {chosen} if left out")
+
+
 def add_builder_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--builder", metavar="NAME", default=DEFAULT_BACKEND, help="the backend that runs build steps")
+    chosen = launch.default_builder()
+    help_ = f"the backend that runs build steps; {chosen} if left out"
+    parser.add_argument("--builder", metavar="NAME", default=chosen, help=help_)
+
+
+def add_limit_options(parser: argparse.ArgumentParser) -> None:
+    """``--memory``, ``--cpus`` and ``--gpus``."""
+    parser.add_argument("--memory", metavar="SIZE", type=_memory, default=0, help="at most this much memory: 8GiB")
+    parser.add_argument("--cpus", metavar="N", type=_cpus, default=0, help="at most this many processors: 2 or 1.5")
+    parser.add_argument("--gpus", metavar="WHICH", type=_gpus, help="all, none, or which: 0,1 or UUIDs")
+
+
+def limits(options: argparse.Namespace) -> Limits:
+    return Limits(memory=options.memory, cpus=options.cpus)
+
+
+def _memory(text: str) -> int:
+    from reprobox.requirements import size
+
+    found = size(text)
+    if found is None or found < 1 << 20:
+        raise argparse.ArgumentTypeError(f"a size of at least 1 MiB, such as 8GiB or 512MB, not {text!r}")
+    return found
+
+
+def _cpus(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0.01 <= number <= 65536:
+        raise argparse.ArgumentTypeError(f"a number of processors, such as 2 or 1.5, not {text!r}")
+    return number
+
+
+def _gpus(text: str) -> str:
+    if text in ("all", "none"):
+        return text
+    words = text.split(",")
+    if not all(word.isdecimal() or re.fullmatch(r"(GPU|MIG)-[0-9A-Za-z/-]+", word) for word in words):
+        raise argparse.ArgumentTypeError(f"all, none, or numbers and UUIDs with commas such as 0,1, not {text!r}")
+    return ",".join(dict.fromkeys(words))
 
 
 def add_requires_option(parser: argparse.ArgumentParser) -> None:

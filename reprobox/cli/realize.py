@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import launch
+from reprobox.cli.held import held
 from reprobox.cli.options import (
-    DEFAULT_BACKEND,
+    add_backend_option,
     add_builder_option,
     add_network_options,
     add_requires_option,
@@ -33,7 +34,7 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project's folder or its manifest")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
-    parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what holds the environment")
+    add_backend_option(parser, "holds the environment")
     parser.add_argument("--output", metavar="PATH", type=Path, help="also write the file system to this new folder")
     parser.add_argument("--with-code", action="store_true", help="bake the code in, as the last layer")
     add_requires_option(parser)
@@ -42,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    asks_more = options.output or options.with_code or options.builder != DEFAULT_BACKEND
+    asks_more = options.output or options.with_code or options.builder != launch.default_builder()
     known = None if asks_more else _already(options)
     _show(options, known if known is not None else _realize(options))
     return 0
@@ -80,6 +81,8 @@ def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
     if any(mount.get("digest") for mount in record["mounts"].values()):
         return None  # its data is looked at
     if not launch.suits(record, launch.store_root(), [launch.store_root()]):
+        return None
+    if not held(record, launch.store_root()):
         return None
     result: dict[str, Any] = record["result"]
     return {**result, "layers": [{**layer, "cached": True, "seconds": 0} for layer in result["layers"]]}

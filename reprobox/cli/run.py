@@ -11,11 +11,13 @@ from typing import Any
 from reprobox import launch
 from reprobox.backend import Bind, RunRequest
 from reprobox.cli.options import (
-    DEFAULT_BACKEND,
+    add_backend_option,
     add_builder_option,
+    add_limit_options,
     add_mount_option,
     add_network_options,
     add_requires_option,
+    limits,
     mounts_given,
 )
 from reprobox.cli.requires import check_requires
@@ -38,6 +40,8 @@ examples:
   reprobox run                                    the manifest's [run] command
   reprobox run -- python3 -c 'import numpy'       another command
   reprobox run --mount /dataset=/scratch/data     with the data elsewhere
+  reprobox run --backend docker --memory 8GiB     held to a limit, by Docker
+  reprobox run --cpus 2 --gpus 0                  on two processors, with the first GPU
   reprobox run --locked                           only if code and data are exactly what was locked"""
 
 
@@ -50,10 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """What ``run`` and ``shell`` share."""
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
-    parser.add_argument("--backend", metavar="NAME", default=DEFAULT_BACKEND, help="what runs the environment")
+    add_backend_option(parser, "runs the environment")
     add_mount_option(parser)
     parser.add_argument("--network", choices=("host", "none"), default="host", help="the network that it sees")
     parser.add_argument("--isolate", action="store_true", help="own process ids and ipc, instead of the host's")
+    add_limit_options(parser)
     add_requires_option(parser)
     add_builder_option(parser)
     add_network_options(parser)
@@ -100,6 +105,8 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
             workdir=record["workdir"],
             network=options.network == "host",
             isolate=options.isolate,
+            limits=limits(options),
+            gpus=options.gpus or "",
         )
     )
 

@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from reprobox import config
-from reprobox.cli.options import DEFAULT_BACKEND
+from reprobox import config, launch
 from reprobox.download import Downloader
 from reprobox.engine import Session, staged
 from reprobox.errors import UsageError
-from reprobox.plugins import Plugins
+from reprobox.plugins import Plugins, left_out
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.registry import Registries
@@ -43,11 +42,13 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         )
     downloader = Downloader(offline=getattr(options, "offline", False))
     plugins = Plugins()
+    for broken in (plugin for plugin in plugins.installed if plugin.problem):
+        options.reporter.say(f"warning: {left_out(broken)}")
     return Session(
         store=store,
         config=settings,
         plugins=plugins,
-        builder=staged(plugins.backend(getattr(options, "builder", DEFAULT_BACKEND)), store),
+        builder=staged(plugins.backend(getattr(options, "builder", None) or launch.default_builder()), store),
         reporter=options.reporter,
         project=project.root,
         downloader=downloader,

@@ -33,6 +33,7 @@ from reprobox.backend import (
 from reprobox.errors import BackendError, BuildError
 from reprobox.redact import Redactor, holders, redacted
 from reprobox.sandbox import kernel
+from reprobox.sandbox.allotted import allotted
 from reprobox.sandbox.command import stage_folder
 from reprobox.sandbox.launcher import ARGV
 from reprobox.sandbox.root import FILES, FOLDERS
@@ -293,12 +294,14 @@ class Sandbox:
 
     def run(self, request: RunRequest) -> NoReturn:
         """Never returns: this process becomes an interpreter without other threads, and that becomes the command."""
+        given = allotted(request.limits, request.gpus)
         record = {
             "trees": [str(tree) for tree in request.realization.trees],
             "stage": stage_folder(str(self._scratch)),
             "argv": list(request.argv),
-            "environment": dict(request.environment),
-            "binds": [_bind(bind) for bind in request.binds],
+            "environment": {**request.environment, **given.environment},
+            "binds": [_bind(bind) for bind in (*request.binds, *given.binds)],
+            "processors": given.processors,
             "workdir": request.workdir,
             "network": request.network,
             "isolate": request.isolate,

@@ -41,10 +41,12 @@ def become(record: Mapping[str, Any]) -> NoReturn:
     """Turn this process into ``record["argv"]`` inside the environment, or say why not and end with status 4.
 
     ``record``: ``trees`` (lowest first; a single one is a complete root), ``binds``, ``environment``, ``workdir``,
-    ``argv``, ``network`` and ``isolate`` (booleans), and ``stage``, an existing empty folder. This process must have
-    one thread.
+    ``argv``, ``network`` and ``isolate`` (booleans), and ``stage``, an existing empty folder; ``processors`` are the
+    numbers of those that it is held to, if there are any. This process must have one thread.
     """
     try:
+        if record.get("processors"):
+            os.sched_setaffinity(0, record["processors"])
         _change_places(record)
     except UnmountableError as error:
         os.write(2, f"error: {error.strerror}\n".encode())

@@ -123,8 +123,10 @@ class Root:
         self._shown += 1
         source = f"{_OWN}/{self._shown}"
         _write(source, text, mode)
-        kernel.bind(source, self._file(path))
-        os.unlink(source)
+        try:
+            kernel.bind(source, self._file(path))
+        finally:
+            os.unlink(source)
 
     def write(self, path: str, text: str) -> None:
         """Have ``path``, in a folder that is there, be a plain file that a step may replace as any other."""

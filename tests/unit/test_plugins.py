@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def test_strangers_are_registered_through_the_same_hooks(with_plugins):
     assert found.kinds["conda"].name == "conda"
     assert found.backend("podman").name == "podman"
     assert found.installed[1] == Installed(
-        name="mine", version="1.2", origin="stranger", backends=("podman",), kinds=("conda",)
+        name="mine", version="1.2", origin="stranger", backends=("podman",), kinds=("conda",), more=("providers",)
     )
 
 
@@ -142,9 +143,9 @@ def test_strangers_are_registered_through_the_same_hooks(with_plugins):
         ),
         (Offering(kinds=[object()]), "TypeError: object has no name, recipe"),
         (Offering(backends=[SimpleNamespace(name="x")]), "TypeError: SimpleNamespace has no needs_image, probe, build"),
-        (Offering(kinds=[a_kind("apt")]), "ValueError: the name 'apt' is taken"),
-        (Offering(kinds=[a_kind("new"), a_kind("new")]), "ValueError: the name 'new' is taken"),
-        (Offering(backends=[a_backend("sandbox")]), "ValueError: the name 'sandbox' is taken"),
+        (Offering(kinds=[a_kind("apt")]), "the layer kind 'apt' is reprobox's own"),
+        (Offering(kinds=[a_kind("new"), a_kind("new")]), "ValueError: it offers two of the name 'new'"),
+        (Offering(backends=[a_backend("sandbox")]), "the backend 'sandbox' is reprobox's own"),
         (Offering(kinds=5), "TypeError: 'int' object is not iterable"),
     ],
 )
@@ -158,21 +159,51 @@ def test_a_broken_plugin_is_told_by_name_and_left_out_whole(with_plugins, plugin
     assert set(found.backends) == {"sandbox"}
 
 
-def test_of_two_plugins_with_one_noun_the_first_has_it(with_plugins):
-    first, second = a_kind("conda"), a_kind("conda")
-    found = with_plugins(one=Offering(kinds=[first]), two=Offering(kinds=[second], backends=[a_backend("podman")]))
-    assert found.kinds["conda"] is first
-    assert found.installed[2].problem == "ValueError: the name 'conda' is taken"
-    assert "podman" not in found.backends
+def test_of_two_plugins_with_one_noun_neither_is_used_and_both_are_told(with_plugins):
+    found = with_plugins(
+        one=Offering(kinds=[a_kind("conda")], backends=[a_backend("lxc")]),
+        two=Offering(kinds=[a_kind("conda")]),
+        three=Offering(kinds=[a_kind("spack")]),
+    )
+    assert set(found.kinds) - set(Plugins(discover=False).kinds) == {"spack"}
+    assert [item.problem for item in found.installed] == [
+        "",
+        "the layer kind 'conda' is claimed by 'two' (stranger 1.2) too; uninstall one of them",
+        "the layer kind 'conda' is claimed by 'one' (stranger 1.2) too; uninstall one of them",
+        "",
+    ]
+    with pytest.raises(UsageError) as caught:
+        found.backend("lxc")
+    assert str(caught.value) == (
+        "the backend 'lxc' cannot be used: the plugin 'one' (stranger 1.2) is left out: the layer kind 'conda' is claimed"
+        " by 'two' (stranger 1.2) too; uninstall one of them\n"
+        "  hint: mend or uninstall what is told here; `reprobox plugins` shows all of it"
+    )
 
 
-def test_two_entry_points_of_one_name(monkeypatch):
+def test_of_two_plugins_of_one_name_neither_is_used(monkeypatch):
     points = [Point("same", Offering(kinds=[a_kind("a")]), "one"), Point("same", Offering(kinds=[a_kind("b")]), "two")]
     monkeypatch.setattr(metadata, "entry_points", lambda **_: points)
     found = Plugins()
-    assert "a" in found.kinds
-    assert "b" not in found.kinds
-    assert [(item.origin, bool(item.problem)) for item in found.installed[1:]] == [("one", False), ("two", True)]
+    assert not {"a", "b"} & set(found.kinds)
+    assert [(item.origin, item.problem) for item in found.installed[1:]] == [
+        ("one", "the name 'same' is claimed by 'same' (two 1.2) too; uninstall one of them"),
+        ("two", "the name 'same' is claimed by 'same' (one 1.2) too; uninstall one of them"),
+    ]
+
+
+def test_a_plugin_that_is_not_there_in_time_is_left_out(monkeypatch):
+    class Slow(Point):
+        def load(self):
+            while True:
+                try:
+                    time.sleep(60)
+                except Exception:  # noqa: BLE001 - as much code goes on after every error
+                    continue
+
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [Slow("slow", None), Point("sound", Offering())])
+    monkeypatch.setattr(plugins, "PATIENCE", 0.1)
+    assert [item.problem for item in Plugins().installed] == ["", "it was not loaded within 0.1 seconds", ""]
 
 
 def _only_built_in(self: object, session: object) -> list[str]:
@@ -189,10 +220,40 @@ def test_providers_of_plugins_come_before_the_built_in_ones_and_broken_plugins_o
     assert found.providers("session") == [("two", "session"), ("one", "session"), "built in"]
 
 
-def test_an_unknown_backend_is_an_error_with_the_known_ones():
-    with pytest.raises(UsageError, match="no backend 'dokcer'") as caught:
-        Plugins(discover=False).backend("dokcer")
-    assert caught.value.hint.startswith("installed: sandbox")
+def test_a_plugin_that_fails_to_offer_providers_is_told_and_done_without(with_plugins, monkeypatch):
+    class Failing(Offering):
+        @hookimpl
+        def reprobox_providers(self, session: Any) -> Any:
+            raise LookupError("no idea")
+
+    monkeypatch.setattr(plugins.BuiltIn, "reprobox_providers", hookimpl(_only_built_in))
+    found = with_plugins(failing=Failing(), sound=Offering(providers=["sound"]))
+    said: list[str] = []
+    session = SimpleNamespace(reporter=SimpleNamespace(say=said.append))
+    assert found.providers(session) == found.providers(session) == [("sound", session), "built in"]
+    assert said == ["warning: the plugin 'failing' (stranger 1.2) is left out: LookupError: no idea"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("docker", 'install it with `pip install "reprobox[docker]"`; installed: sandbox'),
+        ("Singularity", "the backend for it is 'singularity': install it with `pip install \"reprobox[singularity]\"`; installed: sandbox"),
+        ("apptainer", "the backend for it is 'singularity': install it with `pip install \"reprobox[singularity]\"`; installed: sandbox"),
+        ("dokcer", "the backend for it is 'docker': install it with `pip install \"reprobox[docker]\"`; installed: sandbox"),
+        ("qemu", "installed: sandbox; `reprobox plugins` shows what each plugin offers"),
+    ],
+)  # fmt: skip
+def test_an_unknown_backend_is_an_error_with_what_to_install(name, hint):
+    with pytest.raises(UsageError) as caught:
+        Plugins(discover=False).backend(name)
+    assert str(caught.value) == f"there is no backend {name!r}\n  hint: {hint}"
+
+
+def test_another_name_of_a_backend_that_is_there_leads_to_it(with_plugins):
+    with pytest.raises(UsageError) as caught:
+        with_plugins(docker=Offering(backends=[a_backend("docker")])).backend("podman")
+    assert caught.value.hint == "did you mean 'docker'? installed: docker, sandbox"
 
 
 # -- real distributions ------------------------------------------------------------------------------------------------
@@ -258,7 +319,11 @@ def test_installed_distributions_are_found(tmp_path, store):
         "origin": "tinyplugin",
         "backends": [],
         "kinds": ["tiny-kind"],
+        "more": [],
         "problem": "",
+        "works": {},
     }
+    assert found["built in"]["works"].keys() == {"sandbox"}
+    assert "works" not in json.loads(told("--json", "--no-probe"))[0]
     assert found["brokenplugin"]["problem"] == "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
     assert "brokenplugin 0.1 (from brokenplugin)\n  cannot be used: ModuleNotFoundError" in told()
