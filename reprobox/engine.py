@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from reprobox import host_network, image, providers
+from reprobox.ahead import Ahead
 from reprobox.backend import Backend, BuildRequest, ImageLayer
 from reprobox.config import Config
 from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
@@ -87,6 +88,7 @@ class Session:
     manifest: Manifest | None = None  # it says where some inputs, and secrets, are: providers may look into it
     obtained: dict[str, providers.Found] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)  # what moving names were found to stand for, such as branches
+    ahead: Ahead = field(default_factory=Ahead)
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
 
     def kind(self, name: str) -> Kind:

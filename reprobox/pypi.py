@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reprobox.ahead import Ahead
 from reprobox.errors import FetchError, OfflineError, ReproboxError, ResolveError
 from reprobox.index_settings import host_settings, host_trust, with_login
 from reprobox.lock import Input
@@ -98,6 +99,7 @@ class Uv:
         *,
         offline: bool = False,
         environment: Mapping[str, str] = os.environ,
+        ahead: Ahead | None = None,
     ) -> None:
         settings = host_settings(index, environment)
         self.unused = settings.unused
@@ -109,12 +111,20 @@ class Uv:
             **_QUIET,
         }
         self._offline = offline
+        self._ahead = ahead or Ahead()
 
     def resolve(self, question: Question) -> tuple[Package, ...]:
         """Packages that satisfy the question, by name.
 
         Raises :class:`NoSolutionError`; :class:`FetchError` when the index gives no answer; :class:`OfflineError`.
         """
+        return self._ahead.answer(f"uv: {question}", lambda: self._answer(question))
+
+    def begin(self, question: Question) -> None:
+        """Ask meanwhile what will probably have to be resolved; the index takes its time."""
+        self._ahead.begin(f"uv: {question}", lambda: self._answer(question))
+
+    def _answer(self, question: Question) -> tuple[Package, ...]:
         with tempfile.TemporaryDirectory(prefix="reprobox-uv-") as name:
             folder = Path(name)
             if question.preferences:
@@ -139,19 +149,21 @@ class Uv:
     def _run(self, arguments: Sequence[str], folder: Path, stdin: str) -> None:
         from uv import find_uv_bin
 
-        result = subprocess.run(
+        process = subprocess.Popen(
             [find_uv_bin(), *arguments],
             cwd=folder,
             env=self.environment,
-            input=stdin,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
-            check=False,
         )
-        if result.returncode:
-            raise self._failure(_reason(result.stderr))
+        with process, self._ahead.running(process):
+            _, said = process.communicate(stdin)
+        if process.returncode:
+            raise self._failure(_reason(said))
 
     def _failure(self, reason: str) -> ReproboxError:
         if self._offline:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reprobox import graph, tables
+from reprobox.backend import Backend
 from reprobox.digest import Json
 from reprobox.engine import Session, available, this_platform
 from reprobox.errors import (
@@ -14,6 +16,7 @@ from reprobox.errors import (
     ManifestError,
     PlatformError,
     Problem,
+    ReproboxError,
     ResolveError,
     StaleLockError,
 )
@@ -39,6 +42,7 @@ from reprobox.world import NO_DATE, ProjectWorld
 
 #: More layers than this in one image are refused: Docker stops at 125.
 MOST_LAYERS = 120
+_BUILDER = "the builder"
 
 
 def resolve(
@@ -57,7 +61,35 @@ def resolve(
     """
     refuse_unavailable(manifest)
     session.manifest = manifest
-    available(session.builder, session.store)
+    with _builder(session):
+        return _resolved_manifest(session, manifest, previous, upgrade, only, mounts)
+
+
+@contextlib.contextmanager
+def _builder(session: Session) -> Iterator[None]:
+    """See meanwhile whether the builder works here. Where it does not, that is what is told, whatever else fails."""
+
+    def look() -> Backend:
+        return available(session.builder, session.store)
+
+    session.ahead.begin(_BUILDER, look)
+    try:
+        try:
+            yield
+        finally:
+            session.ahead.answer(_BUILDER, look)
+    finally:
+        session.ahead.stop()
+
+
+def _resolved_manifest(
+    session: Session,
+    manifest: Manifest,
+    previous: Lock | None,
+    upgrade: Upgrade,
+    only: Collection[str],
+    mounts: Mapping[str, str],
+) -> Lock:
     data = lock_data(session, manifest, previous, mounts)
     shared = _Shared(previous, upgrade)
     drafts = [
@@ -65,6 +97,9 @@ def resolve(
         for name in manifest.targets
         if not only or name in only
     ]
+    for draft in drafts:
+        with contextlib.suppress(ReproboxError):  # it is told when the layer is resolved
+            _foresee(draft)
     others = _other_targets(manifest, previous, {draft.name for draft in drafts})
     for draft in drafts:
         _resolve_base(draft, previous, upgrade)
@@ -262,6 +297,51 @@ def _resolve_base(draft: _Draft, previous: Lock | None, upgrade: Upgrade) -> Non
     draft.moved = upgrade.everything or _content(base) not in before
 
 
+def _foresee(draft: _Draft) -> None:
+    """Let kinds that wait for others ask them now, as if all that is below their layers were locked again as it was.
+
+    Where that turns out otherwise, the answer is to a question that nobody asks.
+    """
+    before = draft.pins.matched
+    known: list[LockedLayer] = []
+    moving: set[str] = set()
+    for node in draft.graph.nodes:
+        old = before.get(node.name)
+        if old is None or old.kind != node.kind:
+            moving.add(node.name)
+            old = LockedLayer(name=node.name, kind=node.kind, recipe=0, request="")
+        known.append(replace(old, name=node.name, parents=node.parents))
+        kind = draft.world.session.kind(node.kind)
+        if not kind.pinned:
+            continue
+        below = ancestors(known, node.name)
+        foresee = getattr(kind, "foresee", None)
+        if not _stays(draft, node, old, below) or not moving.isdisjoint(layer.name for layer in below):
+            if foresee and not any(layer.name in moving and layer.kind == node.kind for layer in below):
+                foresee(_request(draft, node, below))
+            moving.add(node.name)
+
+
+def _stays(draft: _Draft, node: graph.Node, old: LockedLayer, below: Sequence[LockedLayer]) -> bool:
+    """Whether an old layer is what is asked for, over these layers."""
+    files = _files_read(draft.world.session, draft.world.session.kind(node.kind), draft.manifest, node)
+    asked = {"layer": _asked(draft.manifest, node, name=old.name), "below": [_content(item) for item in below], **files}
+    return old.request == request_digest(asked) and not draft.pins.upgrade.touches(old)
+
+
+def _request(draft: _Draft, node: graph.Node, below: tuple[LockedLayer, ...]) -> ResolveRequest:
+    return ResolveRequest(
+        manifest=draft.manifest,
+        layer=node.layer,
+        key=_key(draft, node),
+        platform=draft.world.platform,
+        below=below,
+        previous=draft.pins.offered(node.name, node.kind, below),
+        upgrade=draft.pins.upgrade.everything,
+        world=draft.world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
+    )
+
+
 def _epoch(drafts: Sequence[_Draft], others: Mapping[str, LockedTarget], previous: Lock | None) -> int:
     """The newest date of all bases. It moves only with a base, so that one package more rebuilds one layer."""
     moved = [max(draft.dates, default=NO_DATE) for draft in drafts if draft.moved]
@@ -320,20 +400,7 @@ def _resolve_layer(draft: _Draft, node: graph.Node, done: Sequence[LockedLayer])
         return pinned, dates
     if kind.pinned:
         session.reporter.say(f"resolving {draft.label}{node.name}")
-    found = _resolved(
-        kind,
-        draft,
-        ResolveRequest(
-            manifest=draft.manifest,
-            layer=node.layer,
-            key=_key(draft, node),
-            platform=platform,
-            below=below,
-            previous=draft.pins.offered(node.name, node.kind, below),
-            upgrade=draft.pins.upgrade.everything,
-            world=draft.world,  # type: ignore[arg-type]  # properties stand for the protocol's attributes
-        ),
-    )
+    found = _resolved(kind, draft, _request(draft, node, below))
     locked = replace(layer, inputs=found.inputs, options=found.options, facts={**found.facts, **files})
     draft.shared.add(locked, platform, found.dates)
     return locked, found.dates

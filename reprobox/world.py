@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from reprobox.ahead import Ahead
 from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.engine import BUILD_ENVIRONMENT, Session, build, image_environment, this_platform
 from reprobox.errors import ReproboxError
@@ -50,6 +51,10 @@ class ProjectWorld:
     @property
     def registries(self) -> Registries:
         return self.session.registries
+
+    @property
+    def ahead(self) -> Ahead:
+        return self.session.ahead
 
     @property
     def index(self) -> Mapping[str, str]:

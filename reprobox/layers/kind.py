@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from reprobox.ahead import Ahead
 from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Entry, Json
 from reprobox.lock import Input, Lock, LockedLayer
@@ -39,6 +40,7 @@ class World(Protocol):
     archives: Mapping[str, Sequence[str]]  # configured base URIs by archive name (user configuration)
     registries: Registries
     seen: MutableMapping[str, str]  # what moving names, such as branches, stand for: the same for the whole command
+    ahead: Ahead  # what was begun before it was needed
     index: Mapping[str, str]  # configured Python index settings (user configuration): "url"
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes:
@@ -177,7 +179,8 @@ class Kind(Protocol):
     A kind may have more: ``recipes``, the recipes that it still builds by (the current one if left out); ``sources``
     (layer -> paths of the project that it is made of) and ``destinations`` (layer -> places where it writes), for kinds
     that may be beside others; ``reads`` (manifest, layer, project folder -> digest by path of each local file that says
-    what a pinned layer asks for).
+    what a pinned layer asks for); ``foresee`` (a request whose layers below are as they were locked -> nothing), which
+    begins with :attr:`World.ahead` what ``resolve`` will have to wait for if nothing else changed.
     """
 
     name: str

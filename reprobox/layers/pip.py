@@ -151,7 +151,7 @@ class Pip:
             python = find_python(world, request.below, request.platform)
         except ResolveError as error:
             raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
-        uv = Uv(world.store, world.index, offline=world.offline)
+        uv = _uv(world)
         if uv.unused and not any(layer.kind == self.name for layer in request.below):  # told once
             said = f"pip's setting {', '.join(uv.unused)} is not used to lock"
             world.say(f"{said}: name the file with `constraints` in the layer")
@@ -167,6 +167,22 @@ class Pip:
             options={"python": python.path, **inside},
             facts={"platform": python.uv_platform, "python": python.version, **folder},
         )
+
+    def foresee(self, request: ResolveRequest) -> None:
+        """Ask the index for the Python that the layer was locked for."""
+        facts = request.previous.facts if request.previous else {}
+        if request.layer.options.pylock or not {"platform", "python"} <= facts.keys():
+            return
+        version, platform = str(facts["python"]), str(facts["platform"])
+        below = _pins(item for layer in request.below for item in layer.inputs)
+        with contextlib.suppress(ReproboxError):  # it is told when the layer is resolved
+            asked = _asked(
+                request.manifest,
+                request.layer,
+                _reader(request.manifest, request.layer, request.world.project),
+                version,
+            )
+            _uv(request.world).begin(_question(request, asked, version, platform, below))
 
     def step(self, request: StepRequest) -> Commands:
         """One command: the program that installs those wheels that no layer like this one has already."""
@@ -243,6 +259,10 @@ def _placed(request: ResolveRequest) -> tuple[dict[str, str], dict[str, str]]:
     name = f".reprobox/venv-{target}"
     folder = posixpath.normpath(posixpath.join(manifest.code.path, name))
     return {"venv": posixpath.join(manifest.code.target, name)}, {"folder": folder}
+
+
+def _uv(world: World) -> Uv:
+    return Uv(world.store, world.index, offline=world.offline, ahead=world.ahead)
 
 
 def _pins(inputs: Iterable[Input]) -> dict[str, str]:
@@ -334,21 +354,25 @@ def _from_index(request: ResolveRequest, uv: Uv, python: Python, below: Mapping[
 def _solve(
     uv: Uv, request: ResolveRequest, asked: Asked, python: Python, below: Mapping[str, str]
 ) -> tuple[Package, ...]:
+    try:
+        return uv.resolve(_question(request, asked, python.version, python.uv_platform, below))
+    except NoSolutionError as error:
+        raise _no_solution(error.message, request, asked, python, below) from None
+
+
+def _question(request: ResolveRequest, asked: Asked, version: str, platform: str, below: Mapping[str, str]) -> Question:
+    """What uv is asked, for a Python of this version and a platform in uv's words."""
     kept = request.previous.inputs if request.previous and not request.upgrade else ()
-    held = [f"{name}=={version}" for name, version in sorted(below.items())]
-    question = Question(
+    held = [f"{name}=={number}" for name, number in sorted(below.items())]
+    return Question(
         requirements=[said.plain for said in asked.requirements],
-        python=python.version,
-        platform=python.uv_platform,
+        python=version,
+        platform=platform,
         constraints=[*(said.text for said in asked.constraints), *held],
         preferences=_pins(kept),
         prereleases=asked.prereleases,
         build=sorted({*_build(request), *_built_below(request)}),
     )
-    try:
-        return uv.resolve(question)
-    except NoSolutionError as error:
-        raise _no_solution(error.message, request, asked, python, below) from None
 
 
 def _build(request: ResolveRequest) -> list[str]:

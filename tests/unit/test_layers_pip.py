@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from packaging.pylock import Pylock
 
+from reprobox.ahead import Ahead
 from reprobox.download import Downloader
 from reprobox.errors import FetchError, ManifestError, OfflineError, ReproboxError, ResolveError, UsageError
 from reprobox.layers.apt import Apt
@@ -41,6 +42,7 @@ class World:
     offline: bool = False
     project: Path = Path("/nowhere")
     here: str = "linux/amd64"
+    ahead: Ahead = field(default_factory=Ahead)
     said: list[str] = field(default_factory=list)
 
     def get(self, url: str, *, fresh: bool = True, limit: int = 1 << 20) -> bytes:
@@ -110,27 +112,29 @@ SYSTEM = LockedLayer(
 )
 
 
-def resolve(
+def request(
     world: World,
     *packages: str,
     below: Sequence[LockedLayer] = (BASE, SYSTEM),
     previous: LockedLayer | None = None,
     upgrade: bool = False,
     keys: str = "",
-) -> LockedLayer:
+) -> ResolveRequest:
     asked = manifest(*packages, keys=keys)
-    found: Resolution = Pip().resolve(
-        ResolveRequest(
-            manifest=asked,
-            layer=asked.layers[1],
-            key="layers[1]",
-            platform="linux/amd64",
-            below=tuple(below),
-            previous=previous,
-            upgrade=upgrade,
-            world=world,  # type: ignore[arg-type]  # what this kind needs of it
-        )
+    return ResolveRequest(
+        manifest=asked,
+        layer=asked.layers[1],
+        key="layers[1]",
+        platform="linux/amd64",
+        below=tuple(below),
+        previous=previous,
+        upgrade=upgrade,
+        world=world,  # type: ignore[arg-type]  # what this kind needs of it
     )
+
+
+def resolve(world: World, *packages: str, **about: Any) -> LockedLayer:
+    found: Resolution = Pip().resolve(request(world, *packages, **about))
     return LockedLayer(
         name="python", kind="pip", recipe=1, request="", inputs=found.inputs, options=found.options, facts=found.facts
     )
@@ -204,6 +208,44 @@ def test_a_previous_lock_keeps_versions_files_and_uv(world, index):
     assert pins(moved) == ["lib==2.0", "other==1.0"]
     assert moved.inputs[-1].facts == {"version": uv_version()}
     assert pins(resolve(world, "lib>1", previous=previous)) == ["lib==2.0"]
+
+
+def test_what_was_foreseen_is_asked_once(world, index, server):
+    index.add("lib", "1.0")
+    index.add("app", "1.0")
+    first = resolve(world, "lib")
+    for upgrade in (False, True):
+        server.seen.clear()
+        about: dict[str, Any] = {"previous": first, "upgrade": upgrade}
+        Pip().foresee(request(world, "lib", "app", **about))
+        assert pins(resolve(world, "lib", "app", **about)) == ["app==1.0", "lib==1.0"]
+        assert server.paths().count("/simple/app/") == 1
+    world.ahead.stop()
+    assert pins(resolve(world, "lib", "app", previous=first)) == ["app==1.0", "lib==1.0"]
+    assert server.paths().count("/simple/app/") == 2, "nothing is remembered longer"
+
+
+def test_what_turns_out_otherwise_is_asked_anew(world, index):
+    index.add("app", "1.0", tag="cp311-cp311-manylinux_2_17_x86_64")
+    index.add("app", "1.0", tag="cp312-cp312-manylinux_2_17_x86_64")
+    first = resolve(world, "app")
+    newer = replace(SYSTEM, inputs=(deb("python3", "3.12.3-1"),))
+    Pip().foresee(request(world, "app", previous=first))
+    moved = resolve(world, "app", below=(BASE, newer), previous=first)
+    assert moved.inputs[0].name == "app-1.0-cp312-cp312-manylinux_2_17_x86_64.whl"
+    assert moved.facts["python"] == "3.12.3"
+
+
+def test_what_cannot_be_foreseen_is_told_when_the_layer_is_resolved(world, index, server):
+    index.add("app", "1.0")
+    Pip().foresee(request(world, "app"))
+    assert not server.seen, "no earlier lock says for which Python"
+    first = resolve(world, "app")
+    for about in ({"keys": 'requirements = "none.txt"'}, {"keys": 'pylock = "pylock.toml"'}):
+        Pip().foresee(request(world, previous=first, **about))
+    Pip().foresee(request(world, "nothing", previous=first))
+    with pytest.raises(ResolveError, match="there is no package nothing"):
+        resolve(world, "nothing", previous=first)
 
 
 def test_one_package_is_upgraded_with_what_must_follow(world, index):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from reprobox import resolve
-from reprobox.errors import LockError, ManifestError
+from reprobox.backend import Availability
+from reprobox.errors import BackendError, LockError, ManifestError
+from reprobox.layers.kind import Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Lock, LockedLayer, with_ids
+from reprobox.manifest import Layer, key
 from reprobox.pins import Upgrade
 from reprobox.resolve import ensure_fresh, stale_keys
 from reprobox.world import NO_DATE
@@ -177,6 +183,78 @@ def test_code_is_locked_and_stales_nothing(local):
 
 
 # -- what is stale -----------------------------------------------------------------------------------------------------
+
+
+# -- what is begun early -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words:
+    words: tuple[str, ...] = key("Words to say.")
+
+
+@dataclass
+class Asking:
+    """A kind that would have to wait for somebody. It tells which layers were foreseen, over what, and resolved."""
+
+    name: ClassVar[str] = "asking"
+    recipe: ClassVar[int] = 1
+    pinned: ClassVar[bool] = True
+    options: ClassVar[type] = Words
+    told: list[str] = field(default_factory=list)
+
+    def needs(self, layer: Layer, above: Sequence[Layer]) -> tuple[str, ...]:
+        return tuple(other.name for other in above if other.kind == self.name)[-1:]
+
+    def foresee(self, request: ResolveRequest) -> None:
+        self.told.append(f"foreseen {self._said(request)}")
+
+    def resolve(self, request: ResolveRequest) -> Resolution:
+        self.told.append(self._said(request))
+        return Resolution(options={"words": sorted(request.layer.options.words)})
+
+    def _said(self, request: ResolveRequest) -> str:
+        below = [str(layer.options["words"]) for layer in request.below if layer.kind == self.name]
+        return " over ".join([request.layer.name, *below])
+
+    def step(self, request: StepRequest) -> Commands:
+        raise NotImplementedError
+
+
+def asking(local: Local, layers: Mapping[str, str], **options: Any) -> list[str]:
+    """Lock layers of this kind, each with its word; tells what was done for it."""
+    kind = Asking()
+    tables = (f'[[layers]]\nname = "{name}"\nkind = "asking"\nwords = ["{word}"]\n' for name, word in layers.items())
+    local.write("".join(tables))
+    session = local.session
+    session.plugins.kinds[kind.name] = kind
+    manifest = local.project.manifest(session.plugins.kinds)
+    lock = resolve.resolve(session, manifest, local.project.lock_or_none(session.store), **options)
+    local.project.write_lock(lock)
+    return kind.told
+
+
+def test_what_will_be_asked_is_begun_as_if_all_below_stayed(local):
+    assert asking(local, {"a": "1", "b": "1"}) == ["foreseen a", "a", "b over ['1']"]
+    assert asking(local, {"a": "1", "b": "1"}) == []
+    assert asking(local, {"a": "1", "b": "2"}) == ["foreseen b over ['1']", "b over ['1']"]
+    assert asking(local, {"a": "3", "b": "2"}) == ["foreseen a", "a", "b over ['3']"]
+    assert asking(local, {"a": "3", "b": "2"}, upgrade=Upgrade(everything=True)) == ["foreseen a", "a", "b over ['3']"]
+
+
+def test_a_builder_that_does_not_work_is_told_whatever_else_fails(local, monkeypatch):
+    (local.path / "base/etc/os-release").unlink()
+    (local.path / "base/etc").rmdir()
+    (local.path / "base").rmdir()
+    local.write("")
+    session = local.session
+    lame = Availability(ok=False, reason="it lost a leg", hint="carry it")
+    session.builder.probe = lambda: lame  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="sandbox does not work here: it lost a leg") as caught:
+        resolve.resolve(session, local.manifest(), None)
+    assert caught.value.hint == "carry it"
+    with pytest.raises(ManifestError):
+        local.lock()
 
 
 def test_a_fresh_lock_is_fresh(local):
