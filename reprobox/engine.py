@@ -23,7 +23,17 @@ from reprobox.backend import Backend, BuildRequest, ImageLayer
 from reprobox.config import Config
 from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
 from reprobox.errors import BackendError, BuildError, LockError, OfflineError, ReproboxError
-from reprobox.layers.kind import Commands, Earlier, Files, Kind, StepRequest, Verbatim, secrets_of, uses_network
+from reprobox.layers.kind import (
+    Commands,
+    Earlier,
+    Files,
+    Kind,
+    StepRequest,
+    Unpacked,
+    Verbatim,
+    secrets_of,
+    uses_network,
+)
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 from reprobox.manifest import IN_IMAGE, Manifest
 from reprobox.plan import Plan, Step, plan
@@ -346,6 +356,8 @@ def _build_in(
     )
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
+    if isinstance(step, Unpacked):
+        return _unpack_root(step, output, epoch)
     if isinstance(step, Commands) and platform != this_platform():
         raise _other_machine(f"layer {layer.name!r}", platform)
     parents = [session.store.own(_stored(session.store, item)) for item in below]
@@ -399,6 +411,15 @@ def _unpack_verbatim(step: Verbatim, output: Path) -> dict[str, Any]:
         "config": config.get("config") or {},
         "dropped": [],
     }
+
+
+def _unpack_root(step: Unpacked, output: Path, epoch: int) -> dict[str, Any]:
+    tree = output / "tree"
+    tree.mkdir(mode=0o755)
+    dropped = step.unpack(tree)
+    (output / "index").write_bytes(write_index(scan(tree)))
+    diff_id, size = image.layer_digest(tree, output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "config": dict(step.config), "dropped": list(dropped)}
 
 
 def _write_files(step: Files, stage: Path, output: Path, merged: Tree, epoch: int) -> dict[str, Any]:

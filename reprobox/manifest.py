@@ -318,7 +318,6 @@ class Base:
         "A SIF or SquashFS file, or a SIF in a registry: `oras://host/name:tag`.",
         default=None,
         check=base_sif,
-        available=False,
     )
     rootfs: str | None = key("A folder that holds a root file system.", default=None, check=host_path)
     name: str | None = key(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,6 +171,26 @@ def read_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest:
         return _manifest(document, where)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FetchError(f"it is not an OCI manifest: {_said(error)}", where=where) from None
+
+
+def open_artifact(data: bytes, types: Sequence[str], where: str) -> Descriptor:
+    """The only layer of an artifact, which must be of one of these types. Raises :class:`FetchError` otherwise."""
+    document = _object(data, where)
+    try:
+        layers = [_descriptor(item) for item in document.get("layers") or ()]
+        config = str((document.get("config") or {}).get("mediaType"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FetchError(f"it is not an OCI manifest: {_said(error)}", where=where) from None
+    fitting = [layer for layer in layers if layer.media_type in types]
+    if len(fitting) == 1:
+        return fitting[0]
+    if config in _CONFIG_TYPES or "manifests" in document:
+        raise FetchError("it is a container image, not a SIF", where=where, hint=f'write image = "{where}"')
+    there = ", ".join(layer.media_type for layer in layers) or "nothing"
+    raise FetchError(f"it holds {there}, and one file of type {types[0]} is needed", where=where, hint=_PUSH)
+
+
+_PUSH = "push the SIF again: `apptainer push base.sif oras://…`"
 
 
 def _manifest(document: Mapping[str, Any], where: str) -> Manifest:

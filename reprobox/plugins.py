@@ -72,9 +72,10 @@ class BuiltIn:
         from reprobox.layers.pip import Pip
         from reprobox.layers.rootfs import Rootfs
         from reprobox.layers.run import RunKind
+        from reprobox.layers.sif import OrasSif, Sif
         from reprobox.layers.skeleton import Skeleton
 
-        kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), ArchiveBase(), Rootfs()]
+        kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), ArchiveBase(), Sif(), OrasSif(), Rootfs()]
         return [*kinds, Apt(), Pip(), Copy(), RunKind(), Fetch(), Git(), Skeleton(), CodeKind()]
 
     @hookimpl

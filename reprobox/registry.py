@@ -198,6 +198,12 @@ class Repository:
         kind = found.headers.get("content-type", "")
         return oci.open_image(found.body, kind, partial(self._read, reference), platform, str(reference))
 
+    def artifact(self, reference: Reference, types: Sequence[str]) -> Descriptor:
+        """The one blob of a type that the artifact of this name has now. Raises what :meth:`image` does."""
+        found = self._asked(reference, f"manifests/{reference.digest or reference.tag}", oci.MOST_MANIFEST, _MANIFESTS)
+        _check(found.body, reference.digest or found.headers.get("docker-content-digest", ""), reference)
+        return oci.open_artifact(found.body, types, str(reference))
+
     def locations(self, digest: str, media_type: str) -> list[Location]:
         """Where the blob or manifest with this sha256 hex can be had, mirrors first."""
         manifest = media_type in (*oci.MANIFEST_TYPES, *oci.INDEX_TYPES)
@@ -301,6 +307,10 @@ class Registries:
     def image(self, reference: Reference, platform: str) -> oci.Image:
         """See :meth:`Repository.image`."""
         return self.repository(reference).image(reference, platform)
+
+    def artifact(self, reference: Reference, types: Sequence[str]) -> Descriptor:
+        """See :meth:`Repository.artifact`."""
+        return self.repository(reference).artifact(reference, types)
 
     def repository(self, reference: Reference) -> Repository:
         with self._lock:

@@ -86,8 +86,8 @@ class SquashFs:
         self._metadata_size = 0
         self._recent: collections.OrderedDict[int, bytes] = collections.OrderedDict()
 
-    def entries(self) -> Iterator[tuple[Header, Iterator[bytes]]]:
-        """Every path below the root with its content, folders before what is in them.
+    def entries(self, skip: Callable[[bytes], bool] = lambda _: False) -> Iterator[tuple[Header, Iterator[bytes]]]:
+        """Every path below the root with its content, folders before what is in them; but for those to ``skip``.
 
         Names are relative. The second and later names of one file are hard links to the first.
         """
@@ -95,6 +95,8 @@ class SquashFs:
         for count, (path, inode) in enumerate(self._walk(b"", self._inode(self._root), set(), 0)):
             if count >= _MOST_ENTRIES:
                 raise SquashFsError(f"it has more than {_MOST_ENTRIES} entries")
+            if skip(path):
+                continue
             linked = b"" if inode.kind == FOLDER else first.setdefault(inode.number, path)
             kind = HARD_LINK if linked and linked != path else inode.kind
             size = inode.size if kind == FILE else 0

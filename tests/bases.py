@@ -41,6 +41,13 @@ class SmallWorld:
     project: Path
     registries: Registries
     hints: dict[str, list[str]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def fetch(self, inputs: Sequence[Input]) -> None:
+        fetch(inputs, [BlobProvider(self.registries)], self.store, downloader=Downloader(backoff=0.01))
 
     def remember(self, item: Input, urls: Sequence[str]) -> None:
         self.hints[item.sha256] = list(urls)

@@ -159,7 +159,19 @@ class Verbatim:
     layers: tuple[tuple[Path, str], ...]
 
 
-Step: TypeAlias = Commands | Files | Verbatim
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpacked:
+    """A root file system taken as it is, as one layer of our own: set-id bits stay, owners do not.
+
+    ``unpack`` fills an empty folder and returns what it left out; ``config`` is what containers inherit, in the words
+    of OCI's image configuration.
+    """
+
+    unpack: Callable[[Path], tuple[str, ...]]
+    config: Mapping[str, Json] = field(default_factory=dict)
+
+
+Step: TypeAlias = Commands | Files | Verbatim | Unpacked
 
 
 def secrets_of(layer: LockedLayer) -> tuple[str, ...]:

@@ -178,7 +178,6 @@ def test_what_has_no_behaviour_yet_is_told_and_never_ignored():
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        (SMALL.replace("image", "sif"), "base.sif"),
         (SMALL + '[[layers]]\nname = "p"\nkind = "pip"\nrequirements = "r.txt"', "layers[0].requirements"),
         (SMALL + '[[layers]]\nname = "r"\nkind = "run"\nscript = "x"\nnetwork = true', "layers[0].network"),
     ],
@@ -372,7 +371,7 @@ def test_the_example_and_the_examples_fit_the_checked_in_schema_and_the_built_in
 def test_no_kind_takes_a_key_that_all_layers_have():
     common = declared(manifest.Layer)
     for name, kind in built_in().items():
-        if name not in (*manifest.Base.KINDS, *manifest.RESERVED_LAYERS):
+        if name not in (*manifest.Base.BUILT_AS, *manifest.RESERVED_LAYERS):
             assert common.keys().isdisjoint(declared(kind.options)), name
 
 
