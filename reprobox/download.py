@@ -6,6 +6,7 @@ whose size and hash are known; both follow the same rules for retrying. Nothing 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import hashlib
@@ -62,6 +63,7 @@ class Location:
     ``headers`` and ``auth`` go to that server only, never to one that it redirects to. Where the place is the file's
     own, and no copy of it among others, ``changed`` is what to do when it has other bytes; their hash is told then.
     ``make`` is for what no server has as a file: it hands the bytes to the function that it is given, piece by piece.
+    A server that is to be asked over one connection at a time is asked ``alone``.
     """
 
     url: str
@@ -70,6 +72,7 @@ class Location:
     auth: Auth | None = None
     changed: str = ""
     make: Callable[[Callable[[bytes], None], Watch], None] | None = None
+    alone: bool = False
 
     @property
     def shown(self) -> str:
@@ -164,6 +167,7 @@ class Downloader:
         self._timeout = timeout
         self._pools = _Pools(timeout)
         self._unreachable: dict[str, tuple[float, str]] = {}
+        self._turns: collections.defaultdict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
     def get(
         self,
@@ -337,13 +341,25 @@ class Downloader:
             tries = f", after {failures} attempts" if attempts > 1 else ""
             raise FetchError(f"{error}{tries}", where=place.shown)
         watch.note(f"{place.shown}: {error}; again in {delay:.1f} s")
-        watch.sleep(delay)
+        with self._turn(place):  # nobody else asks meanwhile a server that wants to be asked slowly
+            watch.sleep(delay)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _answer(
         self, place: Location, headers: Mapping[str, str], body: Body | None = None, method: str = "GET"
+    ) -> Iterator[BaseHTTPResponse]:
+        """The server's answer with its body unread, when it is this request's turn."""
+        with self._turn(place), self._spoken(place, headers, body, method) as response:
+            yield response
+
+    def _turn(self, place: Location) -> contextlib.AbstractContextManager[object]:
+        return self._turns[_origin(place.url)] if place.alone else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _spoken(
+        self, place: Location, headers: Mapping[str, str], body: Body | None, method: str
     ) -> Iterator[BaseHTTPResponse]:
         """The server's answer with its body unread; urllib3's errors become ours, while the body is read too."""
         import ssl

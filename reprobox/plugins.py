@@ -80,7 +80,7 @@ class BuiltIn:
 
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
-        from reprobox.debian.provider import ArchiveProvider
+        from reprobox.debian.provider import ArchiveProvider, MirrorProvider
         from reprobox.layers.apt import declared
         from reprobox.layers.archive import ImageArchiveProvider
         from reprobox.layers.fetch import UrlProvider
@@ -90,6 +90,7 @@ class BuiltIn:
 
         apt_sources = declared(session.manifest)
         return [
+            MirrorProvider(session.config),
             ArchiveProvider(session.config, session.documents, session.target, session.store, apt_sources),
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),

@@ -30,7 +30,10 @@ _TOLD = 5  # inputs that a message names before it only counts
 
 
 class Provider(Protocol):
-    """Knows places. Registered by the ``reprobox_providers`` hook; asked in order, each for what is still missing."""
+    """Knows places. Registered by the ``reprobox_providers`` hook; asked in order, each for what is still missing.
+
+    One that has an attribute ``first`` that is true is asked before places where inputs were seen earlier.
+    """
 
     name: str
 
@@ -248,7 +251,7 @@ def _failure(
     if offline:
         return OfflineError(
             f"the network may not be used, and the store lacks {_counted(wanted)}{_listed(wanted, answers)}",
-            hint="run it once without --offline",
+            hint="run it once without --offline, or give a vault that has it with --vault",
         )
     return FetchError(
         f"{_counted(wanted)} could not be had from any place{_listed(wanted, answers)}",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from reprobox.debian.control import fields
 from reprobox.debian.release import archive_name
 from reprobox.debian.sources import Read, Source, host_sources, read_sources, sibling
-from reprobox.download import Location, StatusError
+from reprobox.download import Location, StatusError, without_password
 from reprobox.errors import FetchError, OfflineError, ReproboxError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.store import Store, StoredLayer
@@ -36,12 +36,36 @@ class _Documents(Protocol):
     def get(self, url: str, *, fresh: bool = True, limit: int = 64 << 20) -> bytes: ...
 
 
+class MirrorProvider:
+    """Finds ``deb`` inputs at the mirrors that the user configured."""
+
+    name = "package mirrors"
+    first = True  # what the user says now counts more than where something was seen before
+
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """Places by sha256, for archives that have a mirror. Asks nobody."""
+        return {
+            item.sha256: [_at(base, item) for base in self._settings.archives.get(item.facts.get("archive", ""), ())]
+            for item in inputs
+            if item.type == "deb" and "path" in item.facts
+        }
+
+
+def _at(base: str, item: Input) -> Location:
+    return Location(
+        url=f"{base}/{item.facts['path']}", label=f"{item.facts.get('archive', '')} ({without_password(base)})"
+    )
+
+
 class ArchiveProvider:
     """Finds ``deb`` inputs by archive name and pool path.
 
-    Asked in this order: mirrors that the user configured; sources that the manifest declares; what the base's own apt
-    uses, and then what this machine's does; and snapshot services that the user configured, which have what live
-    archives have dropped.
+    Asked in this order: sources that the manifest declares; what the base's own apt uses, and then what this machine's
+    does; and snapshot services that the user configured, which have what live archives have dropped. Mirrors that the
+    user configured have been asked before.
     """
 
     name = "package archives"
@@ -85,16 +109,17 @@ class ArchiveProvider:
 
     def _places(self, item: Input) -> Iterator[Location]:
         archive, path = item.facts.get("archive", ""), item.facts["path"]
-        for base in dict.fromkeys([*self._settings.archives.get(archive, ()), *self._known.get(archive, ())]):
-            yield Location(url=f"{base}/{path}", label=f"{archive} ({base})")
+        mirrors = self._settings.archives.get(archive, ())
+        yield from (_at(base, item) for base in dict.fromkeys(self._known.get(archive, ())) if base not in mirrors)
         for base in self._settings.snapshots.get(archive, ()):
             if moment := self._moments.get(item.sha256):
-                yield Location(url=f"{base}/{moment}/{path}", label=f"{archive} of {moment} ({base})")
+                label = f"{archive} of {moment} ({without_password(base)})"
+                yield Location(url=f"{base}/{moment}/{path}", label=label, alone=True)
             # A pin that was kept may be older than the date of the index: by its hash it is found at any time.
             service, found, _ = base.rpartition("/archive/")
             if found and _SHA1.fullmatch(item.facts.get("sha1", "")):
                 url = f"{service}/file/{item.facts['sha1']}/{path.rpartition('/')[2]}"
-                yield Location(url=url, label=f"{archive} by hash ({service})")
+                yield Location(url=url, label=f"{archive} by hash ({without_password(service)})", alone=True)
 
     @cached_property
     def _known(self) -> dict[str, list[str]]:

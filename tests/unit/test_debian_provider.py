@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from reprobox.debian import provider as module
-from reprobox.debian.provider import ArchiveProvider
+from reprobox.debian.provider import ArchiveProvider, MirrorProvider
 from reprobox.debian.sources import Source
 from reprobox.digest import write_index
 from reprobox.errors import FetchError
@@ -83,10 +83,12 @@ def test_configured_mirrors_come_first_and_snapshots_last(world):
         archives={"debian": ("http://mirror.example/debian",)},
         snapshots={"debian": ("http://snapshot.example/archive/debian",)},
     )
-    found = ArchiveProvider(settings, world.documents, TARGET).locate([ITEM])
-    assert urls(found) == [
-        "http://mirror.example/debian/pool/main/j/jq/jq_1.6_amd64.deb",
-        "http://snapshot.example/archive/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb",
+    assert urls(MirrorProvider(settings).locate([ITEM])) == [
+        "http://mirror.example/debian/pool/main/j/jq/jq_1.6_amd64.deb"
+    ]
+    (places,) = ArchiveProvider(settings, world.documents, TARGET).locate([ITEM]).values()
+    assert [(place.url, place.alone) for place in places] == [
+        ("http://snapshot.example/archive/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb", True),
     ]
 
 
@@ -166,7 +168,7 @@ def test_the_sources_of_a_built_base_come_before_this_machines(world, server, ho
         manifest=None,
         project=world.project,
     )
-    provider, *_ = BuiltIn().reprobox_providers(session)
+    _, provider, *_ = BuiltIn().reprobox_providers(session)
     assert urls(provider.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}" for place in (bases, hosts)]
 
 
@@ -189,7 +191,7 @@ def test_sources_of_the_manifest_are_asked_before_those_of_this_machine(world, s
         project=world.project,
         manifest=parse(text, kinds={"apt": Apt()}),
     )
-    provider, *_ = BuiltIn().reprobox_providers(session)
+    _, provider, *_ = BuiltIn().reprobox_providers(session)
     assert urls(provider.locate([item])) == [f"{base}/tool.deb", server.url("/host/tool.deb")]
 
 
