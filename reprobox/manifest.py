@@ -379,6 +379,7 @@ class Layer:
         "Targets that have this layer; all if left out.", default=(), refers="targets", nonempty=True
     )
     env: Mapping[str, str] = key("Environment variables of its build.", default=EMPTY, check_names=env_name)
+    private: bool = key("Keep what it is made of out of vaults.", default=False)
     options: Any = None
     index: int = field(default=0, compare=False)
 
@@ -393,7 +394,9 @@ class Layer:
 
     def document(self) -> dict[str, Json]:
         """Canonical form: common keys and the kind's own side by side, as in the manifest."""
-        return {**tables.document(self), **(tables.document(self.options) if self.options is not None else {})}
+        said = tables.document(self)
+        said.pop("private", None)  # who may have the inputs changes nothing of what is built
+        return {**said, **(tables.document(self.options) if self.options is not None else {})}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -417,6 +420,7 @@ class Mount:
     source: str | None = key("Folder on the host; given with --mount if left out.", default=None, check=host_path)
     digest: bool = key("Lock and check its content.", default=False)
     files: tuple[DataFile, ...] = key("Files to download where the source is not there.", default=())
+    private: bool = key("Keep these files out of vaults.", default=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
