@@ -6,6 +6,7 @@ They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the plat
     jobs = 8                                            # downloads at a time
     backend = "docker"                                  # of realize, run and shell
     builder = "sandbox"                                 # what runs build steps
+    vaults = ["/archive/lab", "oci://registry.lan/lab"] # asked before other places; those in a registry last
 
     [archives]                                          # base URIs of package archives, by the archive's name
     debian = ["https://mirror.example/debian"]
@@ -51,6 +52,13 @@ def _path(text: str) -> Finding | None:
     return Finding(f"expected an absolute path, found {tables.quote(text)}", "begin it with / or ~/")
 
 
+def _place_of_vault(text: str) -> Finding | None:
+    if text.startswith(("/", "~/")) or (text.startswith("oci://") and len(text) > len("oci://")):
+        return None
+    return Finding(f"expected an absolute path or oci://…, found {tables.quote(text)}", "begin it with /, ~/ or oci://")
+
+
+_vault = Check(find=_place_of_vault)
 _url = pattern(r"(?:https?|file)://\S+", "a URL", "begin it with https://, http:// or file://")
 _links = pattern(r"(?:(?:https?|file)://|/)\S+", "a URL or an absolute path", "begin it with https://, file:// or /")
 _web = pattern(r"https?://\S+", "a URL", "begin it with https:// or http://")
@@ -89,6 +97,7 @@ class _File:
     jobs: int = key("Downloads at a time.", default=8)
     backend: str | None = key("The backend of realize, run and shell.", default=None, check=_backend)
     builder: str | None = key("The backend that runs build steps.", default=None, check=_backend)
+    vaults: tuple[str, ...] = key("Vaults that are looked into, best first.", default=(), check=_vault)
     archives: Mapping[str, tuple[str, ...]] = key("Package archives.", default=EMPTY, check=_url, nonempty=True)
     snapshots: Mapping[str, tuple[str, ...]] = key("Snapshot services.", default=EMPTY, check=_url, nonempty=True)
     registries: Registries = key("OCI registries.", default=Registries())
@@ -112,6 +121,7 @@ class Config:
     snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     registries: Registries = field(default_factory=Registries)
     index: Mapping[str, str] = field(default_factory=dict)
+    vaults: tuple[str, ...] = ()
     path: Path | None = None
 
 
@@ -132,6 +142,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         snapshots=_bases(said.snapshots),
         registries=said.registries,
         index=_index(said.index),
+        vaults=said.vaults,
         path=path,
     )
 

@@ -100,6 +100,8 @@ class Session:
     seen: dict[str, str] = field(default_factory=dict)  # what moving names were found to stand for, such as branches
     ahead: Ahead = field(default_factory=Ahead)
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
+    vaults: tuple[providers.Provider, ...] = ()  # asked before all other places
+    far_vaults: tuple[providers.Provider, ...] = ()  # asked last
 
     def kind(self, name: str) -> Kind:
         try:
@@ -125,9 +127,12 @@ class Session:
         """Bring inputs into the store, showing progress."""
         missing = [item for item in inputs if not self.store.has_blob(item.sha256)]
         if missing:
+            offered = self.plugins.providers(self)
+            first = [provider for provider in offered if getattr(provider, "first", False)]
+            others = [provider for provider in offered if provider not in first]
             providers.fetch(
                 missing,
-                [self.hints, *self.plugins.providers(self)],
+                [*self.vaults, *first, self.hints, *others, *self.far_vaults],
                 self.store,
                 progress=self.reporter.fetching(),
                 downloader=self.downloader,

@@ -362,6 +362,27 @@ def write_docker_archive(image: Image, tag: str, sink: _Sink) -> None:
     sink.write(bytes(2 * _BLOCK + -written % _RECORD))
 
 
+def file_header(sink: _Sink, name: bytes, size: int, *, mode: int = 0o644, seconds: int = 0) -> int:
+    """Write the header of a plain file in a tar; returns how many bytes it has. Content is padded to 512 bytes."""
+    return _header(sink, name, _FILE, mode, size, seconds)
+
+
+def folder_header(sink: _Sink, name: bytes, *, mode: int = 0o755) -> int:
+    """Write a folder of a tar; returns how many bytes that are."""
+    return _header(sink, name + b"/", _FOLDER, mode, 0, 0)
+
+
+def link_header(sink: _Sink, name: bytes, target: bytes) -> int:
+    """Write a symbolic link of a tar; returns how many bytes that are."""
+    return _header(sink, name, _SYMLINK, 0o777, 0, 0, target)
+
+
+def tar_end(sink: _Sink, written: int) -> None:
+    """Write the end of a tar that has so many bytes."""
+    written += 2 * _BLOCK
+    sink.write(bytes(2 * _BLOCK + -written % _RECORD))
+
+
 def _once(pairs: Iterable[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
     seen = set()
     for name, layer in pairs:

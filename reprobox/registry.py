@@ -200,9 +200,13 @@ class Repository:
 
     def artifact(self, reference: Reference, types: Sequence[str]) -> Descriptor:
         """The one blob of a type that the artifact of this name has now. Raises what :meth:`image` does."""
+        return oci.open_artifact(self.document(reference), types, str(reference))
+
+    def document(self, reference: Reference) -> bytes:
+        """The manifest that the registry has under this name now, of whatever it may be; checked by its hash."""
         found = self._asked(reference, f"manifests/{reference.digest or reference.tag}", oci.MOST_MANIFEST, _MANIFESTS)
         _check(found.body, reference.digest or found.headers.get("docker-content-digest", ""), reference)
-        return oci.open_artifact(found.body, types, str(reference))
+        return found.body
 
     def locations(self, digest: str, media_type: str) -> list[Location]:
         """Where the blob or manifest with this sha256 hex can be had, mirrors first."""

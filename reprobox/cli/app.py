@@ -27,6 +27,7 @@ VERBS = {
     "shell": "open a shell in the environment",
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",
+    "vault": "keep every input, for the day when its upstream is gone",
     "cache": "look at the store, make it smaller, check it, share it",
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",

@@ -15,7 +15,12 @@ from reprobox.errors import UsageError
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """``--offline`` and ``--jobs``, for verbs that may fetch."""
-    parser.add_argument("--offline", action="store_true", help="use nothing but the store; exit 6 if it lacks an input")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only the store and vaults; exit 6 if they lack an input"
+    )
+    parser.add_argument(
+        "--vault", metavar="PATH|REF", action="append", default=[], help="look into this vault first; may be repeated"
+    )
     parser.add_argument("--jobs", type=_jobs, metavar="N", help="downloads at a time, 1 to 64")
 
 

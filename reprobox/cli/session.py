@@ -16,6 +16,7 @@ from reprobox.providers import Documents, HintProvider
 from reprobox.registry import Registries
 from reprobox.shared import SharedStore, is_shared, problem
 from reprobox.store import Store
+from reprobox.vault.provider import in_order, open_configured, open_vault
 
 
 def open_store(settings: config.Config, say: Callable[[str], None]) -> Store:
@@ -41,6 +42,9 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
             hint="name it in REPROBOX_SHARED_STORES, and fill it with `reprobox cache share`",
         )
     downloader = Downloader(offline=getattr(options, "offline", False))
+    registries = Registries(downloader, settings.registries)
+    given = [open_vault(text, registries) for text in getattr(options, "vault", ())]
+    near, far = in_order(given, open_configured(settings.vaults, registries, options.reporter.say))
     plugins = Plugins()
     for broken in (plugin for plugin in plugins.installed if plugin.problem):
         options.reporter.say(f"warning: {left_out(broken)}")
@@ -54,7 +58,9 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         downloader=downloader,
         documents=Documents(store, downloader),
         hints=HintProvider(store),
-        registries=Registries(downloader, settings.registries),
+        registries=registries,
+        vaults=near,
+        far_vaults=far,
         offline=downloader.offline,
         jobs=getattr(options, "jobs", None) or settings.jobs,
     ), project

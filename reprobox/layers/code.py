@@ -55,8 +55,13 @@ class CodeKind:
 def code_hash(project: Path, manifest: Manifest) -> str:
     """The git tree id of the code as it is now: without version control, locks, mount sources, files that hold secrets,
     and what is ignored."""
+    return tree_hash(code_sources(project, manifest))
+
+
+def code_sources(project: Path, manifest: Manifest) -> list[Source]:
+    """The files of the code as they are now, by their paths below the code's folder."""
     skipped = skipped_paths(left_out(manifest))
-    return tree_hash(_collect(project, manifest.code.path, manifest.code.exclude, skipped))
+    return _collect(project, manifest.code.path, manifest.code.exclude, skipped)
 
 
 def is_locked_code(project: Path, manifest: Manifest, lock: Lock) -> bool:

@@ -12,7 +12,7 @@ from reprobox.digest import Json, hidden
 from reprobox.errors import BuildError, LockError, ManifestError, Problem, ReproboxError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
-from reprobox.manifest import Check, Finding, Layer, absolute_path, key, quote, relative_inside
+from reprobox.manifest import Check, Finding, Layer, Manifest, absolute_path, key, quote, relative_inside
 from reprobox.tree import Tree
 from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
 
@@ -102,6 +102,11 @@ class Copy:
     def step(self, request: StepRequest) -> Files:
         """Copy what was locked, or say that it changed."""
         return Files(write=partial(_write, list(_work(request))))
+
+
+def copied_sources(project: Path, manifest: Manifest, origin: str) -> Sequence[Source]:
+    """The files that a ``from`` means now: below its folder, or the single one under its own name."""
+    return _found(project, origin, left_out(manifest)).sources
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,11 @@ class Rootfs:
 
 
 def _copy(folder: Path, wanted: str, root: Path, _: Tree) -> None:
+    copy_rootfs(folder, wanted, root)
+
+
+def copy_rootfs(folder: Path, wanted: str, root: Path) -> None:
+    """Copy a base's folder into the empty ``root``. Raises :class:`IntegrityError` unless it has the tree digest."""
     if not folder.is_dir():
         hint = "copy it there from where the lock was made: a rootfs base is not kept anywhere else"
         raise IntegrityError("the folder of the base is not here", where=str(folder), hint=hint)

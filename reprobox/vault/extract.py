@@ -1,0 +1,78 @@
+"""A project out of a vault, into a new folder: to be realized where there is nothing but the vault."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from reprobox import lock as locks
+from reprobox.errors import IntegrityError, UsageError
+from reprobox.tree import remove
+from reprobox.vault.documents import Kept, Part
+from reprobox.vault.project_files import places_in_project, unpack_project
+from reprobox.vault.shelf import DAMAGED, Shelf, open_shelf
+from reprobox.vault.write import blob_on, locks_of, read_vault_index, write_checked
+
+
+def extract(path: Path, folder: Path, name: str = "") -> Kept:
+    """Write the project that the vault at ``path`` keeps into the new ``folder``, at once or not at all.
+
+    ``name`` chooses one of several: the name in the index, the project's, or the beginning of the lock's hash. Raises
+    :class:`UsageError` where it fits none or several, :class:`IntegrityError` for what is damaged.
+    """
+    shelf = open_shelf(path)
+    kept = chosen(locks_of(shelf, read_vault_index(shelf)), name, path)
+    staged = folder.absolute().with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    tar = staged.with_suffix(".tar")
+    try:
+        staged.mkdir()
+        _take(shelf, _part(kept, "project", path), tar)
+        unpack_project(tar, staged)
+        tar.unlink()
+        _place_inputs(shelf, kept, staged)
+        staged.chmod(0o755)
+        staged.rename(folder)
+    finally:
+        remove(staged)
+        tar.unlink(missing_ok=True)
+    return kept
+
+
+def chosen(found: list[Kept], name: str, path: Path) -> Kept:
+    """The one lock that is meant. Raises :class:`UsageError`."""
+    digest = name.removeprefix("sha256:")
+    fitting = [
+        kept
+        for kept in found
+        if not name or name in (kept.name, kept.project) or (len(digest) >= 6 and kept.lock.startswith(digest))
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    there = ", ".join(kept.name for kept in found) or "none"
+    message = f"no lock in it is called {name!r}" if not fitting and name else f"it keeps {len(fitting)} locks"
+    raise UsageError(f"{message}; there are {there}", where=str(path), hint="choose one with --lock NAME")
+
+
+def _part(kept: Kept, role: str, path: Path) -> Part:
+    for part in kept.parts:
+        if part.role == role:
+            return part
+    raise IntegrityError(f"{kept.shown} has no {role}", where=str(path), hint=DAMAGED)
+
+
+def _take(shelf: Shelf, part: Part, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        write_checked(part.digest, blob_on(shelf, part.digest, part.size), file, shelf.path)
+
+
+def _place_inputs(shelf: Shelf, kept: Kept, folder: Path) -> None:
+    """Inputs that lie in the project are blobs of their own in the vault."""
+    by_digest = {part.digest: part for part in kept.parts}
+    lock = locks.read((folder / locks.FILE_NAME).read_text(), file=str(shelf.path))
+    for item, place in places_in_project(lock):
+        target = folder / place
+        if item.sha256 in by_digest and not target.exists():
+            if not target.parent.resolve().is_relative_to(folder.resolve()):
+                raise IntegrityError(f"{place} leads out of the project", where=str(shelf.path), hint=DAMAGED)
+            _take(shelf, by_digest[item.sha256], target)

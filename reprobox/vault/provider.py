@@ -1,0 +1,111 @@
+"""Vaults as places where inputs can be had: folders and tars of this machine, and repositories of a registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from reprobox.download import Location, Watch
+from reprobox.errors import FetchError, IntegrityError, ReproboxError
+from reprobox.lock import Input
+from reprobox.registry import Reference, Registries
+from reprobox.vault.documents import Kept, read_kept
+from reprobox.vault.shelf import BLOBS, open_shelf
+from reprobox.vault.write import locks_of, read_vault_index
+
+REGISTRY = "oci://"
+
+
+class LocalVault:
+    """A vault on this machine. Opening it reads its index, and raises what is wrong with that."""
+
+    def __init__(self, path: Path) -> None:
+        self._shelf = open_shelf(path.absolute())
+        self._index = read_vault_index(self._shelf)
+        self.name = f"the vault {path}"
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """A place for each: what the vault lacks, it says so itself, and whose it is."""
+        uri = self._shelf.path.as_uri()
+        return {
+            item.sha256: [Location(url=f"{uri}#{item.sha256}", label=self.name, make=partial(self._copy, item.sha256))]
+            for item in inputs
+        }
+
+    def _copy(self, digest: str, write: Callable[[bytes], None], _: Watch) -> None:
+        pieces = self._shelf.read(BLOBS + digest)
+        while piece := self._next(digest, pieces):
+            write(piece)
+
+    def _next(self, digest: str, pieces: Iterator[bytes]) -> bytes:
+        try:
+            return next(pieces, b"")
+        except FileNotFoundError:
+            raise FetchError(self._lack(digest), where=self.name) from None
+        except IntegrityError as error:
+            raise IntegrityError(error.message, where=self.name) from None
+        except OSError as error:
+            raise FetchError(f"it cannot be read: {error.strerror}", where=self.name) from None
+
+    def _lack(self, digest: str) -> str:
+        if any(part.digest == digest for kept in self._locks for part in kept.parts):
+            return "its blob is missing, although the index names it: the vault is damaged"
+        for kept in self._locks:
+            if digest in kept.left_out:
+                return f"it was left out: {kept.left_out[digest]}"
+        whose = ", ".join(kept.shown for kept in self._locks[:3]) + (" and others" if len(self._locks) > 3 else "")
+        return f"it does not have it; it was made for {whose}" if whose else "it is empty"
+
+    @cached_property
+    def _locks(self) -> Sequence[Kept]:
+        return locks_of(self._shelf, self._index)
+
+
+class RegistryVault:
+    """A vault that was pushed to a registry: ``oci://registry/name[:tag]``. Its manifest says what it has."""
+
+    def __init__(self, text: str, registries: Registries) -> None:
+        self._reference = Reference.parse(text.removeprefix(REGISTRY))
+        self._registries = registries
+        self.name = f"the vault {text}"
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """The blobs that its manifest names. Raises :class:`FetchError` where the registry does not answer."""
+        repository = self._registries.repository(self._reference)
+        return {item.sha256: repository.locations(item.sha256, "") for item in inputs if item.sha256 in self._digests}
+
+    @cached_property
+    def _digests(self) -> frozenset[str]:
+        data = self._registries.repository(self._reference).document(self._reference)
+        return frozenset(part.digest for part in read_kept(data, self.name).parts)
+
+
+Vault = LocalVault | RegistryVault
+
+
+def open_vault(text: str, registries: Registries) -> Vault:
+    """The vault that an option or a setting names: a path, or ``oci://…``.
+
+    Raises :class:`UsageError` where there is none, and :class:`IntegrityError` where its index is damaged.
+    """
+    if text.startswith(REGISTRY):
+        return RegistryVault(text, registries)
+    return LocalVault(Path(text).expanduser())
+
+
+def open_configured(texts: Sequence[str], registries: Registries, say: Callable[[str], None]) -> list[Vault]:
+    """The vaults of the settings; those that cannot be used are told, and done without."""
+    found = []
+    for text in texts:
+        try:
+            found.append(open_vault(text, registries))
+        except ReproboxError as error:
+            say(f"warning: the vault {text} is left out: {error.message}")
+    return found
+
+
+def in_order(given: Sequence[Vault], configured: Sequence[Vault]) -> tuple[tuple[Vault, ...], tuple[Vault, ...]]:
+    """Those that are asked before all other places, and those that are asked last: a registry is far away."""
+    near = tuple(vault for vault in configured if isinstance(vault, LocalVault))
+    return (*given, *near), tuple(vault for vault in configured if vault not in near)
