@@ -38,18 +38,18 @@ _ELSEWHERE = {
 }
 _GONE = {
     "library": Finding(
-        "library:// is the Container Library of one company, which Apptainer has not asked by default since 2022;"
-        " what is there has no digest that others could check, and reprobox does not ask it",
-        'fetch it once with `singularity pull base.sif library://…` and write sif = "base.sif", or take the image'
-        ' that it was made of: image = "…"',
+        "library:// is the Container Library of Sylabs; Apptainer asks no such server by default, since its first"
+        " version in 2022, and reprobox asks none",
+        'fetch it once with SingularityCE (`singularity pull base.sif library://…`) and write sif = "base.sif", or take'
+        ' the image that it was made of: image = "…"',
     ),
     "shub": Finding(
-        "shub:// was Singularity Hub, which closed in April 2021; only an archive of its images is left, and nothing"
-        " new was ever added to it",
-        "if you still have the image's file, write sif = \"base.sif\"; else build it anew from its recipe, which is in"
-        " the repository that the image was named after",
+        "shub:// was Singularity Hub, which closed in April 2021; what is left is an archive of its images that is only"
+        " read",
+        'if you have the image\'s file, write sif = "base.sif"; else build it anew from its recipe, which is in the'
+        " repository that the image was named after",
     ),
-}  # fmt: skip
+}
 
 
 def _gone(text: str) -> Finding | None:
@@ -65,13 +65,14 @@ def _image(text: str) -> Finding | None:
         if text.startswith(prefix):
             return Finding(f"{quote(text)} is no image of a registry or an engine", f"write {instead}")
     if text.startswith(DAEMON):
-        return _in_engine.find(text.removeprefix(DAEMON)) or _NOT_YET
+        return _in_engine.find(text.removeprefix(DAEMON))
     if (mark := text.partition("://"))[1] and mark[0] != "docker":
-        return Finding(f"{quote(mark[0] + '://')} is no way to an image", did_you_mean(mark[0], ["docker"], _AS_DOCKER))
+        return Finding(
+            f"{quote(mark[0] + '://')} is no way to an image", did_you_mean(f"{mark[0]}://", [REGISTRY], _AS_DOCKER)
+        )
     return image_reference.find(text.removeprefix(REGISTRY))
 
 
-_NOT_YET = Finding("an engine's image is not available yet in this version", 'save it: archive = "base.tar"')
 _AS_DOCKER = 'write it as Docker does: "python:3.11-slim", "host:5000/group/name:tag"'
 _in_engine = pattern(
     _IN_ENGINE,

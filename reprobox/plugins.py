@@ -66,6 +66,7 @@ class BuiltIn:
         from reprobox.layers.bootstrap import Bootstrap
         from reprobox.layers.code import CodeKind
         from reprobox.layers.copy import Copy
+        from reprobox.layers.engine_image import EngineImage
         from reprobox.layers.fetch import Fetch
         from reprobox.layers.git import Git
         from reprobox.layers.image import Image, OciLayout
@@ -75,7 +76,16 @@ class BuiltIn:
         from reprobox.layers.sif import OrasSif, Sif
         from reprobox.layers.skeleton import Skeleton
 
-        kinds: list[Kind] = [Bootstrap(), Image(), OciLayout(), ArchiveBase(), Sif(), OrasSif(), Rootfs()]
+        kinds: list[Kind] = [
+            Bootstrap(),
+            Image(),
+            OciLayout(),
+            ArchiveBase(),
+            Sif(),
+            OrasSif(),
+            EngineImage(),
+            Rootfs(),
+        ]
         return [*kinds, Apt(), Pip(), Copy(), RunKind(), Fetch(), Git(), Skeleton(), CodeKind()]
 
     @hookimpl
@@ -83,6 +93,7 @@ class BuiltIn:
         from reprobox.debian.provider import ArchiveProvider, MirrorProvider
         from reprobox.layers.apt import declared
         from reprobox.layers.archive import ImageArchiveProvider
+        from reprobox.layers.engine_image import EngineProvider
         from reprobox.layers.fetch import UrlProvider
         from reprobox.layers.git import CommitProvider
         from reprobox.pypi import IndexProvider
@@ -95,6 +106,7 @@ class BuiltIn:
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
             ImageArchiveProvider(session.store, session.project),
+            EngineProvider(session.store),
             UrlProvider(session.manifest),
             CommitProvider(session.store, session.manifest, session.project, offline=session.offline),
         ]

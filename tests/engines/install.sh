@@ -6,7 +6,7 @@ export DEBIAN_FRONTEND=noninteractive
 packages="
     git make python3 python3-venv ca-certificates util-linux procps
     docker.io iptables
-    docker-registry skopeo umoci buildah
+    docker-registry skopeo umoci buildah podman
     squashfuse fuse3 squashfs-tools uidmap
     mmdebstrap bubblewrap strace acl attr faketime libcap2-bin iproute2
 "
