@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # typing would take as long to load as the record
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 HOME = "/run/home"
 #: What jobs need of the caller's environment: schedulers, MPI, accelerators, threads, and the terminal.
 KEPT_PREFIXES = (
@@ -261,6 +261,13 @@ def outputs(mounts: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> l
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def command_line(record: Mapping[str, Any], given: Sequence[str] | None) -> list[str]:
+    """The program and arguments of a run: the entry point, then what is given or else the command; None is a shell."""
+    if given is None:
+        return list(record["shell"])
+    return [*record["entrypoint"], *(given or record["command"])]
 
 
 def environment(declared: Mapping[str, str], host: Mapping[str, str]) -> dict[str, str]:

@@ -425,9 +425,15 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What ``reprobox run`` does when it is given no command."""
+    """What ``reprobox run`` does. With one of ``entrypoint`` and ``command``, those of the base image do not count."""
 
-    command: tuple[str, ...] = key("Program and arguments.", default=(), nonempty=True)
+    entrypoint: tuple[str, ...] | None = key(
+        "Program that gets every command as its arguments; the base image's if this and `command` are left out.",
+        default=None,
+    )
+    command: tuple[str, ...] = key(
+        "Program and arguments, where the command line gives none.", default=(), nonempty=True
+    )
     workdir: str | None = key("Where it starts; the code if left out.", default=None, check=absolute_path)
 
 

@@ -19,7 +19,7 @@ from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
 from reprobox.lock import Lock, LockedTarget, Seal
 from reprobox.locked_data import mounted_downloads
-from reprobox.manifest import Layer, Manifest
+from reprobox.manifest import Layer, Manifest, Run
 from reprobox.placed import place, variables
 from reprobox.project import Project
 from reprobox.requirements import bytes_of
@@ -150,19 +150,26 @@ def settings_of(manifest: Manifest, target: LockedTarget) -> Callable[[Any], Set
     }
 
     def settings(base: Mapping[str, Any]) -> Settings:
-        command = tuple(manifest.run.command)
+        entrypoint, command = entry_point(manifest.run, base)
         return Settings(
             architecture=architecture,
             environment={**image_environment({"config": base}), **dict(sorted(manifest.env.items()))},
             user=base.get("User") or "",
-            entrypoint=() if command else tuple(base.get("Entrypoint") or ()),
-            command=command or tuple(base.get("Cmd") or ()),
+            entrypoint=entrypoint,
+            command=command,
             workdir=manifest.workdir,
             volumes=tuple(base.get("Volumes") or ()),
             labels={**(base.get("Labels") or {}), **{name: value for name, value in labels.items() if value}},
         )
 
     return settings
+
+
+def entry_point(run: Run, base: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The entry point and the command: the manifest's if it says one of them, as in a Dockerfile; else the base's."""
+    if run.entrypoint is None and not run.command:
+        return tuple(base.get("Entrypoint") or ()), tuple(base.get("Cmd") or ())
+    return run.entrypoint or (), run.command
 
 
 def describe(environment: Environment, realization: Realization, cached: frozenset[str]) -> dict[str, Any]:
@@ -228,7 +235,8 @@ def _record(
         "needs": [*environment.layer_ids(), environment.image_digest],
         "environment": {**inherited, **variables(environment, inherited, launch.DEFAULT_PATH)},
         "workdir": config.workdir or "/",
-        "command": [*config.entrypoint, *config.command],
+        "entrypoint": list(config.entrypoint),
+        "command": list(config.command),
         "shell": _shell(environment),
         "mounts": {
             path: {

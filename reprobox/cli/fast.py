@@ -48,7 +48,7 @@ def _start(verb: str, wanted: dict[str, Any], store: str, manifest: str, held: i
     record = launch.read(held)
     if record is None or wanted["mounts"].keys() - record["mounts"].keys() or not launch.is_current(record, manifest):
         return None
-    command = record["shell"] if verb == "shell" else wanted["command"] or record["command"]
+    command = launch.command_line(record, None if verb == "shell" else wanted["command"])
     binds = launch.binds(record, wanted["mounts"])
     layers = launch.hold_layers(record, store)
     if not command or layers is None or not launch.ready(binds):

@@ -85,7 +85,7 @@ def start(options: argparse.Namespace, command: Sequence[str] | None) -> int:
     check_requires(options, selected, session.store, _outputs(session.project, selected, mounts))
     realized = realize(session, project, manifest, lock, Wish(target=name, backend=options.backend))
     record = realized.record
-    argv = record["shell"] if command is None else list(command) or record["command"]
+    argv = launch.command_line(record, command)
     if not argv:
         hint = "give one: `reprobox run -- COMMAND`, or add [run] command to the manifest"
         raise UsageError("there is no command to run", where="run.command", hint=hint)
