@@ -110,8 +110,8 @@ class Config:
     """Settings in force: environment variables before the file, the file before the defaults.
 
     ``archives`` and ``snapshots`` have base URIs without a final slash, best first, by archive name. ``index`` may have
-    ``url``, and ``extra`` and ``find-links`` with further places joined by spaces. ``path`` is the file they came from,
-    if there is one.
+    ``url``, and ``extra`` and ``find-links`` with further places joined by spaces. ``plain`` has layers built without
+    short cuts. ``path`` is the file they came from, if there is one.
     """
 
     store: Path
@@ -122,6 +122,7 @@ class Config:
     registries: Registries = field(default_factory=Registries)
     index: Mapping[str, str] = field(default_factory=dict)
     vaults: tuple[str, ...] = ()
+    plain: bool = False
     path: Path | None = None
 
 
@@ -143,6 +144,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         registries=said.registries,
         index=_index(said.index),
         vaults=said.vaults,
+        plain=environment.get("REPROBOX_PLAIN", "0") not in ("", "0"),
         path=path,
     )
 

@@ -315,7 +315,7 @@ def build_layer(
         session.reporter.building(layer.name, *place)
         started = time.monotonic()
         with session.store.scratch() as stage:
-            record = _build_in(stage, session, layer, below, platform, epoch)
+            record = _build_in(stage, session, layer, below, platform, epoch, plain=session.config.plain)
             record |= {"name": layer.name, "kind": layer.kind, "seconds": round(time.monotonic() - started, 3)}
             record["inputs"] = layer.identity(epoch, [item.id for item in below]).document()
             stored = session.store.publish_layer(layer.id, stage / "layer", record)
@@ -328,10 +328,10 @@ def build_layer(
 def rebuild(
     session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
 ) -> list[Entry]:
-    """Build a layer once more beside the one in the store, for its index alone."""
+    """Build a layer once more beside the one in the store, without short cuts, for its index alone."""
     session.fetch(layer.inputs)
     with session.store.scratch() as stage:
-        _build_in(stage, session, layer, below, platform, epoch, reuse=False)
+        _build_in(stage, session, layer, below, platform, epoch, plain=True)
         return read_index((stage / "layer" / "index").read_bytes())
 
 
@@ -343,22 +343,23 @@ def _build_in(
     platform: str,
     epoch: int,
     *,
-    reuse: bool = True,
+    plain: bool = False,
 ) -> dict[str, Any]:
     output = stage / "layer"
     output.mkdir(mode=0o755)
     files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
     identity = layer.identity(epoch, [item.id for item in below]).document()
-    step = session.buildable(layer).step(
-        StepRequest(
-            layer=layer,
-            files=files,
-            platform=platform,
-            epoch=epoch,
-            project=session.project,
-            earlier=_earlier(session.store, identity) if reuse else None,
-        )
+    request = StepRequest(
+        layer=layer,
+        files=files,
+        platform=platform,
+        epoch=epoch,
+        project=session.project,
+        earlier=None if plain else _earlier(session.store, identity),
+        plain=plain,
     )
+    kind = session.buildable(layer)
+    step = kind.step(request)
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
     if isinstance(step, Unpacked):
@@ -369,6 +370,13 @@ def _build_in(
     merged = Tree.load(*(parent.index for parent in parents))
     if isinstance(step, Files):
         return _write_files(step, stage, output, merged, epoch)
+    if step.quick:
+        try:
+            return _run_commands(step, stage, session, layer, parents, merged, epoch)
+        except BuildError:
+            session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
+            step = kind.step(replace(request, plain=True, earlier=None))
+            assert isinstance(step, Commands)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)
 
 
@@ -478,7 +486,7 @@ def _run_commands(
                 network=network,
                 secrets=secrets,
                 installing=step.installing,
-                failed=session.store.failed(layer.id),
+                failed=None if step.quick else session.store.failed(layer.id),
             )
         )
     except BuildError as error:

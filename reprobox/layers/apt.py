@@ -23,12 +23,13 @@ from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
 from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ReproboxError, ResolveError
 from reprobox.layers.bootstrap import tool_root
-from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, Lock
 from reprobox.manifest import Layer, Manifest, apt_package, host_path, key, pattern, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
-_CONFIGURED_AT = "/run/reprobox/apt.conf"
+_CONFIGURED_AT = f"{TOOLS}/apt.conf"
+_QUICK = tuple(_CONFIGURATION.with_name(name) for name in ("install.sh", "compile_later.py"))
 
 Place: TypeAlias = tuple[str | int, ...]  # of a key in the manifest: ("layers", 1, "packages", 0)
 
@@ -132,7 +133,10 @@ class Apt:
         commands: list[tuple[str, ...]] = [
             ("dpkg", "--add-architecture", name) for name in _strings(options["architectures"])
         ]
-        if files or removed:
+        quick = bool(files) and not (removed or request.plain)
+        if quick:
+            commands.append(("/bin/sh", f"{TOOLS}/{_QUICK[0].name}", *install, *files))
+        elif files or removed:
             commands.append((*install, *files, *(f"{name}-" for name in removed)))
         if automatic:
             commands.append(("apt-mark", "auto", *automatic))
@@ -140,9 +144,11 @@ class Apt:
             commands.append(("apt-mark", "manual", *manual))
         return Commands(
             installing=True,
+            quick=quick,
             commands=tuple(commands),
             binds=(
                 Bind(source=_CONFIGURATION, target=_CONFIGURED_AT),
+                *(Bind(source=path, target=f"{TOOLS}/{path.name}") for path in (_QUICK if quick else ())),
                 *(Bind(source=path, target=f"{INPUTS}/{name}") for name, path in request.files.items()),
             ),
             environment={"APT_CONFIG": _CONFIGURED_AT, "DEBCONF_NONINTERACTIVE_SEEN": "true"},

@@ -111,7 +111,9 @@ class Earlier:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRequest:
-    """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order."""
+    """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order. ``plain`` asks
+    for a step without short cuts: what a quicker one is held against, and what is left when that fails.
+    """
 
     layer: LockedLayer
     files: Mapping[str, Path]
@@ -119,12 +121,15 @@ class StepRequest:
     epoch: int
     project: Path
     earlier: Earlier | None = None
+    plain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Commands:
     """Run ``commands`` over the parents. ``seed`` fills the tree that a base starts from. ``installing`` says that they
     install packages, whose scripts leave behind what no layer should have (``scrub``).
+
+    ``quick`` says that they take short cuts, so that a failure may be theirs: the step is then done again, ``plain``.
 
     ``kept`` are entries of the earlier layer whose tree is ``kept_in``, folders included, that this layer has too, as
     they are there: the commands neither make nor see them.
@@ -136,6 +141,7 @@ class Commands:
     seed: Callable[[Path], None] | None = None
     workdir: str = "/"
     installing: bool = False
+    quick: bool = False
     kept: tuple[Entry, ...] = ()
     kept_in: Path | None = None
 

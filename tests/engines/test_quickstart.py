@@ -98,9 +98,15 @@ def test_an_ordinary_user_gets_the_same(quickstart, told, user):
 
 
 @pytest.mark.tool("faketime")
-def test_ten_years_later_gives_the_same(quickstart, told, session_folder):
+def test_ten_years_later_the_plain_way_gives_the_same(quickstart, told, session_folder):
     later = quickstart.with_inputs_only(session_folder / "later")
-    assert digests(replace(later, wrapper=("faketime", "-f", "+10y")).realize("--offline")) == digests(told)
+    later = replace(later, wrapper=("faketime", "-f", "+10y"), environment={"REPROBOX_PLAIN": "1"})
+    assert digests(later.realize("--offline")) == digests(told)
+    said = [
+        [path.read_text().count("in the background") for path in (project.store / "logs").iterdir()]
+        for project in (quickstart, later)
+    ]
+    assert [sum(counts) for counts in said] == [1, 0]
 
 
 @pytest.mark.tool("faketime")

@@ -8,14 +8,17 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reprobox.digest import Entry, write_index
-from reprobox.engine import Environment, assemble, build, image_environment
+from reprobox.engine import Environment, Session, assemble, build, image_environment
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.image import Settings, layer_digest
+from reprobox.layers.kind import Commands, StepRequest
+from reprobox.layers.run import RunKind
 from reprobox.lock import LockedLayer, LockedTarget, with_ids
 from reprobox.store import Store
 from reprobox.tree import merge_into
@@ -338,6 +341,46 @@ def test_a_step_that_fails_is_told_with_its_last_lines_and_leaves_no_layer(local
     local.write(running("good", "echo x > /x") + running("bad", "true")).lock()
     local.realize()
     assert "good" not in local.listener.steps
+
+
+class Hasty(RunKind):
+    """Knows a quick way, which fails."""
+
+    def step(self, request: StepRequest) -> Commands:
+        plain = super().step(request)
+        hasty = ("/bin/sh", "-c", "echo in haste; touch /left; exit 3")
+        return plain if request.plain else replace(plain, commands=(hasty,), quick=True)
+
+
+class InHaste(Local):
+    """A project whose ``run`` layers know a quick way."""
+
+    @property
+    def session(self) -> Session:
+        session = super().session
+        session.plugins.kinds["run"] = Hasty()
+        return session
+
+
+@pytest.mark.userns
+def test_a_quick_way_that_fails_is_followed_by_the_plain_one(local, store):
+    hasty = InHaste(local.path, local.store)
+    hasty.write(running("step", "echo plain > /made")).lock()
+    made = hasty.realize()
+    assert hasty.listener.said == ["step: it failed the quick way, so it is built again the plain way"]
+    (layer,) = (layer for layer in made.environment.layers if layer.name == "step")
+    assert (layer.tree / "made").read_text() == "plain\n"
+    assert not (layer.tree / "left").exists()
+    assert not list((store / "failed").glob("*"))
+
+
+@pytest.mark.userns
+def test_plain_ways_can_be_asked_for(local, monkeypatch):
+    monkeypatch.setenv("REPROBOX_PLAIN", "1")
+    hasty = InHaste(local.path, local.store)
+    hasty.write(running("step", "echo plain > /made")).lock()
+    hasty.realize()
+    assert hasty.listener.said == []
 
 
 @pytest.mark.userns

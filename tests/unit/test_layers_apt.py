@@ -20,7 +20,7 @@ from reprobox.engine import BUILD_ENVIRONMENT
 from reprobox.errors import FetchError, IntegrityError, ManifestError, ResolveError
 from reprobox.layers.apt import Apt, declared
 from reprobox.layers.bootstrap import Bootstrap
-from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, LockedLayer, read
 from reprobox.manifest import Layer, parse
 from reprobox.pins import Upgrade, match
@@ -48,11 +48,12 @@ def manifest(base: str, *layers: dict[str, object], end: str = ""):
 # -- without an engine -------------------------------------------------------------------------------------------------
 
 
-def step(inputs: Sequence[Input], **options) -> Commands:
+def step(inputs: Sequence[Input], *, plain: bool = False, **options) -> Commands:
     options = {"architectures": [], "manual": [], "removed": []} | options
     layer = LockedLayer(name="system", kind="apt", recipe=1, request="", inputs=tuple(inputs), options=options)
     files = {item.name: Path("/store") / item.sha256 for item in inputs}
-    made = Apt().step(StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=1, project=Path("/")))
+    asked = StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=1, project=Path("/"), plain=plain)
+    made = Apt().step(asked)
     assert isinstance(made, Commands)
     return made
 
@@ -63,7 +64,8 @@ def test_apt_layers_follow_one_another():
 
 
 def test_exactly_the_locked_files_are_installed():
-    made = step([deb("jq"), deb("libjq1"), deb("data", "all")], manual=["jq"])
+    made = step([deb("jq"), deb("libjq1"), deb("data", "all")], plain=True, manual=["jq"])
+    assert not made.quick
     assert made.commands == (
         (
             "apt-get",
@@ -86,8 +88,20 @@ def test_exactly_the_locked_files_are_installed():
     assert configuration.source.is_file()
 
 
+def test_bytecode_is_made_in_the_background_by_the_same_commands():
+    inputs = [deb("jq"), deb("libjq1")]
+    quick, plain = step(inputs, manual=["jq"]), step(inputs, plain=True, manual=["jq"])
+    assert quick.quick
+    assert quick.commands[0] == ("/bin/sh", f"{TOOLS}/install.sh", *plain.commands[0])
+    assert quick.commands[1:] == plain.commands[1:]
+    more = {bind.target: bind.source for bind in quick.binds if bind not in plain.binds}
+    assert set(more) == {f"{TOOLS}/install.sh", f"{TOOLS}/compile_later.py"}
+    assert all(source.is_file() for source in more.values())
+
+
 def test_what_is_locked_as_removed_is_removed():
     made = step([deb("postfix")], manual=["postfix"], removed=["exim4-base"])
+    assert not made.quick
     assert made.commands[0] == ("apt-get", "install", f"{INPUTS}/postfix_1.0_amd64.deb", "exim4-base-")
 
 
