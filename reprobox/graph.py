@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, overload
-
-import networkx
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from reprobox.errors import ManifestError
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
+
+if TYPE_CHECKING:  # takes a quarter of a second to load, and a lock that holds needs no graph
+    import networkx
 
 BASE, SKELETON, CODE = "base", "skeleton", "code"
 #: What ``Kind.needs`` answers to follow every layer above.
@@ -44,6 +45,8 @@ class LayerGraph:
 
     def generations(self) -> list[tuple[str, ...]]:
         """Names that do not depend on one another, generation by generation: what can be built side by side."""
+        import networkx
+
         graph: networkx.DiGraph[str] = networkx.DiGraph()
         graph.add_nodes_from(node.name for node in self.nodes)
         graph.add_edges_from((parent, node.name) for node in self.nodes for parent in node.parents)
@@ -56,6 +59,8 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     Edges come from ``after`` and from what the kinds need; layers are stacked in the topological order that keeps
     closest to the manifest. Raises :class:`reprobox.errors.ManifestError` for a cycle, printing it.
     """
+    import networkx
+
     _check_nothing_stands_outside(manifest)
     inside = [layer for layer in manifest.layers if layer.placement == IN_IMAGE]
     graph: networkx.DiGraph[str] = networkx.DiGraph()
@@ -147,6 +152,8 @@ class _Above(Sequence[Layer]):
 
 
 def _stacking_order(graph: networkx.DiGraph[str], manifest: Manifest) -> dict[str, int]:
+    import networkx
+
     position = {layer.name: number for number, layer in enumerate(manifest.layers)}
     try:
         order = list(networkx.lexicographical_topological_sort(graph, key=position.__getitem__))
@@ -156,6 +163,8 @@ def _stacking_order(graph: networkx.DiGraph[str], manifest: Manifest) -> dict[st
 
 
 def _cycle(graph: networkx.DiGraph[str], manifest: Manifest, position: Mapping[str, int]) -> ManifestError:
+    import networkx
+
     names = [edge[0] for edge in networkx.find_cycle(graph)]
     start = names.index(min(names, key=position.__getitem__))
     path = [*names[start:], *names[:start], names[start]]

@@ -45,7 +45,8 @@ def keep(earlier: Earlier, wheels: Sequence[Input], files: Mapping[str, Path]) -
     kept: dict[str, Collection[bytes]] = {}
     for wheel in wheels:
         if earlier.files.get(wheel.name) == wheel.sha256:
-            records = [record for record in alone if record.endswith(_record_of(files[wheel.name]))]
+            ending = _record_of(files[wheel.name])
+            records = [record for record in alone if record.endswith(ending)]
             if len(records) == 1 and entries.keys() >= alone[records[0]]:
                 kept[wheel.name] = alone[records[0]]
     together = frozenset(path for paths in kept.values() for path in paths)

@@ -35,7 +35,7 @@ def test_a_plugins_backend_realizes_and_runs_and_has_a_quick_way(merging, tmp_pa
         )  # fmt: skip
         assert (told.status, told.out, told.err) == (3, "small\nblue\n/work\n", "")
         modules = set(loaded.read_text().split())
-        slow = {"argparse", "networkx", "reprobox.lock", "reprobox.manifest", "reprobox.plugins", "tomllib"}
+        slow = {"argparse", "reprobox.lock", "reprobox.manifest", "reprobox.plugins", "tomllib"}
         assert not modules & slow - {"reprobox.plugins"} if quick else slow <= modules
     # What the engine lost is made again, whatever the record says.
     for command in (("run", "--", "cat", "/greeting"), ("realize", "--json")):

@@ -34,6 +34,10 @@ def test_a_current_run_loads_nothing_slow():
     assert not loaded & {"argparse", "asyncio", "ctypes.util", "http.client", "importlib.metadata", "ssl", "tomllib"}
 
 
+def test_realizing_what_is_locked_loads_no_graph():
+    assert "networkx" not in loaded_by("import reprobox.realize, reprobox.cli.realize")
+
+
 @pytest.mark.parametrize("verb", ["--help", "--version"])
 def test_asking_for_help_loads_nothing_heavy(verb):
     loaded = loaded_by(
@@ -50,7 +54,7 @@ def calls(path: Path) -> set[str]:
 def test_only_the_command_line_prints_or_exits():
     for path in (ROOT / "reprobox").rglob("*.py"):
         inside = (
-            path.name in ("build_wheels.py", "install_wheels.py") or "sandbox" in path.parts
+            path.name in ("build_wheels.py", "compile_later.py", "install_wheels.py") or "sandbox" in path.parts
         )  # programs of their own, in a child
         if "cli" not in path.parts and not inside:
             assert not calls(path) & {"print", "sys.exit", "exit"}, path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -146,3 +148,19 @@ def test_other_bytes_under_the_same_name_are_installed_anew(tmp_path, inputs):
     other = Earlier(files={**old.files, WHEELS["a"][0]: "0" * 64}, index=old.index, tree=old.tree)
     found = keep(other, [item("a"), item("b")], files(["a", "b"], inputs))
     assert [wheel.name for wheel in found.fresh] == [WHEELS["a"][0]]
+
+
+def test_each_wheel_is_opened_once_or_twice_however_many_there_are(tmp_path, inputs, monkeypatch):
+    names = ["a", "b", "c", "one", "has_a", "program_a"]
+    old = earlier(tmp_path, inputs, ["a", "b", "c", "one"])
+    opened: Counter[str] = Counter()
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file: Path | str, *rest: object) -> None:
+            opened[Path(file).name] += 1
+            super().__init__(file, *rest)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    keep(old, [item(name) for name in names], files(names, inputs))
+    assert set(opened) == {WHEELS[name][0] for name in names}
+    assert max(opened.values()) <= 2
