@@ -70,3 +70,24 @@ def test_every_dependency_is_explained():
 def test_no_lint_exception_stands_without_a_reason():
     for line in (ROOT / "pyproject.toml").read_text().partition("\nignore = [")[2].partition("\n]")[0].splitlines():
         assert not line.strip() or "#" in line
+
+
+def test_plugins_have_the_version_of_what_they_are_for():
+    from reprobox import __version__
+
+    for project in (ROOT / "plugins").glob("*/pyproject.toml"):
+        metadata = tomllib.loads(project.read_text())
+        source = (project.parent / metadata["tool"]["hatch"]["version"]["path"]).read_text()
+        assert f'__version__ = "{__version__}"' in source, project
+        assert metadata["project"]["name"] == project.parent.name
+        (package,) = metadata["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+        assert (project.parent / package / "py.typed").is_file()
+
+
+def test_every_plugin_is_held_to_the_arrows():
+    packages = {path.name for path in (ROOT / "plugins").glob("*/reprobox_*")}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert packages <= set(settings["root_packages"])
+    contracts = {contract["id"]: contract for contract in settings["contracts"]}
+    assert packages <= set(contracts["core"]["forbidden_modules"])
+    assert packages <= set(contracts["plugins"]["source_modules"])

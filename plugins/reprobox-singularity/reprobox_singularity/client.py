@@ -47,6 +47,6 @@ def execute(image: str, command: Sequence[str], options: Sequence[str]) -> tuple
 
 
 def _client() -> Any:
-    from spython.main import get_client  # type: ignore[import-untyped]
+    from spython.main import get_client
 
     return get_client(quiet=True)
