@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from reprobox.debian import release as trust
 from reprobox.debian.control import Package, Universe
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from reprobox.debian.system import System
     from reprobox.layers.kind import World
 
+T = TypeVar("T")
+R = TypeVar("R")
+_THREADS = 8
+_DIGITS = 64  # of a sha256; a torn memo has fewer
 _PACKED: Mapping[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
     ".gz": lambda data: zlib.decompress(data, wbits=31),
@@ -154,8 +158,7 @@ def open_indices(
         inputs.append(item)
     if inputs:
         _fetch_indices(world, inputs, origins)
-    for (origin, name, suffix), item in zip(missing, inputs, strict=True):
-        _unpack(world, origin, name, suffix, item)
+    _side_by_side(lambda pair: _unpack(world, *pair[0], pair[1]), list(zip(missing, inputs, strict=True)))
     return tuple(_index(world, origin, name, suffix, architecture) for origin, name, suffix in wanted)
 
 
@@ -228,7 +231,7 @@ def _unpacked(world: World, origin: Origin, name: str, suffix: str) -> str | Non
             digest = world.store.memo("packages", files[name + suffix][0]).read_text()
         except FileNotFoundError:
             return None
-    return digest if world.store.has_blob(digest) else None
+    return digest if len(digest) == _DIGITS and world.store.has_blob(digest) else None
 
 
 def _unpack(world: World, origin: Origin, name: str, suffix: str, item: Input) -> None:
@@ -286,27 +289,37 @@ def lock_packages(world: World, packages: Sequence[Package], indices: Sequence[I
                 "suite": index.suite,
             },
         )
-        world.remember(item, [f"{index.uri}/{package['Filename']}"])
         inputs.append(item)
+    _side_by_side(
+        lambda pair: world.remember(pair[0], [f"{by_label[pair[1].index].uri}/{pair[1]['Filename']}"]),
+        list(zip(inputs, packages, strict=True)),
+    )
     return with_sha1(world, inputs)
 
 
 def with_sha1(world: World, inputs: Sequence[Input]) -> tuple[Input, ...]:
     """Fetch ``inputs`` and add the fact ``sha1`` to each."""
     world.fetch(inputs)
-    return tuple(replace(item, facts={**item.facts, "sha1": _sha1(world, item)}) for item in inputs)
+    sums = _side_by_side(lambda item: _sha1(world, item), inputs)
+    return tuple(replace(item, facts={**item.facts, "sha1": digest}) for item, digest in zip(inputs, sums, strict=True))
+
+
+def _side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``work`` for each item: the processor hashes and unpacks while the disk writes what is remembered."""
+    if not items:
+        return []
+    with ThreadPoolExecutor(min(_THREADS, len(items))) as pool:
+        return list(pool.map(work, items))
 
 
 def _sha1(world: World, item: Input) -> str:
     """Computed once for each file, which may be large."""
-    memo = world.store.memo("sha1", item.sha256)
-    try:
-        return memo.read_text()
-    except FileNotFoundError:
+
+    def digest() -> bytes:
         with world.store.blob(item.sha256).open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).hexdigest()
-        world.store.remember("sha1", item.sha256, digest.encode())
-        return digest
+            return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest()
+
+    return world.store.derived("sha1", item.sha256, digest).hex()
 
 
 def facts(indices: Sequence[Index], origins: Sequence[Origin]) -> dict[str, Json]:

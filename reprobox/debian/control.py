@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from reprobox.debian.version import satisfies, sort_key
 
@@ -70,6 +70,18 @@ def relations(text: str) -> Iterator[tuple[Relation, ...]]:
             yield alternatives
 
 
+@lru_cache(maxsize=16384)
+def _field(stanza: bytes, name: str) -> str:
+    """What a field of one line says. The closure of a base asks the same of the same packages again and again."""
+    match = _field_pattern(name).search(stanza)
+    return match[1].decode("utf-8", "surrogateescape").rstrip() if match else ""
+
+
+@lru_cache(maxsize=64)
+def _field_pattern(name: str) -> re.Pattern[bytes]:
+    return re.compile(rb"^" + re.escape(name.encode()) + rb":[ \t]*(.*)$", re.MULTILINE)
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
     """A package as an index offers it. ``index`` says which index that was; parsed when first asked."""
@@ -79,8 +91,7 @@ class Package:
 
     def __getitem__(self, name: str) -> str:
         """The field ``name``, ``""`` where the stanza has none; fields that go over lines are not asked this way."""
-        match = re.search(rb"^" + re.escape(name.encode()) + rb":[ \t]*(.*)$", self.stanza, re.MULTILINE)
-        return match[1].decode("utf-8", "surrogateescape").rstrip() if match else ""
+        return _field(self.stanza, name)
 
     @property
     def name(self) -> str:

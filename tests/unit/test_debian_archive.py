@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
@@ -267,6 +268,18 @@ def test_packages_are_locked_with_what_providers_need(world, server, key, truste
     told = archive.facts(found, origins)
     assert str(told["keys"]).startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
     assert "127.0.0.1" not in str((item, told))
+
+
+@pytest.mark.parametrize("torn", [b"", b"0" * 40, b"0" * 84])
+def test_a_torn_sum_is_not_believed(world, server, key, trusted, debs, torn):
+    base = debian(server, key, debs)
+    _, found = indices(world, base, trusted)
+    package = archive.universe(found).newest("libc6")
+    (item,) = archive.lock_packages(world, [package], found)
+    data = world.store.blob(item.sha256).read_bytes()
+    assert item.facts["sha1"] == hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    world.store.remember("sha1", item.sha256, torn)
+    assert archive.lock_packages(world, [package], found) == (item,)
 
 
 # -- the base's own sources --------------------------------------------------------------------------------------------
