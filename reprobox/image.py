@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -344,14 +344,19 @@ def write_layout(image: Image, folder: Path, *, name: str = "") -> None:
     (folder / "oci-layout").write_bytes(canonical({"imageLayoutVersion": "1.0.0"}))
 
 
-def write_docker_archive(image: Image, tag: str, sink: _Sink) -> None:
-    """Write the tar that ``docker load`` reads; the same image and ``tag`` (``name:tag``) give the same bytes."""
+def write_docker_archive(image: Image, tag: str, sink: _Sink, *, without: Collection[str] = ()) -> None:
+    """Write the tar that ``docker load`` reads; the same image and ``tag`` (``name:tag``) give the same bytes.
+
+    ``without`` are diff ids (sha256 hex) of layers that are named but not sent: an engine that has them needs no more.
+    """
     config = image.config()
     config_name = f"{sha256(config)}.json"
     names = [f"{layer.diff_id}.tar" for layer in image.layers]
     index: Json = [{"Config": config_name, "RepoTags": [tag] if tag else [], "Layers": names}]
     written = _member(sink, config_name, config, image.epoch)
     for name, layer in _once(zip(names, image.layers, strict=True)):
+        if layer.diff_id in without:
+            continue
         size = layer.descriptor.size
         written += _header(sink, name.encode(), _FILE, 0o644, size, image.epoch)
         layer.write(sink, image.epoch)

@@ -340,3 +340,18 @@ def prepare(mounts: Sequence[Mapping[str, Any]], declared: Mapping[str, Any]) ->
             where=f'mounts."{target}"',
             hint=f"put the data there, or give another folder: --mount {target}=PATH",
         )
+
+
+def with_account(text: str, number: int, line: str) -> str:
+    """The text of a passwd or group file with one account's line in place of those of its number or name."""
+    name = line.partition(":")[0]
+    old = [entry for entry in text.splitlines() if entry.split(":")[2:3] != [str(number)]]
+    return "\n".join([*(entry for entry in old if entry.partition(":")[0] != name), line, ""])
+
+
+def account_lines(name: str, uid: int, gid: int) -> dict[str, tuple[int, str]]:
+    """What the caller's account adds to the environment's: path -> (number, line)."""
+    return {
+        "/etc/passwd": (uid, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh"),
+        "/etc/group": (gid, f"{name}:x:{gid}:"),
+    }

@@ -181,7 +181,8 @@ def _allowed(folder: bytes, wanted: int) -> Iterator[None]:
 class Changes:
     """What a step left: ``root`` is an overlay's upper directory, or with ``whole`` the complete resulting tree.
 
-    ``ignored`` are paths that the builder itself put there (mount points of binds). ``started`` is the unix time at
+    ``deleted`` are paths that are gone, where ``root`` has no whiteouts. ``ignored`` are paths that the builder itself
+    put there (mount points of binds). ``started`` is the unix time at
     which the step began: files newer than that, or than the epoch, get the epoch. ``installing`` says that the step
     installed packages, whose scripts leave more behind than what anybody asked for.
     """
@@ -190,6 +191,7 @@ class Changes:
     epoch: int
     started: float
     whole: bool = False
+    deleted: frozenset[bytes] = frozenset()
     ignored: frozenset[bytes] = frozenset()
     installing: bool = False
 
@@ -237,7 +239,7 @@ def strip_inherited(path: Path, mode: int) -> None:
 
 def _find(changes: Changes, parents: Tree) -> _Findings:
     root = os.fsencode(changes.root)
-    found = _Findings()
+    found = _Findings(cleared=sorted(changes.deleted))
     for path, status in walk(root):
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:

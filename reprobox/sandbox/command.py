@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from reprobox.launch import HOME, user_name
+from reprobox.launch import HOME, account_lines, user_name, with_account
 from reprobox.sandbox import kernel
 from reprobox.sandbox.root import HOST, Root, UnmountableError, mount_folder, mount_stacked
 
@@ -139,21 +139,16 @@ def _mount_host(*, isolate: bool) -> None:
 
 def _accounts(name: str, uid: int, gid: int) -> dict[str, str]:
     """The environment's accounts, with the caller's among them."""
-    return {
-        "/etc/passwd": _with_entry("/etc/passwd", uid, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh"),
-        "/etc/group": _with_entry("/etc/group", gid, f"{name}:x:{gid}:"),
-    }
+    lines = account_lines(name, uid, gid)
+    return {path: with_account(_text(path), number, line) for path, (number, line) in lines.items()}
 
 
-def _with_entry(path: str, number: int, line: str) -> str:
+def _text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            old = file.read().splitlines()
+            return file.read()
     except OSError:
-        old = []
-    name = line.partition(":")[0]
-    kept = [entry for entry in old if entry.split(":")[2:3] != [str(number)] and entry.partition(":")[0] != name]
-    return "\n".join([*kept, line, ""])
+        return ""
 
 
 def _execute(record: Mapping[str, Any]) -> NoReturn:

@@ -26,8 +26,11 @@ class Abi:
     mknod: tuple[tuple[int, int], ...]
 
 
-# chown fchown lchown setuid setgid setreuid setregid setgroups setresuid setresgid setfsuid setfsgid capset fchownat,
-# then fsync fdatasync sync sync_file_range syncfs.
+#: What is pretended, by name, in the order of the numbers below: for builders that are told names.
+CALLS = (
+    "chown", "fchown", "lchown", "setuid", "setgid", "setreuid", "setregid", "setgroups", "setresuid", "setresgid",
+    "setfsuid", "setfsgid", "capset", "fchownat", "fsync", "fdatasync", "sync", "sync_file_range", "syncfs",
+)  # fmt: skip
 _X86_64 = Abi(
     audit=0xC000003E,
     pretended=(92, 93, 94, 105, 106, 113, 114, 116, 117, 119, 122, 123, 126, 260, 74, 75, 162, 277, 306),

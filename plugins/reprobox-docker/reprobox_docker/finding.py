@@ -1,0 +1,119 @@
+"""Where the engine listens: ``DOCKER_HOST``, the current context of the docker command, or a socket in its usual place.
+
+Source: docker(1), "Environment variables"; the rootless mode of Docker; podman-system-service(1).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reprobox.errors import BackendError
+from reprobox.launch import user_name
+
+_DEFAULT = "/var/run/docker.sock"
+_PODMAN = "/run/podman/podman.sock"
+START = (
+    "start it: `sudo systemctl start docker`, or `sudo dockerd` where there is no systemd; without root:"
+    " `systemctl --user start docker` (rootless Docker) or `systemctl --user start podman.socket` (Podman)"
+)
+INSTALL = (
+    "install Docker (Debian and Ubuntu: `sudo apt-get install docker.io`), or without root Podman (`systemctl --user"
+    " start podman.socket`); an engine elsewhere is named in DOCKER_HOST"
+)
+JOIN = (
+    "join the group that may: `sudo usermod -aG docker {user}`, then log in again (that group is as good as root);"
+    " or use a rootless engine: `dockerd-rootless-setuptool.sh install`, or `systemctl --user start podman.socket`"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """An engine's address, as ``DOCKER_HOST`` has it, and who said so; ``options`` are for the SDK's client."""
+
+    address: str
+    said_by: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket; empty where the engine is on another machine."""
+        return self.address.removeprefix("unix://") if self.address.startswith("unix://") else ""
+
+
+def find() -> Endpoint:
+    """The engine that is meant. Raises :class:`BackendError` where none is, or where it may not be used."""
+    wanted = _asked_for()
+    if wanted is not None:
+        if wanted.socket:
+            _check(wanted)
+        return wanted
+    problem = None
+    for path in usual_sockets():
+        endpoint = Endpoint(address=f"unix://{path}", said_by="its usual place")
+        if not os.path.exists(path):
+            continue
+        try:
+            _check(endpoint)
+            return endpoint
+        except BackendError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    places = ", ".join(usual_sockets())
+    raise BackendError(f"no engine was found: DOCKER_HOST is not set, and there is none of {places}", hint=INSTALL)
+
+
+def usual_sockets() -> list[str]:
+    """Where engines listen that nobody said anything about: Docker before Podman, the machine's before the user's."""
+    own = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    return [_DEFAULT, f"{own}/docker.sock", f"{own}/podman/podman.sock", _PODMAN]
+
+
+def _asked_for() -> Endpoint | None:
+    address = os.environ.get("DOCKER_HOST")
+    if address:
+        from docker.utils import kwargs_from_env
+
+        options = {name: value for name, value in kwargs_from_env().items() if name != "base_url"}
+        return Endpoint(address=address, said_by="DOCKER_HOST", options=options)
+    return _context()
+
+
+def _context() -> Endpoint | None:
+    """The docker command's current context, where it is not the default one."""
+    from docker.context import ContextAPI
+    from docker.errors import DockerException
+
+    name = os.environ.get("DOCKER_CONTEXT")
+    try:
+        context = ContextAPI.get_context(name) if name else ContextAPI.get_current_context()
+    except (DockerException, OSError, ValueError) as error:
+        raise BackendError(
+            f"docker's context cannot be read: {error}", hint="`docker context ls` shows them; or set DOCKER_HOST"
+        ) from None
+    if context is None:
+        raise BackendError(f"docker has no context {name!r}", hint="`docker context ls` shows those it has")
+    if context.name == "default" or not context.Host:
+        return None
+    options = {"tls": context.TLSConfig} if context.TLSConfig else {}
+    return Endpoint(address=str(context.Host), said_by=f"docker's context {context.name}", options=options)
+
+
+def _check(endpoint: Endpoint) -> None:
+    """Whether the socket is there and may be used, in words."""
+    path = Path(endpoint.socket)
+    try:
+        path.stat()
+        denied = not os.access(path, os.R_OK | os.W_OK)
+    except PermissionError:
+        denied = True
+    except OSError:
+        raise BackendError(
+            f"there is no engine at {endpoint.socket}, which {endpoint.said_by} names", hint=START
+        ) from None
+    if denied:
+        user = user_name()
+        raise BackendError(f"{user} may not use the engine's socket {path}", hint=JOIN.format(user=user))

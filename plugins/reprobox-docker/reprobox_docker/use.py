@@ -1,0 +1,210 @@
+"""``reprobox run`` in a container: the caller's own id, a read-only root, and what else every backend gives a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from requests.exceptions import RequestException
+
+from reprobox.backend import Bind, Limits, RunRequest
+from reprobox.errors import BackendError, UsageError
+from reprobox.launch import HOME, account_lines, user_name, with_account
+from reprobox.staging import staging_folder
+from reprobox_docker import terminal
+from reprobox_docker.engine import Engine, translated
+from reprobox_docker.step import mount
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+#: What the engine would otherwise put into the environment.
+_ENGINES_OWN = ("PATH", "HOME", "HOSTNAME", "TERM", "container")
+_PRIVATE = "rw,exec,nosuid,nodev"
+_MISSING = ("executable file not found", "no such file or directory", "system cannot find")
+_UNUSABLE = ("permission denied", "is a directory", "exec format error", "not a directory")
+_GPUS_HINT = (
+    "install the NVIDIA Container Toolkit, then `sudo nvidia-ctk runtime configure --runtime=docker` and restart the"
+    " engine; or run with --backend sandbox, which shows the machine's devices as they are"
+)
+
+
+def run(engine: Engine, scratch: Path, request: RunRequest) -> int:
+    """Run a command with the caller's streams; returns its exit status."""
+    image = request.realization.location
+    found = engine.inspect_image(image)
+    if found is None:
+        raise BackendError(
+            f"{engine.name} has no image {image} any more", hint="`reprobox realize --backend docker` makes it again"
+        )
+    _check(engine, request)
+    caller = _caller(engine)
+    with staging_folder(scratch) as stage:
+        accounts = [stage / "passwd", stage / "group"]
+        for path in accounts:
+            path.touch(0o644)
+        config = _config(engine, request, found, accounts, caller)
+        with engine.container(config) as name:
+            _write_accounts(engine, name, accounts, caller)
+            return _connected(engine, name, request)
+
+
+def _check(engine: Engine, request: RunRequest) -> None:
+    """Whether the engine can do what is asked for. Raises :class:`BackendError`: it is never run without."""
+    limits = request.limits
+    for wanted, can, what in (
+        (limits.memory, engine.info.get("MemoryLimit"), "memory"),
+        (limits.cpus, engine.info.get("CpuCfsQuota"), "processors"),
+    ):
+        if wanted and not can:
+            raise BackendError(
+                f"{engine.name} cannot limit {what} here",
+                hint="without root that takes cgroup v2 with its controllers delegated; or run without the limit",
+            )
+    if request.gpus not in ("", "none") and engine.is_podman:
+        raise BackendError(
+            "Podman's Docker-compatible socket takes no requests for GPUs",
+            hint="run with --backend sandbox, which shows the machine's devices as they are, or with Docker",
+        )
+    for bind in request.binds:
+        if not os.path.exists(bind.source):
+            raise UsageError(f"the source of the mount {bind.target} does not exist: {bind.source}")
+
+
+def _caller(engine: Engine) -> tuple[str, int, int]:
+    """Name, uid and gid inside. A rootless Docker shows its user as root, and knows no other way."""
+    if engine.rootless and not engine.is_podman:
+        return user_name(), 0, 0
+    return user_name(), os.getuid(), os.getgid()
+
+
+def _config(
+    engine: Engine, request: RunRequest, image: dict[str, Any], accounts: Sequence[Path], caller: tuple[str, int, int]
+) -> dict[str, Any]:
+    _, uid, gid = caller
+    at_terminal = terminal.at_a_terminal()
+    files = (Bind(source=accounts[0], target="/etc/passwd"), Bind(source=accounts[1], target="/etc/group"))
+    host: dict[str, Any] = {
+        "ReadonlyRootfs": True,
+        "NetworkMode": "host" if request.network else "none",
+        "PidMode": "" if request.isolate else "host",
+        "IpcMode": "private" if request.isolate else "host",
+        "UTSMode": "host" if request.network else "",
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
+        "Tmpfs": {
+            **dict.fromkeys(("/tmp", "/var/tmp"), f"{_PRIVATE},mode=1777"),  # noqa: S108 - in the container
+            **dict.fromkeys((HOME, f"{HOME}/.cache"), f"{_PRIVATE},mode=0700,uid={uid},gid={gid}"),
+        },
+        "Mounts": [mount(bind) for bind in (*files, *request.binds)],
+        "Ulimits": engine.limits()[1:],
+        "Init": request.isolate and _has_init(engine),
+        "LogConfig": {"Type": "none", "Config": {}},
+        **_limits(request.limits),
+        **_identity(engine),
+        **_gpus(request.gpus),
+    }
+    if request.isolate:
+        host["ShmSize"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return {
+        "Image": request.realization.location,
+        "Entrypoint": [request.argv[0]],
+        "Cmd": list(request.argv[1:]),
+        "Env": _environment(request, image),
+        "User": f"{uid}:{gid}",
+        "WorkingDir": request.workdir,
+        "Tty": at_terminal,
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "HostConfig": host,
+    }
+
+
+def _has_init(engine: Engine) -> bool:
+    return engine.is_podman or bool(engine.info.get("InitBinary"))
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    """Memory in bytes, swap included; processors in billionths."""
+    found: dict[str, Any] = {}
+    if limits.memory:
+        found |= {"Memory": limits.memory, "MemorySwap": limits.memory}
+    if limits.cpus:
+        found["NanoCpus"] = int(limits.cpus * 1_000_000_000)
+    return found
+
+
+def _identity(engine: Engine) -> dict[str, Any]:
+    if engine.is_podman and engine.rootless:
+        return {"UsernsMode": "keep-id"}
+    groups = {"GroupAdd": [str(group) for group in os.getgroups() if group != os.getgid()]}
+    return {**groups, "UsernsMode": "host"} if engine.remapped else {} if engine.rootless else groups
+
+
+def _gpus(wanted: str) -> dict[str, Any]:
+    if wanted in ("", "none"):
+        return {}
+    which: dict[str, Any] = {"Count": -1} if wanted == "all" else {"DeviceIDs": wanted.split(",")}
+    return {"DeviceRequests": [{"Driver": "", "Capabilities": [["gpu"]], **which}]}
+
+
+def _environment(request: RunRequest, image: dict[str, Any]) -> list[str]:
+    """Exactly what was asked for: a bare name has the engine leave out what it or the image would add."""
+    declared = (image.get("Config") or {}).get("Env") or ()
+    others = [*_ENGINES_OWN, *(str(item).partition("=")[0] for item in declared)]
+    given = [f"{name}={value}" for name, value in request.environment.items()]
+    return [*given, *(name for name in dict.fromkeys(others) if name not in request.environment)]
+
+
+def _write_accounts(engine: Engine, name: str, files: Sequence[Path], caller: tuple[str, int, int]) -> None:
+    """The environment's accounts, with the caller's among them."""
+    for path, (place, (number, line)) in zip(files, account_lines(*caller).items(), strict=True):
+        text = engine.read(name, place).decode(errors="surrogateescape")
+        path.write_text(with_account(text, number, line), errors="surrogateescape")
+
+
+def _connected(engine: Engine, name: str, request: RunRequest) -> int:
+    stream = engine.stream(f"/containers/{name}/attach?stream=1&stdin=1&stdout=1&stderr=1")
+    try:
+        return terminal.connect(
+            stream,
+            terminal=terminal.at_a_terminal(),
+            send=lambda word: _quietly(engine.api.kill, name, word),
+            resize=lambda lines, columns: _quietly(engine.api.resize, name, lines, columns),
+            begin=lambda: engine.api.start(name),
+            wait=lambda: int(engine.api.wait(name)["StatusCode"]),
+        )
+    except APIError as error:
+        return _not_started(error, request)
+    except RequestException as error:
+        raise translated(error, "the run was cut off") from None
+    finally:
+        stream.close()
+
+
+def _quietly(call: Any, *arguments: Any) -> None:
+    """Tell the engine something that is of no use any more if the container is gone."""
+    try:
+        call(*arguments)
+    except (APIError, NotFound, RequestException):
+        return
+
+
+def _not_started(error: APIError, request: RunRequest) -> int:
+    """End as a shell would where the command cannot be run. Raises :class:`BackendError` for anything else."""
+    words = str(error.explanation or error)
+    command = request.argv[0]
+    if "could not select device driver" in words or "nvidia" in words.lower():
+        raise BackendError(f"the engine cannot give GPUs: {words}", hint=_GPUS_HINT) from None
+    if f'"{command}"' in words or "exec:" in words or "executable file" in words:
+        if any(word in words for word in _UNUSABLE):
+            os.write(2, f"reprobox: cannot run {command}: Permission denied\n".encode())
+            return _NOT_EXECUTABLE
+        if any(word in words for word in _MISSING):
+            os.write(2, f"reprobox: cannot run {command}: it is not in the environment\n".encode())
+            return _NOT_FOUND
+    raise translated(error, "the command cannot be started") from None
