@@ -101,7 +101,7 @@ def _why(error: Exception, scratch: Path) -> tuple[str, str]:
     words = str(getattr(error, "explanation", None) or error)
     if "source path does not exist" in words or ("no such file or directory" in words and str(scratch) in words):
         return f"the engine does not see this machine's files: it finds nothing at {scratch}", (
-            "it runs in a virtual machine or a container: share that folder with it, or set REPROBOX_STORE to such a one"
+            "it runs in a virtual machine or container: share that folder with it, or set REPROBOX_STORE to such one"
         )
     if "permission denied" in words.lower() and _PROGRAM in words:
         return f"programs at {scratch} may not be executed", (
