@@ -7,14 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reprobox import config
 from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
-from reprobox.cli.session import open_session
+from reprobox.cli.session import open_session, open_store
+from reprobox.download import Downloader
 from reprobox.errors import IntegrityError, UsageError
+from reprobox.registry import Registries
 from reprobox.resolve import ensure_fresh, refuse_unavailable
 from reprobox.vault.check import check_vault
 from reprobox.vault.contents import Choice, Report, keep
 from reprobox.vault.extract import extract
+from reprobox.vault.remote import RegistryShelf, is_registry
+from reprobox.vault.shelf import Shelf, open_shelf
 
 DETAILS = """\
 Keeps every input of every target, the lock, the manifest, the code and reprobox itself in one OCI image layout: a
@@ -25,12 +30,15 @@ examples:
   reprobox vault xor.tar --with-image             as one file, with the finished image
   reprobox vault /archive/lab --check             read every byte of it
   reprobox vault xor.tar --extract xor            the project, out of the vault
+  reprobox vault oci://registry.example/lab:xor   in a registry, under a tag
   reprobox realize --offline --vault xor.tar      make the environment from the vault alone"""
 _SHOWN = 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", type=Path, help="the vault: a folder, or a file NAME.tar")
+    parser.add_argument(
+        "path", metavar="PATH|REF", help="the vault: a folder, a file NAME.tar, or oci://REGISTRY/NAME:TAG"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="only look whether the vault is whole; exit 5 if it is not")
     what.add_argument("--extract", metavar="DIR", type=Path, help="only write a kept project into this new folder")
@@ -75,10 +83,20 @@ def _keep(options: argparse.Namespace) -> int:
     return 0
 
 
-def _document(path: Path, report: Report) -> dict[str, Any]:
+def _shelf(options: argparse.Namespace) -> Shelf:
+    """The vault that is there already."""
+    if not is_registry(options.path):
+        return open_shelf(Path(options.path))
+    settings = config.load()
+    downloader = Downloader(offline=options.offline)
+    registries = Registries(downloader, settings.registries)
+    return RegistryShelf(options.path, registries, open_store(settings, options.reporter.say), downloader)
+
+
+def _document(path: str, report: Report) -> dict[str, Any]:
     written = report.written
     return {
-        "vault": str(path),
+        "vault": path,
         "lock": f"sha256:{report.kept.lock}",
         "name": report.kept.name,
         "inputs": report.inputs,
@@ -94,10 +112,10 @@ def _document(path: Path, report: Report) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    found = check_vault(options.path)
+    found = check_vault(_shelf(options))
     if options.json:
         document = {
-            "vault": str(options.path),
+            "vault": options.path,
             "whole": not found.wrongs,
             "blobs": found.blobs,
             "size": found.size,
@@ -123,7 +141,7 @@ def _check(options: argparse.Namespace) -> int:
         listed = "".join(f"\n  {wrong.name}: {wrong.message}" for wrong in found.wrongs[:_SHOWN])
         raise IntegrityError(
             f"the vault is not whole:{listed}{more}",
-            where=str(options.path),
+            where=options.path,
             hint="take another copy of it, or mend it: write it anew from the project with `reprobox vault`",
         )
     print(f"{options.path} is whole: {found.blobs} blobs, {human(found.size)}")
@@ -136,7 +154,7 @@ def _extract(options: argparse.Namespace) -> int:
     if options.with_layers or options.with_image:
         raise UsageError("--extract writes the project, and nothing into the vault", hint="leave out --with-…")
     check_output(options.extract, "--extract")
-    kept = extract(options.path, options.extract, options.lock)
+    kept = extract(_shelf(options), options.extract, options.lock)
     if options.json:
         print(json.dumps({"project": str(options.extract), "lock": f"sha256:{kept.lock}", "name": kept.name}))
     else:

@@ -6,14 +6,13 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from reprobox import lock as locks
 from reprobox import oci
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError
 from reprobox.vault.documents import EMPTY, Index, Kept, read_kept
-from reprobox.vault.shelf import BLOBS, FolderShelf, Shelf, Wrong, open_shelf
+from reprobox.vault.shelf import BLOBS, FolderShelf, Shelf, Wrong
 from reprobox.vault.write import read_document, read_vault_index, unfinished
 
 _PLACES = ("README", "index.json", "oci-layout")
@@ -30,9 +29,8 @@ class Checked:
     notes: tuple[str, ...]
 
 
-def check_vault(path: Path) -> Checked:
-    """Read all of the vault at ``path``. Raises :class:`UsageError` where there is none."""
-    shelf = open_shelf(path)
+def check_vault(shelf: Shelf) -> Checked:
+    """Read all of a vault."""
     try:
         index = read_vault_index(shelf)
         names = shelf.names()

@@ -25,6 +25,7 @@ from reprobox.tree import file_sha256
 from reprobox.vault.documents import MEDIA_TYPE, NAME, Entry, Kept, Part, sorted_parts
 from reprobox.vault.licences import Licence, inventory, licence_of
 from reprobox.vault.project_files import gather, write_project
+from reprobox.vault.remote import is_registry, push_vault
 from reprobox.vault.tools import tool_wheels
 from reprobox.vault.write import Addition, Blob, Sink, Written, blob_in, blob_of, write_vault
 
@@ -71,9 +72,9 @@ class _Parts:
 
 
 def keep(
-    session: Session, project: Project, manifest: Manifest, lock: Lock, path: Path, choice: Choice | None = None
+    session: Session, project: Project, manifest: Manifest, lock: Lock, place: str, choice: Choice | None = None
 ) -> Report:
-    """Put the project, whose lock is fresh, into the vault at ``path``; inputs that are not here are fetched.
+    """Put the project, whose lock is fresh, into the vault at ``place``, a path or ``oci://…``; inputs are fetched.
 
     Raises :class:`LockError` where the code is not the locked one, and what fetching and writing do.
     """
@@ -110,7 +111,11 @@ def keep(
             left_out=left_out,
         )
         images = _add_images(parts, session, project, manifest, lock, kept) if choice.images else []
-        written = write_vault(path, Addition(kept=kept, images=images, blobs=parts.blobs))
+        addition = Addition(kept=kept, images=images, blobs=parts.blobs)
+        if is_registry(place):
+            written = push_vault(place, addition, session.registries, session.store)
+        else:
+            written = write_vault(Path(place), addition)
     return Report(
         kept=kept,
         written=written,
@@ -153,7 +158,7 @@ def _not_kept(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, str]]:
             yield f"data {path}", "data that is mounted is no input: keep its folder yourself"
     for name, target in lock.targets.items():
         place = str(target.base.facts.get("path", ""))
-        if target.base.kind in ("rootfs", "oci") and (place.startswith(("/", "..")) or not place):
+        if target.base.kind in ("rootfs", "oci", "archive", "sif") and (place.startswith(("/", "..")) or not place):
             yield f"base of {name}", f"{place} lies outside the project: keep it yourself, or use --with-layers"
         for layer in target.layers:
             if uses_network(layer):

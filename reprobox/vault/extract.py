@@ -10,23 +10,22 @@ from reprobox.errors import IntegrityError, UsageError
 from reprobox.tree import remove
 from reprobox.vault.documents import Kept, Part
 from reprobox.vault.project_files import places_in_project, unpack_project
-from reprobox.vault.shelf import DAMAGED, Shelf, open_shelf
+from reprobox.vault.shelf import DAMAGED, Shelf
 from reprobox.vault.write import blob_on, locks_of, read_vault_index, write_checked
 
 
-def extract(path: Path, folder: Path, name: str = "") -> Kept:
-    """Write the project that the vault at ``path`` keeps into the new ``folder``, at once or not at all.
+def extract(shelf: Shelf, folder: Path, name: str = "") -> Kept:
+    """Write the project that a vault keeps into the new ``folder``, at once or not at all.
 
     ``name`` chooses one of several: the name in the index, the project's, or the beginning of the lock's hash. Raises
     :class:`UsageError` where it fits none or several, :class:`IntegrityError` for what is damaged.
     """
-    shelf = open_shelf(path)
-    kept = chosen(locks_of(shelf, read_vault_index(shelf)), name, path)
+    kept = chosen(locks_of(shelf, read_vault_index(shelf)), name, shelf.path)
     staged = folder.absolute().with_name(f".{folder.name}.{secrets.token_hex(4)}")
     tar = staged.with_suffix(".tar")
     try:
         staged.mkdir()
-        _take(shelf, _part(kept, "project", path), tar)
+        _take(shelf, _part(kept, "project", shelf.path), tar)
         unpack_project(tar, staged)
         tar.unlink()
         _place_inputs(shelf, kept, staged)

@@ -110,6 +110,8 @@ def _put_base(session: Session, lock: Lock, folder: Path) -> None:
         if target.base.kind == "rootfs" and not (folder / path).exists():
             (folder / path).mkdir(parents=True)
             copy_rootfs(session.project / path, str(target.base.options["tree"]), folder / path)
+        elif target.base.kind == "archive":
+            _put(session.project / path, folder / path)
         elif target.base.kind == "oci":
             layout = session.project / path
             for name in ("index.json", "oci-layout"):
@@ -193,6 +195,8 @@ def places_in_project(lock: Lock) -> Iterator[tuple[Input, str]]:
     """Inputs that the project itself has, each with its path: wheels beside the manifest, layers of an OCI layout."""
     for target in lock.targets.values():
         base = target.base
+        if base.kind == "sif" and _is_inside(str(base.facts["path"])):
+            yield base.inputs[0], str(base.facts["path"])
         if base.kind == "oci" and _is_inside(str(base.facts["path"])):
             yield from ((item, f"{base.facts['path']}/blobs/sha256/{item.sha256}") for item in base.inputs)
         for layer in target.layers:

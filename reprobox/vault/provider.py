@@ -9,12 +9,11 @@ from pathlib import Path
 from reprobox.download import Location, Watch
 from reprobox.errors import FetchError, IntegrityError, ReproboxError
 from reprobox.lock import Input
-from reprobox.registry import Reference, Registries
+from reprobox.registry import Registries
 from reprobox.vault.documents import Kept, read_kept
+from reprobox.vault.remote import is_registry, reference_of
 from reprobox.vault.shelf import BLOBS, open_shelf
 from reprobox.vault.write import locks_of, read_vault_index
-
-REGISTRY = "oci://"
 
 
 class LocalVault:
@@ -66,7 +65,7 @@ class RegistryVault:
     """A vault that was pushed to a registry: ``oci://registry/name[:tag]``. Its manifest says what it has."""
 
     def __init__(self, text: str, registries: Registries) -> None:
-        self._reference = Reference.parse(text.removeprefix(REGISTRY))
+        self._reference = reference_of(text)
         self._registries = registries
         self.name = f"the vault {text}"
 
@@ -89,7 +88,7 @@ def open_vault(text: str, registries: Registries) -> Vault:
 
     Raises :class:`UsageError` where there is none, and :class:`IntegrityError` where its index is damaged.
     """
-    if text.startswith(REGISTRY):
+    if is_registry(text):
         return RegistryVault(text, registries)
     return LocalVault(Path(text).expanduser())
 

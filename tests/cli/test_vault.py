@@ -358,7 +358,7 @@ def _a_lock() -> bytes:
 def test_every_flipped_bit_of_a_folder_is_found(tmp_path):
     files = small_vault(tmp_path / "v")
     # The inputs of this lock are not there, which is found too: what counts is that a flip adds to it.
-    usual = {wrong.name for wrong in check_vault(tmp_path / "v").wrongs}
+    usual = {wrong.name for wrong in check_vault(open_shelf(tmp_path / "v")).wrongs}
     chance = random.Random(1)
     count = 0
     for kind, names in files.items():
@@ -368,7 +368,7 @@ def test_every_flipped_bit_of_a_folder_is_found(tmp_path):
             places = range(size) if size <= 40 else chance.sample(range(size), 40)
             for place in places:
                 flip(path, place)
-                wrongs = check_vault(tmp_path / "v").wrongs
+                wrongs = check_vault(open_shelf(tmp_path / "v")).wrongs
                 assert {wrong.name for wrong in wrongs} - usual or "index.json" in {w.name for w in wrongs}, (
                     kind,
                     place,
@@ -376,22 +376,22 @@ def test_every_flipped_bit_of_a_folder_is_found(tmp_path):
                 flip(path, place)
                 count += 1
     assert count >= 200
-    assert {wrong.name for wrong in check_vault(tmp_path / "v").wrongs} == usual
+    assert {wrong.name for wrong in check_vault(open_shelf(tmp_path / "v")).wrongs} == usual
 
 
 def test_every_flipped_bit_of_a_tar_is_found(tmp_path):
     path = tmp_path / "v.tar"
     small_vault(path)
-    usual = check_vault(path).wrongs
+    usual = check_vault(open_shelf(path)).wrongs
     chance = random.Random(2)
     for place in chance.sample(range(path.stat().st_size), 250):
         flip(path, place)
         try:
-            wrongs = check_vault(path).wrongs
+            wrongs = check_vault(open_shelf(path)).wrongs
         finally:
             flip(path, place)
         assert wrongs != usual, place
-    assert check_vault(path).wrongs == usual
+    assert check_vault(open_shelf(path)).wrongs == usual
 
 
 def test_flips_anywhere_in_a_real_vault_are_found(kept: Project):
@@ -609,6 +609,54 @@ def test_what_a_killed_writer_left_is_told_and_cleared(tmp_path, kept: Project):
     vault(kept, "v")
     assert not blob(Path("v"), b"left").exists()
     assert not writing.exists()
+
+
+# -- in a registry -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.userns
+@pytest.mark.registry
+def test_a_vault_in_a_registry(kept: Project, server, other_store, registry, tmp_path, monkeypatch):
+    first = kept("realize", "--json", kept.root).json
+    place = f"oci://{registry.host}/vaults/kept:2.0"
+    told = kept("vault", "-C", kept.root, "--json", "--without-reprobox", "--with-image", place)
+    assert told.status == 0, told.err
+    assert told.json["added"] > 5
+    again = kept("vault", "-C", kept.root, "--json", "--without-reprobox", "--with-image", place).json
+    assert (again["added"], again["blobs"]) == (0, told.json["blobs"])
+    assert kept("vault", place, "--check").out.startswith(f"{place} is whole: ")
+    server.files.clear()
+    other_store()
+    assert kept("vault", place, "--extract", "again").status == 0
+    done = kept("realize", "--json", "--vault", place, "again")
+    assert done.status == 0, done.err
+    assert digests(done.json) == digests(first)
+    other_store()
+    (tmp_path / "config.toml").write_text(f'vaults = ["{place}"]\n')
+    monkeypatch.setenv("REPROBOX_CONFIG", str(tmp_path / "config.toml"))
+    assert digests(kept("realize", "--json", "again").json) == digests(first)
+    argv = ["skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}"]
+    done = subprocess.run(
+        [*argv, f"docker://{registry.host}/vaults/kept:{told.json['images'][0]}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == first["image_digest"]
+
+
+@pytest.mark.registry
+def test_what_a_registry_does_not_have(kept: Project, registry):
+    place = f"oci://{registry.host}/vaults/none:1"
+    done = kept("vault", place, "--check")
+    assert done.status == 1
+    assert "has no such image" in done.err
+    vault(kept, f"oci://{registry.host}/vaults/lost:1")
+    (data,) = Path(registry.log).parent.rglob(f"{hashlib.sha256(TOOL).hexdigest()}/data")
+    data.write_bytes(b"others" + data.read_bytes()[6:])
+    done = kept("vault", f"oci://{registry.host}/vaults/lost:1", "--check")
+    assert done.status == 5
+    assert f"{BLOBS}{hashlib.sha256(TOOL).hexdigest()}: it has other bytes" in done.err
 
 
 def test_readers_of_the_index_see_names_that_other_tools_know(kept: Project):
