@@ -11,7 +11,7 @@ from reprobox.download import Downloader
 from reprobox.engine import Session, staged
 from reprobox.errors import UsageError
 from reprobox.plugins import Plugins, left_out
-from reprobox.project import Project
+from reprobox.project import MANIFEST_NAME, Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.registry import Registries
 from reprobox.shared import SharedStore, is_shared, problem
@@ -30,8 +30,21 @@ def open_store(settings: config.Config, say: Callable[[str], None]) -> Store:
     return Store(settings.store, shelves)
 
 
+def _refuse_vault(source: Path) -> None:
+    folder = (source / "oci-layout").is_file() and not (source / MANIFEST_NAME).exists()
+    if folder or (source.is_file() and source.suffix == ".tar"):
+        raise UsageError(
+            "this is a vault, and no project",
+            where=str(source),
+            hint=f"take the project out of it, `reprobox vault {source} --extract DIR`, and then"
+            f" `reprobox realize DIR --vault {source}`",
+        )
+
+
 def open_session(options: argparse.Namespace, source: Path | None = None) -> tuple[Session, Project]:
     """The session and the project of one command."""
+    if source is not None:
+        _refuse_vault(source)
     project = Project.find(source or Path(options.project))
     settings = config.load()
     store = open_store(settings, options.reporter.say)

@@ -225,10 +225,12 @@ def _write_folder(path: Path, addition: Addition) -> Written:
     _begin(path)
     with _alone(path):
         shelf = FolderShelf(path)
+        for wrong in shelf.wrongs():
+            raise IntegrityError(f"{wrong.name}: {wrong.message}", where=str(path), hint=DAMAGED)
         _finish_earlier(shelf)
         before = referenced(shelf, read_vault_index(shelf))
         planned = _planned(shelf, addition)
-        missing = {digest: blob for digest, blob in planned.blobs.items() if shelf.size(BLOBS + digest) != blob.size}
+        missing = {digest: blob for digest, blob in planned.blobs.items() if not _has(shelf, digest, blob, addition)}
         writing = path / WRITING
         writing.mkdir(mode=0o755)
         try:
@@ -247,6 +249,19 @@ def _write_folder(path: Path, addition: Addition) -> Written:
         added=len(missing),
         added_size=sum(blob.size for blob in missing.values()),
     )
+
+
+def _has(shelf: Shelf, digest: str, blob: Blob, addition: Addition) -> bool:
+    """Whether the blob is there; one that is at hand is held against its hash, so that writing again mends a vault."""
+    if shelf.size(BLOBS + digest) != blob.size:
+        return False
+    if digest not in addition.blobs:
+        return True
+    hashed = Hashed()
+    with contextlib.suppress(IntegrityError):
+        for piece in shelf.read(BLOBS + digest):
+            hashed.write(piece)
+    return hashed.hexdigest() == digest
 
 
 def _begin(path: Path) -> None:

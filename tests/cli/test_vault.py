@@ -482,6 +482,27 @@ def test_damage_is_named_and_never_used(kept: Project, server, other_store, dama
         assert "tool.tar" in done.err or "index.json" in done.err or damage is _linked_folder
 
 
+@pytest.mark.parametrize("damage", [_missing, _link, _changed])
+def test_writing_again_mends(kept: Project, damage):
+    vault(kept)
+    before = content(Path("vault"))
+    damage(Path("vault"))
+    vault(kept)
+    assert content(Path("vault")) == before
+    assert kept("vault", "vault", "--check").status == 0
+
+
+@pytest.mark.parametrize("name", ["vault", "vault.tar"])
+def test_a_vault_is_no_project(kept: Project, name):
+    vault(kept, name)
+    done = kept("realize", name)
+    assert done.status == 2
+    assert done.err == (
+        f"error: {name}: this is a vault, and no project\n  hint: take the project out of it, `reprobox vault {name}"
+        f" --extract DIR`, and then `reprobox realize DIR --vault {name}`\n"
+    )
+
+
 @pytest.mark.userns
 def test_a_vault_for_another_lock_says_whose_it_is(kept: Project, server, other_store):
     other = another(kept, server)
