@@ -96,6 +96,7 @@ class BuiltIn:
         from reprobox.layers.engine_image import EngineProvider
         from reprobox.layers.fetch import UrlProvider
         from reprobox.layers.git import CommitProvider
+        from reprobox.layers.sif import SifProvider
         from reprobox.pypi import IndexProvider
         from reprobox.registry import BlobProvider
 
@@ -106,6 +107,7 @@ class BuiltIn:
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
             ImageArchiveProvider(session.store, session.project),
+            SifProvider(session.project),
             EngineProvider(session.store),
             UrlProvider(session.manifest),
             CommitProvider(session.store, session.manifest, session.project, offline=session.offline),

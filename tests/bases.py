@@ -14,6 +14,7 @@ from reprobox.download import Downloader
 from reprobox.layers.archive import ImageArchiveProvider
 from reprobox.layers.image import Image
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim
+from reprobox.layers.sif import SifProvider
 from reprobox.lock import Input, LockedLayer, with_ids
 from reprobox.manifest import Layer, parse
 from reprobox.providers import HintProvider, fetch
@@ -94,6 +95,7 @@ def fetched(world: SmallWorld, found: Resolution) -> None:
             HintProvider(world.store),
             BlobProvider(world.registries),
             ImageArchiveProvider(world.store, world.project),
+            SifProvider(world.project),
         ],
         world.store,
         downloader=Downloader(backoff=0.01),

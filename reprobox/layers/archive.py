@@ -29,6 +29,7 @@ class ArchiveBase(ImageBase):
 
     name = "archive"
     pinned = False
+    complete = True
 
     def sources(self, layer: Layer) -> tuple[str, ...]:
         """The archive."""

@@ -195,8 +195,9 @@ class Kind(Protocol):
     """A layer kind. Registered by the ``reprobox_layer_kinds`` hook.
 
     A kind may have more: ``recipes``, the recipes that it still builds by (the current one if left out); ``sources``
-    (layer -> paths of the project that it is made of) and ``destinations`` (layer -> places where it writes), for kinds
-    that may be beside others; ``reads`` (manifest, layer, project folder -> digest by path of each local file that says
+    (layer -> paths of the project that it is made of), with ``complete`` where the locked inputs are all of it, so that
+    the lock holds without these files; ``destinations`` (layer -> places where it writes), for kinds that may be beside
+    others; ``reads`` (manifest, layer, project folder -> digest by path of each local file that says
     what a pinned layer asks for); ``foresee`` (a request whose layers below are as they were locked -> nothing), which
     begins with :attr:`World.ahead` what ``resolve`` will have to wait for if nothing else changed.
     """

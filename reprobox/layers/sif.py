@@ -9,7 +9,7 @@ Sources: the SIF specification; Apptainer's ``oras`` package for the types of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO
 from reprobox import sif
 from reprobox.data import file_sha256
 from reprobox.digest import Json, hidden
+from reprobox.download import Location, Watch
 from reprobox.errors import BuildError, FetchError, ManifestError, PlatformError
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Unpacked
 from reprobox.layers.sif_config import config_of
@@ -31,6 +32,7 @@ from reprobox.unpack import Limits, Unpacker
 #: The type that Apptainer gives a SIF in a registry.
 SIF_TYPE = "application/vnd.sylabs.sif.layer.v1.sif"
 _SQUASHFS_TYPE = "application/vnd.squashfs"
+_FACT = "file"  # of an input: the path of the file, as the manifest says it
 _FILE = {SIF_TYPE: "base.sif", _SQUASHFS_TYPE: "base.sqfs"}
 
 
@@ -57,6 +59,7 @@ class Sif(_SifBase):
 
     name = "sif"
     pinned = False
+    complete = True
 
     def sources(self, layer: Layer) -> tuple[str, ...]:
         """The file."""
@@ -71,9 +74,7 @@ class Sif(_SifBase):
             hint = "give a file that `apptainer build` or `apptainer pull` writes"
             raise ManifestError([request.manifest.problem(("base", "sif"), f"the file {path} {what}", hint)])
         digest = file_sha256(file, world.store)
-        resolution = _resolution(file, digest, request, path, {"path": path}, {})
-        world.remember(resolution.inputs[0], [file.as_uri()])
-        return resolution
+        return _resolution(file, digest, request, path, {"path": path}, {_FACT: path})
 
 
 class OrasSif(_SifBase):
@@ -98,6 +99,30 @@ class OrasSif(_SifBase):
         world.fetch([item])
         where = f"oras://{reference}"
         return _resolution(world.store.blob(blob.digest), blob.digest, request, where, {"reference": where}, hints)
+
+
+class SifProvider:
+    """Takes locked SIF files from where they were when they were locked."""
+
+    name = "sif"
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+
+    def locate(self, inputs: Sequence[Input]) -> Mapping[str, Sequence[Location]]:
+        """One place for each input that is a file of this machine, whether or not that is still there."""
+        wanted = [item for item in inputs if item.type == "blob" and _FACT in item.facts]
+        return {item.sha256: [self._location((self._project / item.facts[_FACT]).absolute())] for item in wanted}
+
+    def _location(self, file: Path) -> Location:
+        changed = "put the old file back, or run `reprobox lock` to take it as it is now"
+        make = None if file.is_file() else partial(_missing, file)
+        return Location(url=file.as_uri(), label=str(file), changed=changed, make=make)
+
+
+def _missing(file: Path, _: Callable[[bytes], None], __: Watch) -> None:
+    hint = "copy the file there from where the lock was made"
+    raise FetchError("the file of the base is not there", where=str(file), hint=hint)
 
 
 def _resolution(
