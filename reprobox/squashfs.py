@@ -294,7 +294,7 @@ def _unpacker(compression: str) -> Callable[[bytes, int], bytes]:
     if compression == "xz":
         return _xz
     if compression == "zstd":
-        return _zstd
+        return _zstd()
     raise SquashFsError(f"it is compressed with {compression}, which is not read here: gzip, xz and zstd are")
 
 
@@ -321,16 +321,21 @@ def _xz(data: bytes, most: int) -> bytes:
     return found
 
 
-def _zstd(data: bytes, most: int) -> bytes:
+def _zstd() -> Callable[[bytes, int], bytes]:
     import zstandard
 
-    try:
-        said = zstandard.get_frame_parameters(data).content_size
-        if said not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) and said > most:
-            raise SquashFsError(f"a block unpacks to more than {most} bytes")
-        return zstandard.ZstdDecompressor().decompress(data, max_output_size=most)
-    except zstandard.ZstdError as error:
-        raise SquashFsError(f"its zstd data is broken: {error}") from None
+    decompressor = zstandard.ZstdDecompressor()  # making one takes as long as a small block
+
+    def unpack(data: bytes, most: int) -> bytes:
+        try:
+            said = zstandard.get_frame_parameters(data).content_size
+            if said not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) and said > most:
+                raise SquashFsError(f"a block unpacks to more than {most} bytes")
+            return decompressor.decompress(data, max_output_size=most)
+        except zstandard.ZstdError as error:
+            raise SquashFsError(f"its zstd data is broken: {error}") from None
+
+    return unpack
 
 
 def _shown(path: bytes) -> str:

@@ -124,7 +124,7 @@ class Unpacker:
         try:
             metered = _Metered(limits, packed)
             for header, content in entries:
-                if any(part.startswith(_WHITEOUT) for part in header.name.split(b"/")):
+                if _WHITEOUT in header.name and any(map(_is_whiteout, header.name.split(b"/"))):
                     self.skipped.append(f"/{_shown(header.name)} (a name that images keep for what is deleted)")
                     continue
                 self._write(header, metered.over(content))
@@ -432,6 +432,10 @@ class _Metered:
             if self._left < 0:
                 raise BuildError(f"it unpacks to more than {self._allowed} bytes, far more than its size lets expect")
             yield piece
+
+
+def _is_whiteout(part: bytes) -> bool:
+    return part.startswith(_WHITEOUT)
 
 
 def _parts(name: bytes) -> list[bytes]:
