@@ -11,7 +11,7 @@ limits the text first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -63,6 +63,33 @@ def add(
         text = with_package
         done.append(what)
     return text, tuple(done)
+
+
+def add_layer(text: str, kind: str, name: str, packages: Sequence[str]) -> str:
+    """``text`` with a layer of its own for ``packages``, called ``name`` or, where that is taken, ``name-2`` and on."""
+    if not text.endswith("\n"):
+        return add_layer(f"{text}\n", kind, name, packages).removesuffix("\n")
+    document = _Document.read(text)
+    return _with_layer(document, kind, _free(document, name), {"packages": [_string(package) for package in packages]})
+
+
+def add_files(text: str, name: str, source: str, to: str) -> tuple[str, str]:
+    """``text`` with a last layer that copies ``source`` to ``to``, above all others; and that layer's name.
+
+    The new layer says that it comes after every other: it may write what they wrote.
+    """
+    if not text.endswith("\n"):
+        edited, name = add_files(f"{text}\n", name, source, to)
+        return edited.removesuffix("\n"), name
+    document = _Document.read(text)
+    name = _free(document, name)
+    files = tomlkit.inline_table()
+    files.update({"from": source, "to": to})
+    others = [_string(document.name(index)) for index in range(len(document.layers))]
+    listed = tomlkit.array()
+    listed.append(files)
+    values = {"files": listed, **({"after": others} if others else {})}
+    return _with_layer(document, "copy", name, values), name
 
 
 def remove(
@@ -170,7 +197,9 @@ def _added(document: _Document, kind: str, package: str, layer: str | None) -> t
     index = _chosen(document, kind, layer)
     if index is None:
         name = layer or _free(document, NAMES.get(kind, kind))
-        return _with_layer(document, kind, name, package), Done(what="added", package=package, layer=name)
+        return _with_layer(document, kind, name, {"packages": [_string(package)]}), Done(
+            what="added", package=package, layer=name
+        )
     array = document.written[index]["packages"]
     _append(array, _string(package, like=array[-1].as_string()[0] if array else '"'))
     return tomlkit.dumps(document.toml), Done(what="added", package=package, layer=document.name(index))
@@ -244,9 +273,9 @@ def _not_there(document: _Document, kind: str, name: str, layer: str | None, nam
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _with_layer(document: _Document, kind: str, name: str, package: str) -> str:
+def _with_layer(document: _Document, kind: str, name: str, own: Mapping[str, Any]) -> str:
     """A new layer: below the others, but packages of the system above those of Python, which may need them."""
-    values = {"name": name, "kind": kind, "packages": [_string(package)]}
+    values = {"name": name, "kind": kind, **own}
     if isinstance(layers := document.written, Array):
         inline = tomlkit.inline_table()
         inline.update(values)

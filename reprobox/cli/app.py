@@ -25,6 +25,7 @@ VERBS = {
     "realize": "make the environment exist",
     "run": "run a command in the environment",
     "shell": "open a shell in the environment",
+    "freeze": "make layers of what was changed by hand in `shell --writable`",
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",
     "vault": "keep every input, for the day when its upstream is gone",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from reprobox.cli.lock import relock, summary
 from reprobox.cli.options import add_builder_option, add_mount_option, add_network_options, mounts_given
 from reprobox.cli.session import open_session
+from reprobox.engine import Session
 from reprobox.errors import ReproboxError, UsageError
 from reprobox.layers.pip import requirement
 from reprobox.manifest import MAX_BYTES, Check, apt_package, parse
 from reprobox.manifest_edit import Done, NameOf
+from reprobox.project import Project
 
 KINDS: dict[str, Check] = {"apt": apt_package, "pip": requirement}
 Change = Callable[[str], tuple[str, tuple[Done, ...]]]
@@ -64,19 +67,32 @@ def edit(options: argparse.Namespace, change: Change) -> int:
         _write(path, after)
         _tell(options, done, None)
         return 0
-    try:
-        _write(path, after)
+    with replace_manifest(session, project, after):
         lock, changed = relock(session, project, manifest, mounts=mounts_given(options.mount))
-    except BaseException:
-        _write(path, before)
-        session.reporter.say(f"{project.manifest_path.name} is left as it was")
-        raise
     _tell(options, done, summary(lock, changed=changed))
     return 0
 
 
-def _changed(data: bytes, change: Change) -> tuple[bytes, tuple[Done, ...]]:
+@contextlib.contextmanager
+def replace_manifest(session: Session, project: Project, data: bytes) -> Iterator[None]:
+    """Write another manifest; the old one is there again, byte for byte, if what is done with it fails."""
+    path = project.manifest_path.resolve()
+    before = path.read_bytes()
+    try:
+        _write(path, data)
+        yield
+    except BaseException:
+        _write(path, before)
+        session.reporter.say(f"{project.manifest_path.name} is left as it was")
+        raise
+
+
+def with_text(data: bytes, change: Callable[[str], str]) -> bytes:
     """The same file with other text: what stands before it and how its lines end stay."""
+    return _changed(data, lambda text: (change(text), ()))[0]
+
+
+def _changed(data: bytes, change: Change) -> tuple[bytes, tuple[Done, ...]]:
     text = data.decode("utf-8-sig")
     mark = data[: len(data) - len(text.encode())]
     windows = text.count("\r\n")

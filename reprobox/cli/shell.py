@@ -13,8 +13,13 @@ DETAILS = """\
 The same view as `run` has: the declared mounts, the code, a read-only root. With --failed, that of a build step that
 failed: its files as it left them, without network; what is changed there has no effect on any build.
 
+With --writable, it is a copy of the environment in which you are root: apt-get install, pip install and any edit work,
+and are kept for the next time. Nothing else uses the copy; `reprobox freeze` writes layers that give the same.
+
 examples:
   reprobox shell
+  reprobox shell --writable
+  reprobox shell --writable --discard
   reprobox shell --mount /dataset=/scratch/data
   reprobox shell --failed compile"""
 
@@ -24,9 +29,17 @@ _ANY_SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null && exec bash; exec sh
 def configure(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     parser.add_argument("--failed", metavar="LAYER", help="look into the step of LAYER as it failed")
+    parser.add_argument("--writable", action="store_true", help="a copy that may be changed, and is kept")
+    parser.add_argument("--discard", action="store_true", help="with --writable: take the copy away")
 
 
 def execute(options: argparse.Namespace) -> int:
+    if options.discard and not options.writable:
+        raise UsageError("--discard goes with --writable", hint="`reprobox shell --writable --discard`")
+    if options.writable:
+        from reprobox.cli.writing import write
+
+        return write(options)
     return start(options, None) if options.failed is None else _look_into(options)
 
 
