@@ -26,6 +26,11 @@ They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the plat
     [store]
     path = "/scratch/me/reprobox"
     shared = ["/groups/lab/reprobox"]                   # stores of others, which are only read
+
+    [remote]                                            # built layers of a team, in an OCI registry
+    repository = "registry.example/group/layers"
+    trust = "seal"                                      # or "pushers": take also what no seal vouches for
+    push = false                                        # push what is built
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reprobox import tables, toml_lines
 from reprobox.errors import Problem, UsageError
@@ -44,6 +49,7 @@ from reprobox.tables import EMPTY, Check, Finding, Reader, key, pattern
 FILE_NAME = "config.toml"
 MAX_BYTES = 1 << 20
 MOST_JOBS = 64
+TRUST = ("seal", "pushers")
 
 
 def _path(text: str) -> Finding | None:
@@ -93,6 +99,15 @@ class _Store:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Remote:
+    """Where built layers are shared; no ``repository`` means nowhere."""
+
+    repository: str = key("The repository of an OCI registry that has built layers.", default="")
+    trust: Literal["seal", "pushers"] = key("Whose word counts for the bytes of a layer.", default="seal")
+    push: bool = key("Push what is built.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
     jobs: int = key("Downloads at a time.", default=8)
     backend: str | None = key("The backend of realize, run and shell.", default=None, check=_backend)
@@ -103,6 +118,7 @@ class _File:
     registries: Registries = key("OCI registries.", default=Registries())
     index: _Index = key("Python packages.", default=_Index())
     store: _Store = key("The store.", default=_Store())
+    remote: Remote = key("Built layers that are shared.", default=Remote())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +136,7 @@ class Config:
     archives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     registries: Registries = field(default_factory=Registries)
+    remote: Remote = field(default_factory=Remote)
     index: Mapping[str, str] = field(default_factory=dict)
     vaults: tuple[str, ...] = ()
     plain: bool = False
@@ -142,6 +159,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         archives=_bases(said.archives),
         snapshots=_bases(said.snapshots),
         registries=said.registries,
+        remote=_remote(environment, said.remote),
         index=_index(said.index),
         vaults=said.vaults,
         plain=environment.get("REPROBOX_PLAIN", "0") not in ("", "0"),
@@ -198,6 +216,30 @@ def _jobs(environment: Mapping[str, str]) -> int | None:
             hint="it says how many downloads run at a time",
         )
     return int(text)
+
+
+def _remote(environment: Mapping[str, str], said: Remote) -> Remote:
+    """The remote: each of three variables wins over what the file says; an empty name means none."""
+    repository = environment.get("REPROBOX_REMOTE")
+    trust = environment.get("REPROBOX_REMOTE_TRUST") or said.trust
+    push = environment.get("REPROBOX_REMOTE_PUSH") or ("1" if said.push else "0")
+    if trust not in TRUST:
+        raise UsageError(
+            f"expected seal or pushers, found {tables.quote(trust)}",
+            where="REPROBOX_REMOTE_TRUST",
+            hint="it says whose word counts for the bytes of a layer that is taken from the remote",
+        )
+    if push not in ("0", "1"):
+        raise UsageError(
+            f"expected 1 or 0, found {tables.quote(push)}",
+            where="REPROBOX_REMOTE_PUSH",
+            hint="1 pushes what is built to the remote",
+        )
+    return Remote(
+        repository=said.repository if repository is None else repository,
+        trust="pushers" if trust == "pushers" else "seal",
+        push=push == "1",
+    )
 
 
 def _bases(uris: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -30,6 +30,16 @@ class Progress(Protocol):
         """It is over, however it ended."""
 
 
+class Silent:
+    """Progress that is shown to nobody."""
+
+    def start(self, size: int, files: int) -> None: ...
+    def advance(self, count: int) -> None: ...
+    def done(self, name: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
 class StoppedError(Exception):
     """The work is over; a worker finds out at its next chunk."""
 

@@ -21,8 +21,9 @@ from reprobox import host_network, image, providers
 from reprobox.ahead import Ahead
 from reprobox.backend import Backend, BuildRequest, ImageLayer
 from reprobox.config import Config
-from reprobox.digest import Entry, canonical, read_index, sha256, tree_digest, write_index
-from reprobox.errors import BackendError, BuildError, LockError, OfflineError, ReproboxError
+from reprobox.digest import Entry, bare, canonical, read_index, sha256, tree_digest, write_index
+from reprobox.download import Watch
+from reprobox.errors import BackendError, BuildError, FetchError, IntegrityError, LockError, OfflineError, ReproboxError
 from reprobox.layers.kind import (
     Commands,
     Earlier,
@@ -40,6 +41,7 @@ from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.redact import Redactor, holders
 from reprobox.registry import Registries
+from reprobox.remote import PUSHERS, Offer, Remote, Wanted
 from reprobox.secret_values import secret_values
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan
@@ -58,6 +60,7 @@ BUILD_ENVIRONMENT: Mapping[str, str] = {
 }
 _MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}  # platforms, and what uname calls them
 _SIDE_BY_SIDE = 4  # steps at a time
+_PATIENCE, _SLOW = 10.0, 50_000  # seconds, and bytes a second that a remote must send on average after them
 
 
 class Reporter(Protocol):
@@ -102,6 +105,7 @@ class Session:
     target: LockedTarget | None = None  # whose inputs are fetched: providers may look at its base
     vaults: tuple[providers.Provider, ...] = ()  # asked before all other places
     far_vaults: tuple[providers.Provider, ...] = ()  # asked last
+    remote: Remote | None = None  # where built layers are shared
 
     def kind(self, name: str) -> Kind:
         try:
@@ -166,26 +170,68 @@ def available(backend: Backend, store: Store) -> Backend:
 # -- building ----------------------------------------------------------------------------------------------------------
 
 
-def build(session: Session, target: LockedTarget, epoch: int, *, image_wanted: bool = False) -> Plan:
+def build(
+    session: Session, target: LockedTarget, epoch: int, *, image_wanted: bool = False, shared: bool = True
+) -> Plan:
     """Have every layer of ``target`` in the store; returns the plan that was carried out.
 
-    Inputs are fetched layer by layer in one background thread, so that the first step starts while later inputs are
-    still on their way; steps that do not stand on one another run side by side.
+    Layers that the remote has are taken from there, unless ``shared`` is false. Inputs of the others are fetched layer
+    by layer in one background thread, so that the first step starts while later inputs are still on their way; steps
+    that do not stand on one another run side by side.
     """
     session.target = target
-    with session.store.using():
-        todo = plan(
-            target,
-            has_layer=lambda key: session.store.layer(key) is not None,
-            has_blob=session.store.has_blob,
-            image=image_wanted,
-        )
+    todo = _planned(session, target, {}, image_wanted=image_wanted)
     if todo.steps or todo.missing:
-        _check_allowed(session, todo)
+        offers = _offers(session, target, todo) if shared else {}
+        rest = _planned(session, target, offers, image_wanted=image_wanted) if offers else todo
+        _check_allowed(session, rest)
         session.store.sweep()
-        with _Arrivals(session, todo) as arrivals:
-            _run_steps(session, target, epoch, todo, arrivals)
+        with _Arrivals(session, rest) as arrivals:
+            _run_steps(session, target, epoch, todo, arrivals, offers)
     return todo
+
+
+def _planned(session: Session, target: LockedTarget, offers: Mapping[str, Offer], *, image_wanted: bool) -> Plan:
+    """What is to be done where the layers that are offered count as done."""
+    with session.store.using():
+        base = session.store.layer(target.base.id)
+        verbatim = target.base.id not in offers and (base is None or base.record.get("verbatim") is not None)
+        return plan(
+            target,
+            has_layer=lambda key: key in offers or session.store.layer(key) is not None,
+            has_blob=session.store.has_blob,
+            image=image_wanted and verbatim,
+        )
+
+
+def _offers(session: Session, target: LockedTarget, todo: Plan) -> dict[str, Offer]:
+    """What the remote has of the layers to be built, by layer id. What is wrong there is told, and stops nothing."""
+    remote = session.remote
+    if remote is None or session.offline or not todo.steps:
+        return {}
+    sealed = target.seal.layers if target.seal else {}
+    wanted = [
+        Wanted(id=step.layer.id, name=step.layer.name, diff_id=bare(sealed.get(step.layer.name, "")))
+        for step in todo.steps
+        if remote.trust == PUSHERS or step.layer.name in sealed
+    ]
+    found: dict[str, Offer] = {}
+    for item, answer in remote.offers(wanted):
+        if isinstance(answer, IntegrityError):
+            _not_taken(session, item.name, answer)
+        elif isinstance(answer, ReproboxError):
+            session.reporter.say(f"warning: {remote.name} is not used: {answer.message}")
+            break
+        elif answer is not None:
+            found[item.id] = answer
+    return found
+
+
+def _not_taken(session: Session, name: str, error: ReproboxError) -> None:
+    assert session.remote is not None
+    session.reporter.say(
+        f"warning: layer {name!r} is not taken from {session.remote.name}: {error.message}; it is built instead"
+    )
 
 
 def this_platform() -> str:
@@ -263,39 +309,148 @@ class _Arrivals:
             raise self._error
 
 
-def _run_steps(session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals) -> None:
-    """Each step as soon as what it stands on is there, a few at a time.
+def _run_steps(
+    session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals, offers: Mapping[str, Offer]
+) -> None:
+    """Each step as soon as what it stands on is there, a few at a time; what is offered stands on nothing.
 
     The threads are daemons: when the command is interrupted nobody waits for a step, and the step's processes end with
     the thread that started them.
     """
     waiting = {step.layer.name: step for step in todo.steps}
-    finished: set[str] = set()
-    outcomes: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
+    offered = {step.layer.name: offers[step.layer.id] for step in todo.steps if step.layer.id in offers}
+    finished = _Finished(todo)
+    outcomes: queue.SimpleQueue[tuple[Step, bool, BaseException | None]] = queue.SimpleQueue()
     running = 0
     number = itertools.count(1)
 
-    def carry_out(step: Step, place: tuple[int, int]) -> None:
+    def carry_out(step: Step, offer: Offer | None, place: tuple[int, int]) -> None:
+        done = True
         try:
-            arrivals.wait(step.layer.id)
-            build_layer(session, step.layer, step.below, target.platform, epoch, place=place)
+            if offer is not None:
+                done = _took(session, step, offer, epoch)
+            else:
+                if step.layer.id in offers:  # nobody else waits for these inputs
+                    session.fetch(step.layer.inputs)
+                else:
+                    arrivals.wait(step.layer.id)
+                build_layer(session, step.layer, step.below, target.platform, epoch, place=place)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            outcomes.put((step.layer.name, error))
+            outcomes.put((step, False, error))
         else:
-            outcomes.put((step.layer.name, None))
+            outcomes.put((step, done, None))
 
     while waiting or running:
-        ready = [step for step in waiting.values() if finished.issuperset(step.waits_for)]
+        ready = [step for step in waiting.values() if step.layer.name in offered or finished.suffice(step)]
         for step in ready[: _SIDE_BY_SIDE - running]:
             del waiting[step.layer.name]
             running += 1
-            place = (next(number), len(todo.steps))
-            threading.Thread(target=carry_out, args=(step, place), name="reprobox-build", daemon=True).start()
-        name, error = outcomes.get()
+            offer = offered.get(step.layer.name)
+            place = (0, 0) if offer else (next(number), len(todo.steps) - len(offered))
+            threading.Thread(target=carry_out, args=(step, offer, place), name="reprobox-build", daemon=True).start()
+        step, done, error = outcomes.get()
         running -= 1
         if error is not None:
             raise error
-        finished.add(name)
+        if done:
+            finished.add(step)
+        else:  # to be built after all
+            waiting[step.layer.name] = step
+            del offered[step.layer.name]
+
+
+class _Finished:
+    """The steps that are done together with all that they stand on: what was taken may be done before that is."""
+
+    def __init__(self, todo: Plan) -> None:
+        self._steps = {step.layer.name: step for step in todo.steps}
+        self._done: set[str] = set()
+        self._whole: set[str] = set()
+
+    def add(self, step: Step) -> None:
+        self._done.add(step.layer.name)
+        found = [step.layer.name]
+        while found:
+            found = [name for name in self._done - self._whole if self.suffice(self._steps[name])]
+            self._whole.update(found)
+
+    def suffice(self, step: Step) -> bool:
+        """Whether everything is there that this step stands on."""
+        return self._whole.issuperset(step.waits_for)
+
+
+class _Impatient(Watch):
+    """Gives up on the transfer of ``size`` bytes where it would take longer than any build."""
+
+    def __init__(self, progress: providers.Progress, size: int) -> None:
+        self._progress = progress
+        self._size = size
+        self._count = 0
+        self._started = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self._count += count
+        self._progress.advance(count)
+        passed = time.monotonic() - self._started
+        if count > 0 and passed > _PATIENCE and self._count < self._size and self._count / passed < _SLOW:
+            raise FetchError(f"it sends only {self._count / passed / 1000:.0f} kB a second")
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
+def _took(session: Session, step: Step, offer: Offer, epoch: int) -> bool:
+    """Publish a layer as the remote has it; False, and told, where that is not possible."""
+    assert session.remote is not None
+    try:
+        take_layer(session, session.remote, step.layer, step.below, offer, epoch)
+    except (FetchError, IntegrityError) as error:
+        _not_taken(session, step.layer.name, error)
+        return False
+    return True
+
+
+def take_layer(
+    session: Session,
+    remote: Remote,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    offer: Offer,
+    epoch: int,
+    *,
+    patient: bool = False,
+) -> None:
+    """Publish a layer as the remote has it. Raises :class:`FetchError` and :class:`IntegrityError`."""
+    with session.store.working_on(f"layer-{layer.id}"):
+        if session.store.layer(layer.id) is not None:
+            return
+        started = time.monotonic()
+        progress = session.reporter.moving(f"taking {layer.name} from {remote.name}")
+        progress.start(offer.blob.size, 1)
+        try:
+            with session.store.scratch() as stage:
+                watch = _Impatient(progress, 0 if patient else offer.blob.size)
+                record = remote.take(session.store, offer, stage / "layer", epoch, watch)
+                seconds = round(time.monotonic() - started, 3)
+                _publish(session, layer, below, epoch, stage / "layer", {**record, "seconds": seconds})
+        finally:
+            progress.stop()
+
+
+def _publish(
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    epoch: int,
+    staged: Path,
+    record: Mapping[str, Any],
+) -> StoredLayer:
+    inputs = layer.identity(epoch, [item.id for item in below]).document()
+    whole = {**record, "name": layer.name, "kind": layer.kind, "inputs": inputs}
+    stored = session.store.publish_layer(layer.id, staged, whole)
+    session.store.remember("like", _likeness(inputs), layer.id.encode())
+    remove(session.store.failed(layer.id))
+    return stored
 
 
 def build_layer(
@@ -316,11 +471,8 @@ def build_layer(
         started = time.monotonic()
         with session.store.scratch() as stage:
             record = _build_in(stage, session, layer, below, platform, epoch, plain=session.config.plain)
-            record |= {"name": layer.name, "kind": layer.kind, "seconds": round(time.monotonic() - started, 3)}
-            record["inputs"] = layer.identity(epoch, [item.id for item in below]).document()
-            stored = session.store.publish_layer(layer.id, stage / "layer", record)
-        session.store.remember("like", _likeness(record["inputs"]), layer.id.encode())
-        remove(session.store.failed(layer.id))
+            record["seconds"] = round(time.monotonic() - started, 3)
+            stored = _publish(session, layer, below, epoch, stage / "layer", record)
         session.reporter.built(layer.name, time.monotonic() - started, record["size"])
         return stored
 

@@ -113,7 +113,11 @@ class FetchError(ReproboxError):
 
 
 class PushError(ReproboxError):
-    """A registry does not take what is pushed to it; the message holds what it says."""
+    """A registry does not take what is pushed to it; the message holds what it says, ``code`` is its HTTP status."""
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, code: int = 0) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.code = code
 
 
 class PlatformError(FetchError):

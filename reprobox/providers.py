@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 
-from reprobox.crew import Crew, Errand, Progress
+from reprobox.crew import Crew, Errand, Progress, Silent
 from reprobox.digest import sha256
 from reprobox.download import Document, Downloader, Location, Watch, cannot_write, local_path, without_password
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
@@ -41,14 +41,6 @@ class Provider(Protocol):
         """Places to try, best first, by sha256; nothing for inputs it does not know. May use the network."""
 
 
-class _Silent:
-    def start(self, size: int, files: int) -> None: ...
-    def advance(self, count: int) -> None: ...
-    def done(self, name: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def stop(self) -> None: ...
-
-
 def fetch(
     inputs: Sequence[Input],
     providers: Sequence[Provider],
@@ -71,7 +63,7 @@ def fetch(
     missing = list({item.sha256: item for item in inputs if not store.has_blob(item.sha256)}.values())
     if not missing:
         return
-    progress = progress or _Silent()
+    progress = progress or Silent()
     downloader = downloader or Downloader(offline=offline)
     offline = offline or downloader.offline
     answers: dict[str, list[ReproboxError]] = {item.sha256: [] for item in missing}
@@ -214,7 +206,7 @@ def obtain(
     jobs: int = 8,
 ) -> list[Found]:
     """Bring what each URL has into the store, ``jobs`` at a time. Raises what :meth:`Downloader.obtain` does."""
-    progress = progress or _Silent()
+    progress = progress or Silent()
     downloader = downloader or Downloader()
     found: dict[str, Found] = {}
 

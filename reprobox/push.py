@@ -78,7 +78,7 @@ class Writer:
         except StatusError as error:
             if error.code == 404:
                 return False
-            raise self._refused(error) from None
+            raise self.refused(error) from None
         return True
 
     def blob(self, blob: Blob, watch: Watch | None = None, *, mounts: Sequence[str] = ()) -> bool:
@@ -94,7 +94,7 @@ class Writer:
                 return False
             return self._uploaded(blob, watch, mounts)
         except StatusError as error:
-            raise self._refused(error) from None
+            raise self.refused(error) from None
 
     def manifest(self, data: bytes, media_type: str, name: str) -> str:
         """Publish a manifest or an index whose blobs are there as ``name``, a tag or ``sha256:…``; returns its sha256.
@@ -105,7 +105,7 @@ class Writer:
         try:
             answer = self._send("PUT", place, Body(data=data), {"Content-Type": media_type}, good=(200, 201))
         except StatusError as error:
-            raise self._refused(error) from None
+            raise self.refused(error) from None
         digest = sha256(data)
         kept = answer.headers.get("docker-content-digest", prefixed(digest))
         if kept != prefixed(digest):
@@ -234,7 +234,8 @@ class Writer:
                 hint="run it again without --offline",
             ) from None
 
-    def _refused(self, error: StatusError) -> PushError:
+    def refused(self, error: StatusError) -> PushError:
+        """What to tell a person whom the registry does not let push."""
         registry = self.repository.registry
         if error.code in (401, 403):
             notes = "".join(f"; {note}" for note in self.repository.notes)
@@ -243,8 +244,11 @@ class Writer:
                 where=self.where,
                 hint=f"check the name, and log in with `docker login {registry}` or `podman login {registry}` as "
                 f"somebody who may push, whose files are read{notes}",
+                code=error.code,
             )
-        return PushError(f"{registry} does not take it: {error.message}{_said(error)}", where=self.where)
+        return PushError(
+            f"{registry} does not take it: {error.message}{_said(error)}", where=self.where, code=error.code
+        )
 
 
 def _said(error: StatusError) -> str:

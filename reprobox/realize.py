@@ -25,6 +25,7 @@ from reprobox.project import Project
 from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
 from reprobox.seal import check_seal, remember_build
+from reprobox.sharing import hand_on
 from reprobox.store import StoredLayer
 
 
@@ -67,13 +68,15 @@ def make(session: Session, manifest: Manifest, lock: Lock, wish: Wish, *, image_
     target = lock.targets[wish.target]
     if wish.with_code:
         target = with_code_layer(session, selected, lock, wish.target)
-    done = build(session, target, lock.epoch, image_wanted=image_wanted)
+    # A seal says what was built here.
+    done = build(session, target, lock.epoch, image_wanted=image_wanted, shared=not wish.seal)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))
     remember_build(session, environment)
     if wish.seal:
         lock = sealed(lock, wish.target, environment)
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
+    hand_on(session, target, done)
     return Made(lock=lock, environment=environment, cached=done.cached)
 
 
@@ -187,6 +190,7 @@ def describe(environment: Environment, realization: Realization, cached: frozens
             "dropped": record["dropped"],
             "pinned": layer.name not in unpinned,
             **({"shared": str(environment.shared[layer.id])} if layer.id in environment.shared else {}),
+            **({"remote": record["remote"]} if "remote" in record else {}),
         }
         for layer, record in (
             *zip(environment.target.layers, environment.records, strict=True),

@@ -332,6 +332,11 @@ class Registries:
         ]
         return Repository(reference.name, access, self._downloader, self._logins)
 
+    def private(self, registry: str) -> bool:
+        """Whether nobody on the way to the registry can change what it says."""
+        host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
+        return loopback(host) or self._scheme(registry) == "https"
+
     def _scheme(self, registry: str) -> str:
         host = urllib.parse.urlsplit(f"//{registry}").hostname or ""
         return "http" if registry in self._settings.insecure or loopback(host) else "https"

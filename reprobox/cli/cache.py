@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import config
+from reprobox.cli.cache_remote import pull, push
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
 from reprobox.errors import IntegrityError, UsageError
@@ -32,6 +33,8 @@ examples:
   reprobox cache forget                          need nothing for this project any more
   reprobox cache verify --repair                 read every byte, and move away what is damaged
   reprobox cache share /groups/lab/reprobox      let others use what this project has
+  reprobox cache push registry.example/group/layers    what this project has, for everybody
+  reprobox cache pull                            what the remote of the settings has of this project
   REPROBOX_STORE=/scratch/me/store reprobox cache info"""
 
 _UNITS = {"m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -53,6 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions, "share", "copy what this project has in the store to a shared store, which others may read"
     )
     share.add_argument("folder", metavar="DIR", type=Path, help="the shared store, made if it is not there")
+    sending = _action(actions, "push", "send the layers that this project has in the store to the remote, a registry")
+    _remote(sending)
+    sending.add_argument("--replace", action="store_true", help="where the remote has other bytes for a layer")
+    taking = _action(actions, "pull", "take the layers of this project that the remote has into the store")
+    _remote(taking)
+    taking.add_argument(
+        "--trust", choices=config.TRUST, help="whose word counts for a layer's bytes: the lock's seal, or the pushers'"
+    )
     _action(actions, "forget", "keep nothing for this project any more (or for -C DIR); the next gc may take it")
 
 
@@ -66,6 +77,11 @@ def _action(actions: Any, name: str, summary: str) -> argparse.ArgumentParser:
     return action
 
 
+def _remote(action: argparse.ArgumentParser) -> None:
+    action.add_argument("remote", nargs="?", metavar="REF", help="registry.example/group/layers, if not the settings'")
+    action.add_argument("--target", metavar="NAME", action="append", help="only this target; may be repeated")
+
+
 def execute(options: argparse.Namespace) -> int:
     ways: Mapping[str, Callable[[argparse.Namespace], int]] = {
         "info": _info,
@@ -73,6 +89,8 @@ def execute(options: argparse.Namespace) -> int:
         "verify": _verify,
         "share": _share,
         "forget": _forget,
+        "push": push,
+        "pull": pull,
     }
     return ways[options.action](options)
 

@@ -94,7 +94,8 @@ def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
         return
     for layer in result["layers"]:
         place = f"shared: {layer['shared']}" if "shared" in layer else "in the store"
-        done = place if layer["cached"] else f"built in {layer['seconds']:.1f} s"
+        verb = "taken from the remote" if "remote" in layer else "built"
+        done = place if layer["cached"] else f"{verb} in {layer['seconds']:.1f} s"
         note = "" if layer.get("pinned", True) else ", not pinned: `reprobox lock --seal` pins it"
         note += f", in {layer['folder']}" if "folder" in layer else ""
         print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}{note}")

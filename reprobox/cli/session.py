@@ -14,6 +14,7 @@ from reprobox.plugins import Plugins, left_out
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.registry import Registries
+from reprobox.remote import Remote, open_remote
 from reprobox.shared import SharedStore, is_shared, problem
 from reprobox.store import Store
 from reprobox.vault.provider import in_order, open_configured, open_vault
@@ -76,4 +77,16 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         far_vaults=far,
         offline=downloader.offline,
         jobs=getattr(options, "jobs", None) or settings.jobs,
+        remote=_remote(settings, offline=downloader.offline),
     ), project
+
+
+def _remote(settings: config.Config, *, offline: bool) -> Remote | None:
+    """The remote of the settings."""
+    said = settings.remote
+    if not said.repository:
+        return None
+    where = f"{settings.path}: remote.repository" if settings.path else "REPROBOX_REMOTE"
+    return open_remote(
+        said.repository, settings.registries, where=where, trust=said.trust, pushes=said.push, offline=offline
+    )

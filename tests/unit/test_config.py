@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.config import Config, Registries, load
+from reprobox.config import Config, Registries, Remote, load
 from reprobox.errors import UsageError
 
 EVERYTHING = """\
@@ -24,6 +24,10 @@ url = "https://mirror.example/simple"
 extra = ["https://one.example/simple", "https://two.example/simple"]
 [store]
 path = "/scratch/me"
+[remote]
+repository = "registry.example/group/layers"
+trust = "pushers"
+push = true
 """
 
 Loaded = Callable[..., Config]
@@ -50,6 +54,7 @@ def test_everything(loaded: Loaded, tmp_path: Path) -> None:
             "url": "https://mirror.example/simple",
             "extra": "https://one.example/simple https://two.example/simple",
         },
+        remote=Remote(repository="registry.example/group/layers", trust="pushers", push=True),
         path=tmp_path / "my.toml",
     )
 
@@ -76,6 +81,15 @@ def test_the_environment_comes_before_the_file(loaded: Loaded) -> None:
     assert (config.store, config.jobs) == (Path("/scratch/me"), 3)
 
 
+def test_the_remote_of_the_environment_comes_before_the_file(loaded: Loaded) -> None:
+    config = loaded(
+        EVERYTHING, REPROBOX_REMOTE="other.example/a", REPROBOX_REMOTE_TRUST="seal", REPROBOX_REMOTE_PUSH="0"
+    )
+    assert config.remote == Remote(repository="other.example/a", trust="seal", push=False)
+    assert loaded(EVERYTHING, REPROBOX_REMOTE="").remote.repository == ""
+    assert loaded("", REPROBOX_REMOTE="other.example/a").remote == Remote(repository="other.example/a")
+
+
 def test_the_store_may_be_below_home(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert loaded('store.path = "~/box"').store == Path("/home/me/box")
@@ -91,6 +105,8 @@ def test_the_store_may_be_below_home(loaded: Loaded, monkeypatch: pytest.MonkeyP
         ('[archives]\ndebian = "https://x"', ":2: archives.debian: expected a list of strings, found a string"),
         ('[archives]\ndebian = ["mirror"]', ':2: archives.debian[0]: expected a URL, found "mirror"'),
         ('[registries]\ninsecure = ["http://x"]', ":2: registries.insecure[0]: expected the name of a registry"),
+        ('[remote]\ntrust = "everybody"', ':2: remote.trust: expected "seal" or "pushers", found "everybody"'),
+        ('[remote]\npush = "yes"', ":2: remote.push: expected true or false, found a string"),
         ('[store]\npath = "relative"', ':2: store.path: expected an absolute path, found "relative"'),
         (b"# \xff", ":1: it is not UTF-8 text"),
         (b"#" * (1 << 20) + b"##", ": it is larger than 1048576 bytes"),
@@ -115,6 +131,8 @@ def test_all_mistakes_at_once(loaded: Loaded) -> None:
     [
         ({"REPROBOX_CONFIG": "/no/such/file"}, "/no/such/file: the settings cannot be read: No such file or directory"),
         ({"REPROBOX_CONFIG": "/"}, "/: the settings cannot be read: Is a directory"),
+        ({"REPROBOX_REMOTE_TRUST": "all"}, 'REPROBOX_REMOTE_TRUST: expected seal or pushers, found "all"'),
+        ({"REPROBOX_REMOTE_PUSH": "yes"}, 'REPROBOX_REMOTE_PUSH: expected 1 or 0, found "yes"'),
         ({"REPROBOX_JOBS": "many"}, 'REPROBOX_JOBS: expected a number from 1 to 64, found "many"'),
     ],
 )
