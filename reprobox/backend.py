@@ -235,3 +235,15 @@ class Backend(Protocol):
 
     def changes(self, request: ChangesRequest) -> BuildResult:
         """What was changed in that copy, as a layer over the parents."""
+
+
+@runtime_checkable
+class Exporter(Protocol):
+    """What writes an environment for other tools: ``reprobox export --format NAME``. Registered by
+    ``reprobox_exporters``."""
+
+    name: str  # of the format
+    needs_image: bool  # whether ``export`` reads the image's blobs
+
+    def export(self, request: RealizeRequest) -> None:
+        """Write the environment to ``request.output``, a new path of any name; the same lock gives the same bytes."""

@@ -22,7 +22,7 @@ from reprobox.errors import UsageError
 from reprobox.guarded import Guarded
 
 if TYPE_CHECKING:
-    from reprobox.backend import Backend
+    from reprobox.backend import Backend, Exporter
     from reprobox.layers.kind import Kind
     from reprobox.providers import Provider
 
@@ -37,6 +37,11 @@ class Specification:
     @hookspec
     def reprobox_backends(self) -> Iterable[Backend]:
         """Objects that satisfy :class:`reprobox.backend.Backend`."""
+        return ()
+
+    @hookspec
+    def reprobox_exporters(self) -> Iterable[Exporter]:
+        """Objects that satisfy :class:`reprobox.backend.Exporter`."""
         return ()
 
     @hookspec
@@ -144,6 +149,7 @@ class _Offer:
     origin: str
     backends: dict[str, Backend] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
+    exporters: dict[str, Exporter] = field(default_factory=dict)
     more: tuple[str, ...] = ()
     problem: str = ""
 
@@ -179,6 +185,7 @@ class Plugins:
         self._used = [self._built_in, *sound]
         self.backends: dict[str, Backend] = dict(self._built_in.backends)
         self.kinds: dict[str, Kind] = {name: kind for offer in self._used for name, kind in offer.kinds.items()}
+        self.exporters: dict[str, Exporter] = {name: item for offer in sound for name, item in offer.exporters.items()}
         for offer in sound:
             self.backends |= {name: Guarded(backend, offer.name) for name, backend in offer.backends.items()}
 
@@ -239,6 +246,7 @@ def left_out(plugin: Installed) -> str:
 _BACKEND = (
     "name", "needs_image", "probe", "build", "tool", "realize", "run", "has", "inspect", "edit", "changes",
 )  # fmt: skip
+_EXPORTER = ("name", "needs_image", "export")
 _KIND = ("name", "recipe", "pinned", "options", "needs", "resolve", "step")
 #: Seconds in which a plugin must be there.
 PATIENCE = 20.0
@@ -285,6 +293,7 @@ def _collect(offer: _Offer) -> None:
     """Ask a plugin for its nouns. Raises what it raises, and :class:`TypeError` for a noun that lacks something."""
     offer.backends = _named(_answers(offer.plugin, "reprobox_backends"), _BACKEND)
     offer.kinds = _named(_answers(offer.plugin, "reprobox_layer_kinds"), _KIND)
+    offer.exporters = _named(_answers(offer.plugin, "reprobox_exporters"), _EXPORTER)
     hooks = _alone(offer.plugin)[1]
     asked = ("reprobox_backends", "reprobox_layer_kinds")
     offer.more = tuple(hook.removeprefix("reprobox_").replace("_", " ") for hook in hooks if hook not in asked)
@@ -322,6 +331,7 @@ def _refuse_doubles(built_in: _Offer, offers: Sequence[_Offer]) -> None:
         ("the name", lambda offer: (offer.name,)),
         ("the backend", lambda offer: offer.backends),
         ("the layer kind", lambda offer: offer.kinds),
+        ("the export format", lambda offer: offer.exporters),
     )
     sound = [offer for offer in offers if not offer.problem]
     for what, names in claims:

@@ -199,7 +199,7 @@ def _needs(store: Store, stack: contextlib.ExitStack) -> _Needs:
     """What is needed. Until ``stack`` is closed, no run begins to hold a record that no project needs."""
     needs = _Needs()
     for entry in _entries(store.root / "realizations"):
-        record = None if entry.is_dir(follow_symlinks=False) else _record(Path(entry.path))
+        record = _record(Path(entry.path)) if entry.name.endswith((".json", launch.RETIRED)) else None
         if record is None:
             continue
         lock = _lock_of(record)

@@ -7,17 +7,20 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from reprobox.backend import Exporter, RealizeRequest
 from reprobox.cli.export_push import add_push_options, check_wishes, push_image
 from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.download import without_password
 from reprobox.engine import Environment, Session
-from reprobox.errors import FetchError, OfflineError
+from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.lock import Input, LockedTarget
+from reprobox.manifest import Manifest
 from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
 from reprobox.registry import Reference
@@ -31,13 +34,16 @@ examples:
   reprobox export --format docker-archive -o env.tar && docker load -i env.tar
   reprobox export --format oci -o layout && skopeo copy oci:layout docker://registry.example/env
   reprobox export --format rootfs -o rootfs
+  reprobox export --format sif -o env.sif               for Apptainer, with the plugin reprobox-singularity
   reprobox export --format pylock -o pylock.toml        the Python packages, for pip and uv
   reprobox export --push registry.example/group/env:1   the image to a registry, for docker pull and apptainer pull"""
 FORMATS = ("oci", "docker-archive", "rootfs", "pylock")
+_EXTRAS = {"sif": "singularity", "squashfs": "singularity"}  # what to install for a plugin's format
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=FORMATS, help="what to write")
+    formats = f"what to write: {', '.join(FORMATS)}, or what a plugin offers (sif, squashfs)"
+    parser.add_argument("--format", metavar="FORMAT", help=formats)
     parser.add_argument("-o", "--output", metavar="PATH", type=Path, help="the new file or folder")
     parser.add_argument(
         "--target", metavar="NAME", action="append", help="the target, where the manifest has several; several to push"
@@ -56,6 +62,7 @@ def execute(options: argparse.Namespace) -> int:
     options.target = options.target[0] if options.target else None
     check_output(options.output, "-o")
     session, project = open_session(options)
+    exporter = _exporter(session, options.format)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
     tag = (
@@ -66,7 +73,7 @@ def execute(options: argparse.Namespace) -> int:
     ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     if options.format == "pylock":
         return _export_pylock(session, lock.targets[name], options)
-    wants_image = options.format != "rootfs"
+    wants_image = exporter.needs_image if exporter else options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
     for item in realized.environment.outside:
@@ -74,7 +81,10 @@ def execute(options: argparse.Namespace) -> int:
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)
     try:
-        _write(options.format, staged, realized.environment, tag)
+        if exporter:
+            exporter.export(replace(_request(session, realized.environment, manifest, name), output=staged))
+        else:
+            _write(options.format, staged, realized.environment, tag)
         staged.rename(options.output)
     finally:
         remove(staged)
@@ -93,6 +103,30 @@ def execute(options: argparse.Namespace) -> int:
         print(f"wrote {options.output} ({options.format}{f', {human(size)}' if size else ''})")
         print(f"tree digest   {document['tree_digest']}\nimage digest  {document['image_digest']}")
     return 0
+
+
+def _exporter(session: Session, name: str) -> Exporter | None:
+    """The plugin's that writes this format; None where reprobox does. Raises :class:`UsageError`."""
+    if name in FORMATS:
+        return None
+    if name in session.plugins.exporters:
+        return session.plugins.exporters[name]
+    hint = f"formats: {', '.join((*FORMATS, *sorted(session.plugins.exporters)))}"
+    if name in _EXTRAS:
+        hint += f"; `pip install 'reprobox[{_EXTRAS[name]}]'` brings {name}"
+    raise UsageError(f"nothing here writes the format {name!r}", where="--format", hint=hint)
+
+
+def _request(session: Session, environment: Environment, manifest: Manifest, target: str) -> RealizeRequest:
+    return RealizeRequest(
+        name=f"{manifest.project.name}-{target}",
+        version=manifest.project.version or "",
+        layers=environment.layers,
+        image=environment.image,
+        image_digest=environment.image_digest,
+        tree_digest=environment.tree_digest,
+        keep=session.store.root / "realizations",
+    )
 
 
 def _export_pylock(session: Session, target: LockedTarget, options: argparse.Namespace) -> int:

@@ -32,6 +32,8 @@ def become(record: Mapping[str, Any]) -> NoReturn:
     empty folder. This process must have one thread.
     """
     try:
+        if record["processors"]:
+            os.sched_setaffinity(0, record["processors"])
         argv = _prepared(record)
         kernel.restore_signals()
         kernel.execute(argv, record["own_environment"])

@@ -36,6 +36,11 @@ for script in /.singularity.d/env/*.sh; do
     if [ -f "$script" ]; then . "$script"; fi
 done
 """
+#: Where ``--nv`` binds the driver's libraries. Right after it, Apptainer puts in what callers give by APPTAINERENV_.
+_BASE = """\
+#!/bin/sh
+export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/.singularity.d/libs"
+"""
 _ACTIONS = {
     "exec": 'exec "$@"',
     "run": 'exec /.singularity.d/runscript "$@"',
@@ -63,7 +68,8 @@ def files(image: Image, labels: Mapping[str, str]) -> dict[str, str]:
     """The files of ``/.singularity.d`` by their paths in the image."""
     scripts = {
         "env/10-docker2singularity.sh": environment_script(image.settings),
-        "env/90-environment.sh": "#!/bin/sh\n# Variables of this place can be added here.\n",
+        "env/90-environment.sh": "#!/bin/sh\n",
+        "env/99-base.sh": _BASE,
         "runscript": run_script(image.settings),
         "startscript": "#!/bin/sh\n",
         "labels.json": json.dumps(labels, indent=4, sort_keys=True, ensure_ascii=False) + "\n",
@@ -96,8 +102,8 @@ def words(argv: Sequence[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A word that a shell reads as ``text``, whatever is in it."""
-    return "'" + text.replace("'", "'\\''") + "'"
+    """A word that a shell reads as ``text``, whatever is in it. Apptainer's own shell misreads quoted single quotes."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
 
 
 def inspected(request: RealizeRequest) -> bytes:
@@ -127,6 +133,7 @@ def write(request: RealizeRequest, folder: Path) -> None:
     for name, text in files(request.image, labels(request)).items():
         _put(folder / name, text, 0o644 if name.endswith(".json") else 0o755)
     (folder / ".singularity.d/libs").mkdir()
+    (folder / ".singularity.d/libs").chmod(0o755)
     for name in _MOUNT_POINTS:
         _put(folder / name, "", 0o644)
     for name, target in _LINKS.items():

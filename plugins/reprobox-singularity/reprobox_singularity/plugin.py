@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from reprobox.backend import Backend
+from reprobox.backend import Backend, Exporter
 from reprobox.plugins import hookimpl
 
 
@@ -14,3 +14,11 @@ def reprobox_backends() -> Iterable[Backend]:
     from reprobox_singularity.backend import Singularity
 
     return [Singularity()]
+
+
+@hookimpl
+def reprobox_exporters() -> Iterable[Exporter]:
+    """The formats ``sif`` and ``squashfs``, which take no Apptainer to write."""
+    from reprobox_singularity.exporter import SifExporter, SquashExporter
+
+    return [SifExporter(), SquashExporter()]

@@ -10,12 +10,13 @@ spython's ``Client.build`` returns None when it fails; so neither is used here.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ OPTIONS = (
     "-comp", "zstd", "-Xcompression-level", "3", "-b", "131072", "-all-root", "-no-xattrs", "-no-hardlinks",
     "-noappend", "-no-progress", "-quiet",
 )  # fmt: skip
+_FORMS = {".sif": "sif", ".sqfs": "squashfs", ".sqsh": "squashfs", ".squashfs": "squashfs"}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULL = "No space left on device"
 _INSTALL = "install squashfs-tools 4.4 or newer (package `squashfs-tools` of Debian, Ubuntu and Fedora)"
@@ -48,33 +50,48 @@ def realize(request: RealizeRequest, scratch: Path) -> Realization:
         output = request.keep / f"{request.image_digest}.sif"
         if output.exists():
             return Realization(location=str(output))
+    make(request, output, _FORMS.get(output.suffix, "folder"), scratch)
+    return Realization(location=str(output), trees=(output,) if output.is_dir() else ())
+
+
+def make(request: RealizeRequest, output: Path, form: str, scratch: Path) -> None:
+    """Make ``output`` in one of the forms ``sif``, ``squashfs`` and ``folder``; all of it or nothing."""
     try:
-        with staging_folder(scratch) as stage:
+        with staging_folder(scratch) as stage, _beside(output, scratch) as place:
             (stage / "metadata").mkdir(mode=0o755)
             metadata.write(request, stage / "metadata")
-            _make(request, output, stage)
+            _make(request, place / "made", form, stage)
+            (place / "made").rename(output)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             raise
         raise _full(output, scratch) from None
-    return Realization(location=str(output), trees=(output,) if output.is_dir() else ())
 
 
-def _make(request: RealizeRequest, output: Path, stage: Path) -> None:
-    staged = Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}.", dir=output.parent))
+@contextlib.contextmanager
+def _beside(output: Path, scratch: Path) -> Iterator[Path]:
+    """A folder from which ``output`` can be renamed into place; in ``scratch`` if that is on the same file system,
+    where what a killed process leaves is swept up."""
+    if output.parent.stat().st_dev == scratch.stat().st_dev:
+        with staging_folder(scratch) as place:
+            yield place
+        return
+    place = Path(tempfile.mkdtemp(prefix=f".{output.name[:40]}.", dir=output.parent))
     try:
-        made = staged / "made"
-        if output.suffix == ".sif":
-            _write_sif(request, made, stage)
-        elif output.suffix in (".sqfs", ".sqsh", ".squashfs"):
-            _squash(request, made, stage, offset=0)
-        else:
-            made.mkdir(mode=0o755)
-            layers = [[str(layer.tree.absolute()), str(layer.index.absolute())] for layer in request.layers]
-            _ask("squash:copy", {"root": str(made), "layers": layers, "top": str(stage / "metadata")}, output)
-        made.rename(output)
+        yield place
     finally:
-        remove(staged)
+        remove(place)
+
+
+def _make(request: RealizeRequest, made: Path, form: str, stage: Path) -> None:
+    if form == "sif":
+        _write_sif(request, made, stage)
+    elif form == "squashfs":
+        _squash(request, made, stage, offset=0)
+    else:
+        made.mkdir(mode=0o755)
+        layers = [[str(layer.tree.absolute()), str(layer.index.absolute())] for layer in request.layers]
+        _ask("squash:copy", {"root": str(made), "layers": layers, "top": str(stage / "metadata")}, made)
 
 
 # -- SIF ---------------------------------------------------------------------------------------------------------------
@@ -126,7 +143,7 @@ def _squash(request: RealizeRequest, path: Path, stage: Path, *, offset: int) ->
     document = {
         "layers": [[str(layer.tree.absolute()), str(layer.index.absolute())] for layer in request.layers],
         "top": str(stage / "metadata"),
-        "stage": str(stage / "stage"),
+        "stage": str(stage / "stage") if os.environ.get("REPROBOX_SANDBOX_OVERLAY") != "no" else "",
         "copy": str(stage / "copy"),
         "argv": argv,
         "environment": {"PATH": os.defpath, "LC_ALL": "C", "SOURCE_DATE_EPOCH": str(request.image.epoch)},
@@ -134,7 +151,7 @@ def _squash(request: RealizeRequest, path: Path, stage: Path, *, offset: int) ->
     answer = _ask("squash:squash", document, path)
     if answer["status"] or answer["said"]:
         if _FULL in answer["said"]:
-            raise _full(path, stage)
+            raise OSError(errno.ENOSPC, _FULL)
         raise ReproboxError(
             f"mksquashfs ended with status {answer['status']}: {answer['said'].strip()}",
             where=str(path),

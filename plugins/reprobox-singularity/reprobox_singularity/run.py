@@ -11,34 +11,46 @@ from typing import Any
 from reprobox import sif
 from reprobox.backend import Limits, RunRequest
 from reprobox.errors import BackendError, ReproboxError
-from reprobox_singularity import apptainer, client, devices, metadata
+from reprobox.sandbox.allotted import allotted
+from reprobox_singularity import apptainer, client, metadata
 
-#: A folder, not a link, that every image has; nothing is run in it, only tried.
-_TRIED = "true"
+_LIBRARIES = "/.singularity.d/libs"  # where Apptainer binds a driver's
+#: A device that a driver is there by, and the option by which Apptainer brings the driver's libraries along.
+_DRIVERS = {"/dev/nvidiactl": "--nv", "/dev/kfd": "--rocm"}
 
 
 def document(request: RunRequest) -> dict[str, Any]:
     """All that the child needs besides the binds, as JSON. Raises :class:`BackendError` for what cannot be given."""
     engine = apptainer.find()
-    wanted = devices.wanted(request.gpus)
-    environment = dict(request.environment)
-    if wanted.options:
-        # Apptainer binds the driver's libraries there, and says so in a variable that only its own environment has.
-        paths = [environment.get("LD_LIBRARY_PATH", ""), "/.singularity.d/libs"]
-        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, paths))
+    drivers = _drivers(request.gpus)
+    whole = request.limits.cpus == int(request.limits.cpus)
+    given = allotted(Limits(cpus=request.limits.cpus if whole else 0), request.gpus)
+    environment = {**request.environment, **given.environment}
+    if drivers:  # Apptainer names them in a variable of its own environment, which no command sees
+        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, (environment.get("LD_LIBRARY_PATH", ""), _LIBRARIES)))
+    location = request.realization.location
     return {
         "engine": engine.program,
         "own_environment": apptainer.own_environment(os.environ),
-        "image": request.realization.location,
-        "accounts": accounts(request.realization.location),
+        "image": location,
+        "accounts": accounts(location),
         "argv": list(request.argv),
         "environment": environment,
         "workdir": request.workdir,
         "network": request.network,
         "isolate": request.isolate,
-        "hidden": list(wanted.hidden),
-        "options": [*wanted.options, *limits(request.limits, request.realization.location)],
+        "hidden": [bind.target for bind in given.binds],
+        "processors": list(given.processors),
+        "options": [
+            *drivers,
+            *limits(Limits(memory=request.limits.memory, cpus=0 if whole else request.limits.cpus), location),
+        ],
     }
+
+
+def _drivers(gpus: str) -> list[str]:
+    wanted = gpus not in ("", "none")
+    return [option for device, option in _DRIVERS.items() if wanted and os.path.exists(device)]
 
 
 def accounts(location: str) -> dict[str, str]:
@@ -78,11 +90,13 @@ def limits(wanted: Limits, image: str) -> list[str]:
     if wanted.cpus:
         options += ["--cpus", f"{wanted.cpus:g}"]
     if options:
-        status, said = client.execute(image, [_TRIED], ["--userns", "--cleanenv", "--no-home", *options])
+        status, said = client.execute(image, ["true"], ["--userns", "--cleanenv", "--no-home", *options])
         if status and "cgroup" in said.lower():
+            reason = next(line for line in reversed(said.splitlines()) if "cgroup" in line.lower())
             raise BackendError(
-                f"Apptainer cannot keep limits here: {said.splitlines()[-1]}",
-                hint="limits take cgroups v2 that are delegated to you, by systemd (`systemctl --user` works, and"
-                " /sys/fs/cgroup/cgroup.controllers is there); a scheduler's own limits (sbatch --mem) hold without it",
+                f"Apptainer cannot keep limits here: {reason.partition('FATAL:')[2].strip() or reason}",
+                where="--memory" if wanted.memory else "--cpus",
+                hint="it takes cgroups v2 and systemd, which delegates them to you (`systemctl --user status` works);"
+                " a batch job with that limit (`sbatch --mem`), or whole processors, need neither",
             )
     return options

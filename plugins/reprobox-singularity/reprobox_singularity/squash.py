@@ -5,6 +5,7 @@ Standard library only: it runs in a bare interpreter.
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,8 @@ def copy(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stacked(trees: Sequence[str], top: str, stage: str) -> str:
     """Mount them over one another, read-only; in short names, since mount(2) takes one page of options."""
+    if not stage:
+        raise OSError(errno.ENOTSUP, "layers are to be copied")
     kernel.private_mounts()
     kernel.mount("tmpfs", stage, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755")
     os.mkdir(f"{stage}/root", 0o755)
