@@ -10,7 +10,7 @@ import pytest
 from reprobox.testing import small_root
 from tests.engines.project import Project, digests
 
-pytestmark = [pytest.mark.apptainer, pytest.mark.userns]
+pytestmark = [pytest.mark.apptainer, pytest.mark.userns, pytest.mark.slow]
 
 MANIFEST = """\
 [project]

@@ -7,7 +7,7 @@ import pytest
 from reprobox.testing import BackendConformance
 from reprobox_singularity.backend import Singularity
 
-pytestmark = [pytest.mark.apptainer, pytest.mark.userns, pytest.mark.slow]
+pytestmark = [pytest.mark.apptainer, pytest.mark.userns]
 
 
 class TestSingularity(BackendConformance):
