@@ -29,6 +29,8 @@ from reprobox.tar_stream import FILE, HARD_LINK, SYMLINK, TarError, TarStream, d
 
 _FORMAT = 1
 _MOST_MEMBERS = 100_000
+_MOST_DOCUMENTS = 64 << 20  # bytes
+_LEAST, _RATIO = 16 << 30, 200  # what a compressed archive may unpack to, in bytes: so many, or so many times its own
 _CHUNK = 1 << 20
 _MAGIC = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
@@ -99,13 +101,14 @@ def contents(path: Path) -> Contents:
     members: dict[str, Member] = {}
     links: dict[str, str] = {}
     documents: dict[str, bytes] = {}
+    kept = 0
     with _reading(path) as file:
         for name, target, offset, pieces in _files(file, path):
             if target:
                 links[name] = target
             else:
                 members[name], small = _member(pieces, offset)
-                if small is not None:
+                if small is not None and (kept := kept + len(small)) <= _MOST_DOCUMENTS:
                     documents[members[name].sha256] = small
     for name, target in links.items():  # `docker save` links to the layers that an archive has twice
         if (found := members.get(target)) is not None:
@@ -155,7 +158,7 @@ def _files(file: IO[bytes], path: Path) -> Iterator[tuple[str, str, int, Iterato
     file.seek(0)
     plain_tar = start[257:262] == b"ustar" or not any(start.startswith(magic) for magic in (*_MAGIC, b"BZh", b"\xfd7z"))
     try:
-        stream = TarStream(decompressed(file))
+        stream = TarStream(_metered(decompressed(file), path))
         for header in stream:
             count += 1
             if count > _MOST_MEMBERS:
@@ -173,6 +176,15 @@ def _files(file: IO[bytes], path: Path) -> Iterator[tuple[str, str, int, Iterato
         raise FetchError(f"it is no tar archive: {error}", where=str(path), hint=_AGAIN) from None
     if not count:
         raise FetchError("it is an empty archive", where=str(path), hint=_AGAIN)
+
+
+def _metered(pieces: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    allowed = left = max(_LEAST, _RATIO * path.stat().st_size)
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise TarError(f"it unpacks to more than {allowed} bytes, far more than its size lets expect")
+        yield piece
 
 
 def _plain(name: bytes, path: Path) -> str:

@@ -152,6 +152,12 @@ def test_an_archive_in_the_project(archive: Path, project: Callable[[str], Proje
     first, locked = made.realize(), lock.read_bytes()
     assert made.call("lock", "--check").status == 0
 
+    made("export", "--format", "docker-archive", "-o", made.path / "export.tar")
+    again = project(f'archive = "{made.path}/export.tar"')
+    again("lock")
+    assert again.realize()["tree_digest"] == first["tree_digest"]
+    (made.path / "export.tar").unlink()
+
     file.write_bytes(gzip.compress(file.read_bytes()))  # packed otherwise, it is the same base
     assert made.call("lock", "--check").status == 0
     made("lock")

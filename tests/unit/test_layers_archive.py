@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import zstandard
 
+from reprobox import image_archive
 from reprobox.digest import tree_digest
 from reprobox.errors import FetchError, IntegrityError, ManifestError, PlatformError, ReproboxError
 from reprobox.layers.archive import ArchiveBase
@@ -159,6 +160,34 @@ def test_which_of_several_images(world: SmallWorld, tmp_path: Path) -> None:
         found = ArchiveBase().resolve(asked(world, {"archive": "base.tar", "name": name}))
         assert found.inputs[1].sha256 == images.digest(LAYERS[layer]).removeprefix("sha256:")
         assert found.facts["image"] == name
+
+
+def test_what_a_docker_of_today_saves(layout: images.Layout, world: SmallWorld, tmp_path: Path) -> None:
+    """A layout with full names, and with what BuildKit says of how an image was built beside it."""
+    image = layout.image(LAYERS[0], media_type=images.PLAIN)
+    said = layout.image(LAYERS[1], platform="unknown/unknown")
+    index = layout.index(image, said)
+    names = {"io.containerd.image.name": "docker.io/library/tool:1", "org.opencontainers.image.ref.name": "1"}
+    layout.manifests.append({**index, "annotations": names})
+    layout.manifests.append({**layout.image(LAYERS[2]), "annotations": {"io.containerd.image.name": "other:1"}})
+    (layout.root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": layout.manifests}))
+    (layout.root / "manifest.json").write_text("[]")
+    with tarfile.open(tmp_path / "base.tar", "w") as packed:
+        packed.add(layout.root, ".")
+    for name in ("tool:1", "docker.io/library/tool:1", "1"):
+        found = ArchiveBase().resolve(asked(world, {"archive": "base.tar", "name": name}))
+        assert found.inputs[1].sha256 == images.digest(LAYERS[0]).removeprefix("sha256:")
+    assert refused(world).startswith("base.tar: it has 2 images: 1, docker.io/library/tool:1, other:1\n")
+
+
+def test_what_an_archive_may_unpack_to(world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_archive, "_LEAST", 3 << 20)
+    path = tmp_path / "base.tar"
+    path.write_bytes(zstandard.compress(images.tar(entry("layer.tar", bytes(10 << 20)))))
+    assert refused(world) == (
+        f"{path}: this archive cannot be read: it unpacks to more than {3 << 20} bytes, far more than its size lets"
+        f" expect{AGAIN}"
+    )
 
 
 # -- what is wrong with an archive -----------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def test_a_name_that_the_engine_does_not_have(loaded: Path, world: SmallWorld) -
 def test_podmans_socket(archive: Path, world: SmallWorld, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ["podman", "--root", short_folder / "root", "--runroot", short_folder / "run", "--storage-driver", "vfs"]
     subprocess.run([*own, "load", "-q", "-i", archive], check=True, capture_output=True)
+    subprocess.run([*own, "save", "-q", "-o", archive.with_name("podman.tar"), NAME], check=True, capture_output=True)
     path = short_folder / "podman.sock"
     service = subprocess.Popen([*own, "system", "service", "--time", "60", f"unix://{path}"], stderr=subprocess.PIPE)
     try:
@@ -111,8 +112,9 @@ def test_podmans_socket(archive: Path, world: SmallWorld, short_folder: Path, mo
     finally:
         service.terminate()
         service.communicate(timeout=30)
-    saved = ArchiveBase().resolve(asked(world, {"archive": "base.tar"}))
-    assert [item.sha256 for item in found.inputs] == [item.sha256 for item in saved.inputs]
+    for name in ("base.tar", "podman.tar"):
+        saved = ArchiveBase().resolve(asked(world, {"archive": name}))
+        assert [item.sha256 for item in found.inputs] == [item.sha256 for item in saved.inputs]
 
 
 # -- finding it ------------------------------------------------------------------------------------------------------------
