@@ -27,6 +27,7 @@ from reprobox.vault.write import Addition, blob_of, write_vault
 from tests.cli.conftest import Project
 from tests.cli.test_fetch import TOOL
 from tests.local import programs_in
+from tests.repositories import Repository
 from tests.servers import Server
 
 MANIFEST = """\
@@ -169,6 +170,52 @@ def test_vaults_of_the_settings_come_before_all_other_places(kept: Project, serv
     assert done.status == 0
     assert f"warning: the vault {tmp_path}/gone is left out: there is no vault\n" in done.err
     assert len(server.seen) == seen
+
+
+@pytest.mark.userns
+def test_code_of_a_repository_and_data_that_is_downloaded(kept: Project, server, other_store, tmp_path):
+    repository = Repository(tmp_path / "upstream").write(**{"main.sh": "cat /made /data/*\n"})
+    repository.commit()
+    text = kept.manifest.read_text().replace('path = "src"', f'git = "file://{tmp_path}/upstream"\nrev = "main"')
+    files = f'files = [{{ url = "{server.url("/weights.bin")}", to = "numbers" }}]'
+    text = text.replace('source = "data"', f'source = "gone", {files}, digest = true')
+    kept.manifest.write_text(text)
+    done = kept("lock", "-C", kept.root)
+    assert done.status == 0, done.err
+    told = kept("vault", "-C", kept.root, "--json", "--without-reprobox", "vault").json
+    assert told["inputs"] == 3  # the tool, the weights (also as data), and the commit
+    assert told["left_out"] == {}
+    shutil.rmtree(kept.root)
+    shutil.rmtree(tmp_path / "upstream")
+    server.files.clear()
+    other_store()
+    assert kept("vault", "vault", "--extract", "again").status == 0
+    assert not Path("again/src").exists()
+    kept.root = tmp_path
+    done = kept.process("run", "-C", "again", "--offline", "--vault", "vault")
+    assert (done.status, done.out) == (0, "kept\n" + "weights" * 2000), done.err
+
+
+@pytest.mark.userns
+def test_a_base_that_is_a_layout_in_the_project(kept: Project, server, other_store, tmp_path):
+    root = tmp_path / "over"
+    root.mkdir()
+    assert kept("export", "-C", kept.root, "--format", "oci", "-o", root / "layout").status == 0
+    (root / "research.toml").write_text(
+        '[project]\nname = "over"\n[base]\noci = "layout"\n[run]\ncommand = ["cat", "/made"]\n'
+    )
+    over = Project(root, kept._capsys)
+    assert over("lock", "-C", root).status == 0
+    first = over("realize", "--json", root).json
+    vault(over, "vault")
+    blobs = {path.name for path in (root / "layout/blobs/sha256").iterdir()}
+    shutil.rmtree(root)
+    other_store()
+    assert over("vault", "vault", "--extract", "again").status == 0
+    assert {path.name for path in Path("again/layout/blobs/sha256").iterdir()} == blobs
+    done = over("realize", "--json", "--offline", "--vault", "vault", "again")
+    assert done.status == 0, done.err
+    assert digests(done.json) == digests(first)
 
 
 # -- one vault for many, always the same bytes -------------------------------------------------------------------------
