@@ -286,9 +286,18 @@ def _begin(path: Path) -> None:
         }.items():
             _put(staged / name, data)
         flush_all(staged)
-        staged.rename(path)
+        _rename_first(staged, path)
     finally:
         remove(staged)
+
+
+def _rename_first(staged: Path, path: Path) -> None:
+    """Another writer may have made it meanwhile: then that one is taken."""
+    try:
+        staged.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 @contextlib.contextmanager

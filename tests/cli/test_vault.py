@@ -660,6 +660,15 @@ def test_a_kill_leaves_the_old_vault_or_the_new_one(kept: Project, server, tmp_p
     assert not list(tmp_path.glob("v/.writing"))
 
 
+def test_two_writers_at_a_time(kept: Project, server, tmp_path):
+    other = another(kept, server)
+    argv = [sys.executable, "-m", "reprobox.cli", "vault", "-q", "--without-reprobox", "v", "-C"]
+    writers = [subprocess.Popen([*argv, project.root], cwd=tmp_path) for project in (kept, other)]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    told = kept("vault", "v", "--check", "--json").json
+    assert (told["whole"], len(told["locks"])) == (True, 2)
+
+
 def _is_writing(folder: Path, name: str, process: subprocess.Popen[bytes]) -> bool:
     begun = (folder / name / ".writing").exists() or list(folder.glob(f".{name}.*"))
     return bool(begun) or process.poll() is not None
