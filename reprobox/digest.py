@@ -58,6 +58,9 @@ def _add(value: Any, pieces: list[str]) -> None:
 
 
 def _add_table(table: Mapping[str, Json], pieces: list[str]) -> None:
+    if not table:
+        pieces.append("{}")
+        return
     separator = "{"
     for key in _sorted(table):
         value = table[key]
@@ -67,7 +70,7 @@ def _add_table(table: Mapping[str, Json], pieces: list[str]) -> None:
         else:
             _add(value, pieces)
         separator = ","
-    pieces.append("}" if table else "{}")
+    pieces.append("}")
 
 
 def _add_list(items: Sequence[Json], pieces: list[str]) -> None:

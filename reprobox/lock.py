@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from reprobox.digest import NORMALISER, Ancestry, Json, LayerInputs, canonical, sha256
@@ -166,18 +167,26 @@ def with_ids(layers: Sequence[LockedLayer], epoch: int) -> tuple[LockedLayer, ..
     ids: list[str] = []
     place: dict[str, int] = {}
     below: list[Ancestry] = []
+    above: dict[int, Ancestry] = {}  # of what stands on this layer alone
     for number, layer in enumerate(layers):
         parents = [place[name] for name in layer.parents]
         if len(parents) == 1:
-            below.append(below[parents[0]].then(ids[parents[0]]))
+            (parent,) = parents
+            if parent not in above:
+                above[parent] = below[parent].then(ids[parent])
+            below.append(above[parent])
         else:
             below.append(Ancestry(ids[at] for at in _places(layers, place, parents)))
         place[layer.name] = number
         ids.append(below[number].layer_id(layer.identity(epoch, ())))
     return tuple(
-        layer if layer.id == identity else replace(layer, id=identity)
+        layer if layer.id == identity else LockedLayer(id=identity, **dict(zip(_BUT_ID, _but_id(layer), strict=True)))
         for layer, identity in zip(layers, ids, strict=True)
     )
+
+
+_BUT_ID = tuple(item.name for item in fields(LockedLayer) if item.name != "id")
+_but_id = attrgetter(*_BUT_ID)
 
 
 def _places(layers: Sequence[LockedLayer], place: Mapping[str, int], parents: Sequence[int]) -> list[int]:
