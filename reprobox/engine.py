@@ -527,6 +527,7 @@ def _build_in(
             return _run_commands(step, stage, session, layer, parents, merged, epoch)
         except BuildError:
             session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
+            remove(stage / "seed")
             step = kind.step(replace(request, plain=True, earlier=None))
             assert isinstance(step, Commands)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)

@@ -27,6 +27,11 @@ from reprobox.store import Store
 
 _KEPT_FOR = 30 * 24 * 3600  # seconds that a root for tools is used
 _DPKG = ("dpkg", "--force-unsafe-io", "--no-triggers")
+#: Nothing was booted here, which ``ischroot`` cannot see: libc6 would wait a second for an init to start itself anew.
+_NOT_BOOTED = (
+    'mkdir -p /run/reprobox-quick && ln -sf /bin/true /run/reprobox-quick/ischroot && PATH="/run/reprobox-quick:$PATH"'
+    ' && export PATH && exec "$@"'
+)
 
 
 class Bootstrap:
@@ -60,13 +65,15 @@ class Bootstrap:
             links=_strings(options["links"]),
             epoch=request.epoch,
         )
+        configure = ("dpkg", "--force-unsafe-io", "--configure", "--pending")
         return Commands(
             installing=True,
+            quick=not request.plain,
             seed=partial(seed.plant, planting=planting),
             binds=tuple(Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg),
             commands=(
                 (*_DPKG, "--force-depends", "--unpack", *(f"{INPUTS}/{name}" for name in by_dpkg)),
-                ("dpkg", "--force-unsafe-io", "--configure", "--pending"),
+                configure if request.plain else ("/bin/sh", "-c", _NOT_BOOTED, "sh", *configure),
             ),
             environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},
         )

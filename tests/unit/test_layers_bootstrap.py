@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.backend import BuildRequest
+from reprobox.backend import BuildRequest, ToolRequest
 from reprobox.debian.sources import Source
 from reprobox.engine import BUILD_ENVIRONMENT
 from reprobox.errors import IntegrityError, PlatformError, ResolveError
@@ -21,6 +21,7 @@ from reprobox.lock import Lock, LockedLayer, LockedTarget, read, with_ids, write
 from reprobox.manifest import Layer, parse
 from reprobox.sandbox.backend import Sandbox
 from reprobox.store import Store
+from reprobox.testing import small_base
 from tests.debs import NOW, Key, SmallWorld, Suite, make_deb, serve
 from tests.servers import Server
 
@@ -53,10 +54,10 @@ def locked(found: Resolution) -> LockedLayer:
     return with_ids([layer], max(found.dates))[0]
 
 
-def step(world: SmallWorld, layer: LockedLayer, epoch: int) -> Commands:
+def step(world: SmallWorld, layer: LockedLayer, epoch: int, *, plain: bool = False) -> Commands:
     files = {item.name: world.store.blob(item.sha256) for item in layer.inputs}
     made = Bootstrap().step(
-        StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=epoch, project=world.project)
+        StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=epoch, project=world.project, plain=plain)
     )
     assert isinstance(made, Commands)
     return made
@@ -178,6 +179,26 @@ def test_the_step_unpacks_here_and_lets_dpkg_do_the_rest(tiny, tmp_path):
     assert not (root / "etc/apt/sources.list").exists()
 
 
+@pytest.mark.tool("dpkg-deb")
+@pytest.mark.userns
+def test_scripts_of_the_quick_way_hear_that_nothing_was_booted(tiny, tmp_path):
+    """The real libc6 waits a second for an init that is not there, otherwise."""
+    layer = locked(Bootstrap().resolve(request(tiny, key="keys.asc")))
+    quick, plain = step(tiny, layer, NOW), step(tiny, layer, NOW, plain=True)
+    shell = quick.commands[1][: -len(plain.commands[1])]
+    assert (quick.quick, plain.quick) == (True, False)
+    assert quick.commands == (plain.commands[0], (*shell, *plain.commands[1]))
+    told = Sandbox(tmp_path).tool(
+        ToolRequest(
+            parents=(small_base().tree,),
+            argv=(*shell, "/bin/sh", "-c", "command -v ischroot && ischroot && command -v sh"),
+            environment=BUILD_ENVIRONMENT,
+        )
+    )
+    assert told.status == 0, told.stderr
+    assert b"ischroot" in told.stdout
+
+
 def test_no_known_source(host, store, tmp_path):
     with pytest.raises(ResolveError, match="no source of packages is known"):
         Bootstrap().resolve(request(SmallWorld(Store(store), tmp_path)))
@@ -195,9 +216,9 @@ def test_a_base_stands_on_nothing():
 # -- the real one ------------------------------------------------------------------------------------------------------
 
 
-def built(world: SmallWorld, layer: LockedLayer, epoch: int, folder: Path):
+def built(world: SmallWorld, layer: LockedLayer, epoch: int, folder: Path, *, plain: bool = False):
     """The layer as the sandbox builds it: diff id and index."""
-    made = step(world, layer, epoch)
+    made = step(world, layer, epoch, plain=plain)
     assert made.seed is not None
     for name in ("seed", "output", "scratch"):
         (folder / name).mkdir(parents=True, mode=0o755)
@@ -248,5 +269,5 @@ def test_the_base_is_the_one_that_dpkg_alone_makes(bookworm, session_folder):
     ours = built(world, layer, epoch, session_folder / "planted")
     names = sorted((item.name for item in layer.inputs), key=lambda name: not name.startswith("base-passwd_"))
     by_dpkg = replace(layer, options={**layer.options, "unpack": names, "seed": names})
-    assert built(world, by_dpkg, epoch, session_folder / "by-dpkg") == ours
+    assert built(world, by_dpkg, epoch, session_folder / "by-dpkg", plain=True) == ours
     assert "etc/apt/sources.list\n" not in ours[1]
