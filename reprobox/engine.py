@@ -561,8 +561,8 @@ def _stored(store: Store, layer: LockedLayer) -> StoredLayer:
 def _unpack_verbatim(step: Verbatim, output: Path) -> dict[str, Any]:
     tree = output / "tree"
     tree.mkdir(mode=0o755)
-    step.unpack(tree)
-    (output / "index").write_bytes(write_index(scan(tree)))
+    contents = step.unpack(tree)
+    (output / "index").write_bytes(write_index(scan(tree, contents)))
     config = json.loads(step.config.read_bytes())
     diff_ids = [value.removeprefix("sha256:") for value in config["rootfs"]["diff_ids"]]
     blobs = [

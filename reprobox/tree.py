@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 
 from reprobox import namespace
 from reprobox.digest import Entry, escape, hidden, read_index, unescape, write_index
@@ -126,17 +127,22 @@ def file_sha256(path: bytes | str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def scan(root: Path) -> list[Entry]:
-    """The index of a plain folder: every directory, file and link below it, by path bytes; other types are left out."""
+def scan(root: Path, known: Mapping[bytes, str] | None = None) -> list[Entry]:
+    """The index of a plain folder: every directory, file and link below it, by path bytes; other types are left out.
+
+    ``known`` has the sha256 hex of files, by path, that need not be read again.
+    """
     entries = []
     for path, status in walk(os.fsencode(root)):
-        entry = _entry(os.fsencode(root), path, status)
+        entry = _entry(os.fsencode(root), path, status, known or {})
         if entry is not None:
             entries.append(entry)
     return sorted(entries, key=lambda item: item.path)
 
 
-def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
+def _entry(
+    root: bytes, path: bytes, status: os.stat_result, known: Mapping[bytes, str] = MappingProxyType({})
+) -> Entry | None:
     mode = stat.S_IMODE(status.st_mode)
     full = root + b"/" + path
     if stat.S_ISDIR(status.st_mode):
@@ -144,7 +150,7 @@ def _entry(root: bytes, path: bytes, status: os.stat_result) -> Entry | None:
     if stat.S_ISLNK(status.st_mode):
         return Entry("l", 0o777, escape(os.readlink(full)), path)
     if stat.S_ISREG(status.st_mode):
-        return Entry("f", mode, file_sha256(full), path)
+        return Entry("f", mode, known.get(path) or file_sha256(full), path)
     return None
 
 

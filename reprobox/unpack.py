@@ -56,8 +56,9 @@ class Archive:
     diff_id: str = ""
 
 
-def unpack(root: Path, archives: Iterable[Archive], limits: Limits | None = None) -> tuple[str, ...]:
-    """Lay the archives, lowest first, over each other in the empty folder ``root``; returns what was skipped.
+def unpack(root: Path, archives: Iterable[Archive], limits: Limits | None = None) -> Unpacker:
+    """Lay the archives, lowest first, over each other in the empty folder ``root``; returns who did it, and so knows
+    what was ``skipped``, and the ``contents``.
 
     Raises :class:`IntegrityError` for an archive that is not the one with its diff id, :class:`BuildError` for one that
     is broken or tries to leave the tree, and :class:`ReproboxError` when the disk is full.
@@ -65,14 +66,18 @@ def unpack(root: Path, archives: Iterable[Archive], limits: Limits | None = None
     with Unpacker(root) as unpacker:
         for archive in archives:
             unpacker.layer(archive, limits or Limits())
-    return tuple(unpacker.skipped)
+    return unpacker
 
 
 class Unpacker:
-    """A tree that is being made. As a context manager: modes of folders are set at its end."""
+    """A tree that is being made. As a context manager: modes of folders are set at its end.
+
+    ``contents`` has the sha256 hex of the files that are in the tree, by path, so that nobody need read them again.
+    """
 
     def __init__(self, root: Path) -> None:
         self.skipped: list[str] = []
+        self.contents: dict[bytes, str] = {}
         self._where = root
         self._root = os.open(root, _HANDLE)
         self._handles: dict[bytes, tuple[int, bytes]] = {}  # path as written -> handle, path without links
@@ -180,13 +185,16 @@ class Unpacker:
         except FileExistsError:
             self._clear(handle, name, path)
             file = os.open(name, _CREATE, 0o600, dir_fd=handle)
+        content = hashlib.sha256()
         try:
             for piece in stream.data():
+                content.update(piece)
                 rest = memoryview(piece)
                 while rest:
                     rest = rest[os.write(file, rest) :]
             os.fchmod(file, header.mode)
             os.utime(file, ns=_times(header.mtime))
+            self.contents[path] = content.hexdigest()
             if header.mode & 0o6000 and stat.S_IMODE(os.fstat(file).st_mode) != header.mode:
                 raise BuildError("set-id bits are dropped by the file system", where=str(self._where), hint=_SET_ID)
         finally:
@@ -199,8 +207,8 @@ class Unpacker:
         try:
             if not found or not target:
                 raise FileNotFoundError
-            source = os.lstat(target, dir_fd=found[0])
-            if stat.S_ISDIR(source.st_mode) or (found[1] + b"/" + target if found[1] else target) == path:
+            source, origin = os.lstat(target, dir_fd=found[0]), found[1] + b"/" + target if found[1] else target
+            if stat.S_ISDIR(source.st_mode) or origin == path:
                 raise TarError(f"/{_shown(path)} is a hard link to a folder or to itself")
             self._clear(handle, name, path)
             os.link(target, name, src_dir_fd=found[0], dst_dir_fd=handle, follow_symlinks=False)
@@ -210,6 +218,8 @@ class Unpacker:
             if found:
                 os.close(found[0])
         if stat.S_ISREG(source.st_mode):
+            if origin in self.contents:
+                self.contents[path] = self.contents[origin]
             os.chmod(name, header.mode, dir_fd=handle)
             os.utime(name, ns=_times(header.mtime), dir_fd=handle)
 
@@ -243,6 +253,7 @@ class Unpacker:
         if not stat.S_ISDIR(mode):
             if path not in keep:
                 os.unlink(name, dir_fd=handle)
+                self.contents.pop(path, None)
                 if stat.S_ISLNK(mode):
                     self._moved = True
             return

@@ -149,8 +149,8 @@ def layer_name(number: int, layer: Descriptor) -> str:
     return f"layer-{number:03}{suffix}"
 
 
-def _unpack(archives: Sequence[Archive], tree: Path) -> None:
-    unpack(tree, archives)
+def _unpack(archives: Sequence[Archive], tree: Path) -> Mapping[bytes, str]:
+    return unpack(tree, archives).contents
 
 
 def _chosen(data: bytes, name: str | None, platform: str, where: str) -> Descriptor:

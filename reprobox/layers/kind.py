@@ -158,9 +158,10 @@ class Verbatim:
     """An OCI image taken as it is: unpack its layers into one flattened tree. The image keeps the blobs themselves.
 
     ``config`` is the image's configuration blob, ``layers`` the layer blobs with their media types, lowest first.
+    ``unpack`` returns the sha256 hex of files that it wrote, by path: they need not be read again.
     """
 
-    unpack: Callable[[Path], None]
+    unpack: Callable[[Path], Mapping[bytes, str]]
     config: Path
     layers: tuple[tuple[Path, str], ...]
 

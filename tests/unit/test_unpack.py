@@ -53,7 +53,8 @@ def unpacked(tmp_path: Path, host: Path) -> Unpacked:
             path.write_bytes(layer if isinstance(layer, bytes) else tar(*layer))
             archives.append(Archive(path=path))
         try:
-            unpack(root, archives, limits)
+            contents = unpack(root, archives, limits).contents
+            assert contents == {item.path: item.detail for item in scan(root) if item.kind == "f"}
         finally:
             assert os.listdir(host) == ["file"]
             assert (host / "file").read_bytes() == SECRET
@@ -265,8 +266,8 @@ def test_devices_and_fifos_are_skipped_and_told(tmp_path: Path) -> None:
     ]
     (tmp_path / "upper").write_bytes(tar(*special))
     (tmp_path / "tree").mkdir()
-    skipped = unpack(tmp_path / "tree", [Archive(path=tmp_path / "lower"), Archive(path=tmp_path / "upper")])
-    assert skipped == ("/dev/null (device)", "/dev/sda (device)", "/dev/p (FIFO)")
+    made = unpack(tmp_path / "tree", [Archive(path=tmp_path / "lower"), Archive(path=tmp_path / "upper")])
+    assert made.skipped == ["/dev/null (device)", "/dev/sda (device)", "/dev/p (FIFO)"]
     assert paths(tmp_path / "tree") == ["dev", "keep"]
 
 
@@ -274,7 +275,8 @@ def test_the_real_thing(base_tar: Path, tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
-    unpack(ours, [Archive(path=base_tar, diff_id=digest(base_tar.read_bytes()).removeprefix("sha256:"))])
+    made = unpack(ours, [Archive(path=base_tar, diff_id=digest(base_tar.read_bytes()).removeprefix("sha256:"))])
+    assert scan(ours, made.contents) == scan(ours)
     argv = ["tar", "--numeric-owner", "--same-permissions", "-C", theirs, "-xf", base_tar, "--exclude=./dev/*"]
     subprocess.run(argv, check=True)
     assert [item for item in scan(ours) if not item.path.startswith(b"dev/")] == scan(theirs)
@@ -510,7 +512,7 @@ def test_decompressed_reads_from_where_the_file_stands(tmp_path: Path) -> None:
 
 # -- an ordinary user, a full disk -----------------------------------------------------------------------------------------
 
-_SCRIPT = "import sys; from pathlib import Path; from reprobox.unpack import *; print(unpack(Path(sys.argv[1]), [Archive(path=Path(name)) for name in sys.argv[2:]]))"
+_SCRIPT = "import sys; from pathlib import Path; from reprobox.unpack import *; print(unpack(Path(sys.argv[1]), [Archive(path=Path(name)) for name in sys.argv[2:]]).skipped)"
 
 
 @pytest.mark.ordinary
