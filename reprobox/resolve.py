@@ -628,15 +628,17 @@ def _local_state(draft: _Draft, node: graph.Node, locked: LockedLayer, target: L
     try:
         layer, _ = _resolve_layer(draft, node, target.layers)
     except ManifestError:
-        return "" if _can_do_without(draft, node) else "its files are missing"
+        return _unusable(draft, node)
     return "its files changed" if _content(replace(layer, recipe=locked.recipe)) != _content(locked) else ""
 
 
-def _can_do_without(draft: _Draft, node: graph.Node) -> bool:
-    """Whether all that a layer is made of is locked as inputs, and its local files are just not here."""
+def _unusable(draft: _Draft, node: graph.Node) -> str:
+    """What to say of a layer whose local files cannot be read: nothing where they are not here, and not needed."""
     kind: Any = draft.world.session.kind(node.kind)
-    project = draft.world.session.project
-    return getattr(kind, "complete", False) and not any((project / path).exists() for path in kind.sources(node.layer))
+    if not getattr(kind, "complete", False):
+        return "its files are missing"
+    there = any((draft.world.session.project / path).exists() for path in kind.sources(node.layer))
+    return "its files changed" if there else ""
 
 
 def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str, target: str | None = None) -> None:

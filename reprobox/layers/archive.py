@@ -14,6 +14,7 @@ from reprobox.data import file_sha256
 from reprobox.download import Location, Watch
 from reprobox.errors import FetchError, ManifestError
 from reprobox.image_archive import Contents, choose, contents, extract
+from reprobox.layers.base_file import problem, told_at
 from reprobox.layers.image import ImageBase, resolution
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import Input
@@ -42,9 +43,9 @@ class ArchiveBase(ImageBase):
         if not file.is_file():
             hint = "give a file that `docker save -o base.tar NAME:TAG` or `skopeo copy … oci-archive:base.tar` writes"
             what = "is a folder" if file.is_dir() else "is not there"
-            problem = request.manifest.problem(("base", "archive"), f"the archive {base.reference} {what}", hint)
-            raise ManifestError([problem])
-        found = choose(_contents(file, store), base.name, request.platform, base.reference)
+            raise ManifestError([problem(request, "archive", f"the archive {base.reference} {what}", hint)])
+        with told_at(request, "archive"):
+            found = choose(_contents(file, store), base.name, request.platform, base.reference)
         for document in found.documents.values():
             store.add_blob(document)
         named = {"image": base.name} if base.name else {}

@@ -20,6 +20,7 @@ from reprobox.data import file_sha256
 from reprobox.digest import Json, hidden
 from reprobox.download import Location, Watch
 from reprobox.errors import BuildError, FetchError, ManifestError, PlatformError
+from reprobox.layers.base_file import problem, told_at
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Unpacked
 from reprobox.layers.sif_config import config_of
 from reprobox.lock import Input
@@ -72,9 +73,10 @@ class Sif(_SifBase):
         if not file.is_file():
             what = "is a folder: for a sandbox that Apptainer made, write rootfs" if file.is_dir() else "is not there"
             hint = "give a file that `apptainer build` or `apptainer pull` writes"
-            raise ManifestError([request.manifest.problem(("base", "sif"), f"the file {path} {what}", hint)])
+            raise ManifestError([problem(request, "sif", f"the file {path} {what}", hint)])
         digest = file_sha256(file, world.store)
-        return _resolution(file, digest, request, path, {"path": path}, {_FACT: path})
+        with told_at(request, "sif"):
+            return _resolution(file, digest, request, path, {"path": path}, {_FACT: path})
 
 
 class OrasSif(_SifBase):
@@ -98,7 +100,8 @@ class OrasSif(_SifBase):
         )
         world.fetch([item])
         where = f"oras://{reference}"
-        return _resolution(world.store.blob(blob.digest), blob.digest, request, where, {"reference": where}, hints)
+        with told_at(request, "sif"):
+            return _resolution(world.store.blob(blob.digest), blob.digest, request, where, {"reference": where}, hints)
 
 
 class SifProvider:

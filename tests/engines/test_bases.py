@@ -207,6 +207,12 @@ def test_a_squashfs_in_the_project(project: Callable[[str], Project], tmp_path: 
     assert made.realize()["tree_digest"] != first["tree_digest"]
     tree = json.loads(made("graph", "--format", "json"))
     assert (tree["layers"][0]["kind"], tree["layers"][0]["state"]) == ("sif", "stored")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:300])  # what follows the first hundreds of bytes is padding
+    told = made.call("lock", "--check")
+    assert (told.status, "base (its files changed)" in told.err) == (3, True)
+    told = made.call("lock")
+    assert (told.status, "research.toml:4: base.sif: base.sif: it is cut off" in told.err) == (2, True)
     file.unlink()
     subprocess.run(["rm", "-rf", made.store], check=True)
     gone = made.call("realize")

@@ -16,7 +16,7 @@ import zstandard
 
 from reprobox import image_archive
 from reprobox.digest import tree_digest
-from reprobox.errors import FetchError, IntegrityError, ManifestError, PlatformError, ReproboxError
+from reprobox.errors import FetchError, IntegrityError, ManifestError, PlatformError
 from reprobox.layers.archive import ArchiveBase
 from reprobox.layers.image import OciLayout
 from reprobox.store import Store
@@ -67,9 +67,11 @@ def saved(*layers: bytes, tags: tuple[str, ...] = ("x:1",), **config: Any) -> di
 
 
 def refused(world: SmallWorld, **base: str) -> str:
-    with pytest.raises(ReproboxError) as caught:
+    with pytest.raises(ManifestError) as caught:
         ArchiveBase().resolve(asked(world, {"archive": "base.tar", **base}))
-    return str(caught.value)
+    said = str(caught.value)
+    assert said.startswith("research.toml:4: base.archive: ")
+    return said.removeprefix("research.toml:4: base.archive: ")
 
 
 # -- one image, many archives ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from reprobox import sif
 from reprobox.digest import hidden, tree_digest
-from reprobox.errors import FetchError, ManifestError, PlatformError, ReproboxError
+from reprobox.errors import FetchError, ManifestError, PlatformError
 from reprobox.image import Settings
 from reprobox.layers.archive import ArchiveBase
 from reprobox.layers.kind import StepRequest, Unpacked
@@ -79,9 +80,11 @@ def step(world: SmallWorld, layer: LockedLayer) -> Unpacked:
 
 
 def refused(world: SmallWorld) -> str:
-    with pytest.raises(ReproboxError) as caught:
+    with pytest.raises(ManifestError) as caught:
         Sif().resolve(asked(world, {"sif": "base.sif"}))
-    return str(caught.value)
+    said = str(caught.value)
+    assert said.startswith("research.toml:4: base.sif: ")
+    return said.removeprefix("research.toml:4: base.sif: ")
 
 
 # -- what a SIF gives ------------------------------------------------------------------------------------------------------
@@ -197,6 +200,8 @@ def test_what_is_no_sif(world: SmallWorld, tmp_path: Path) -> None:
     assert refused(world) == f"base.sif: it is neither a SIF nor a SquashFS file{give}; it may not have arrived whole"
     path.write_bytes(b"\x1f\x8b" + bytes(100))
     assert "images of Singularity 1 cannot be read by anything now" in refused(world)
+    with pytest.raises(ManifestError, match=r"targets\.gpu\.base\.sif: base\.sif: it is neither"):
+        Sif().resolve(replace(asked(world, {"sif": "base.sif"}), key="targets.gpu.base"))
     path.unlink()
     path.mkdir()
     assert "base.sif is a folder: for a sandbox that Apptainer made, write rootfs" in refused(world)
