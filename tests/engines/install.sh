@@ -32,7 +32,6 @@ policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
-    made_policy=yes
     trap 'rm -f "$policy"' EXIT
 fi
 
@@ -42,23 +41,7 @@ if [ -n "$missing" ]; then
     # shellcheck disable=SC2086  # a list of words on purpose
     apt-get -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install -q -y --no-install-recommends $missing
 fi
-[ -z "$apptainer" ] || exit 0
-
-# Apptainer is only in Debian sid, on the mirror that this machine's apt uses already. Its source, its lists and its pin stay
-# in a folder of their own: nothing else on this machine ever comes from there.
-echo "engines: installing apptainer"
-mirror=$(apt-get update --print-uris | sed -n "s#^'\(.*/debian\)/dists/bookworm/InRelease'.*#\1#p" | head -n 1)
-[ -n "$mirror" ] || { echo "this machine's apt has no Debian bookworm archive" >&2; exit 1; }
-sid=$(mktemp -d)
-trap 'rm -rf "$sid"; [ -z "${made_policy:-}" ] || rm -f "$policy"' EXIT
-mkdir -p "$sid/lists/partial"
-chmod -R a+rX "$sid"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$sid/sources.list"
-printf 'Package: *\nPin: release n=sid\nPin-Priority: 90\n' >"$sid/preferences"
-from_sid() {
-    apt-get -o Acquire::Retries=3 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Dir::Etc::SourceList="$sid/sources.list" \
-        -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::Preferences="$sid/preferences" -o Dir::State::Lists="$sid/lists" \
-        -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
-}
-from_sid update -q
-from_sid install -q -y --no-install-recommends -t sid apptainer
+if [ -z "$apptainer" ]; then
+    echo "engines: installing apptainer"
+    sh "$(dirname "$0")/install-apptainer.sh"
+fi

@@ -171,7 +171,8 @@ def squasher_version(program: str) -> str:
     """``4.5.1``. Raises :class:`BackendError` where it cannot do zstd."""
     done = subprocess.run([program, "-version"], capture_output=True, text=True, check=False, errors="replace")
     words = done.stdout.split()
-    helped = subprocess.run([program, "-help"], capture_output=True, text=True, check=False, errors="replace")
+    # From 4.7 on, -help is a table of contents; what does not know -help-all says all it knows.
+    helped = subprocess.run([program, "-help-all"], capture_output=True, text=True, check=False, errors="replace")
     known = helped.stdout + helped.stderr
     for word in ("zstd", "-offset", "-no-hardlinks"):
         if word not in known:
