@@ -25,6 +25,7 @@ VERBS = {
     "realize": "make the environment exist",
     "run": "run a command in the environment",
     "shell": "open a shell in the environment",
+    "inspect": "show an environment: its image, its lock, its layers, and what a backend holds",
     "freeze": "make layers of what was changed by hand in `shell --writable`",
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",

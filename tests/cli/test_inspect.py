@@ -1,0 +1,59 @@
+"""`inspect`: the same facts of an environment on every backend, before and after it is built."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from reprobox.plugins import Plugins
+from tests.cli.test_entry_points import BACKENDS
+
+pytestmark = pytest.mark.userns
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_facts_are_the_same_on_every_backend(project, backend):
+    if backend not in Plugins().backends:
+        pytest.skip(f"the plugin for {backend} is not installed")
+    project.edit('version = "1.0"', 'version = "1.0"\nlicense = "MIT"')
+    assert project("lock", "-q").status == 0
+    done = project.process("realize", "--backend", backend, "--json").json
+    told = project.process("inspect", "--backend", backend, "--json").json
+    assert told["image"]["image_digest"] == done["image_digest"]
+    assert told["image"]["tree_digest"] == done["tree_digest"]
+    assert told["image"]["command"] == ["/bin/sh", "/work/main.sh"]
+    labels = {"title": "small", "version": "1.0", "licenses": "MIT"}
+    assert told["image"]["labels"] == {f"org.opencontainers.image.{name}": value for name, value in labels.items()}
+    assert [(item["name"], item["id"], item["diff_id"]) for item in told["layers"]] == [
+        (item["name"], item["id"], item["diff_id"]) for item in done["layers"]
+    ]
+    held = told["held"]
+    assert (held["location"], held["there"]) == (done["location"], True)
+    assert backend == "sandbox" or told["image"]["labels"].items() <= held["labels"].items()
+    if backend == "sandbox":
+        shown = project("inspect").out
+        assert f"small, target default, linux/{told['platform'][6:]}\nimage digest  {done['image_digest']}\n" in shown
+        assert "command       /bin/sh /work/main.sh\n" in shown
+        assert f"sandbox       holds it at {done['location']}" in shown
+
+
+def test_what_is_not_built_has_no_digests(fresh):
+    told = fresh("inspect", "--json").json
+    assert told["image"] is None
+    assert {layer["diff_id"] for layer in told["layers"]} == {None}
+    assert told["lock"]["seal"] is None
+    assert told["held"] == {"backend": "sandbox", "location": None, "there": False, "current": False, "labels": {}}
+    assert "image         not built here: `reprobox realize` does\n" in fresh("inspect").out
+
+
+def test_what_the_sandbox_cannot_hold_or_nobody_has_is_refused(project):
+    told = project("inspect", "some.sif")
+    assert told.status == 2
+    assert told.err == (
+        "error: some.sif: the sandbox holds folders of layers, which have no labels\n"
+        "  hint: say who holds it: --backend singularity for a SIF, --backend docker for the name of an image\n"
+    )
+    shutil.rmtree(project.root / "src")
+    project.lock.unlink()
+    assert project("inspect").status == 3
