@@ -212,7 +212,7 @@ def test_a_squashfs_in_the_project(project: Callable[[str], Project], tmp_path: 
     told = made.call("lock", "--check")
     assert (told.status, "base (its files changed)" in told.err) == (3, True)
     told = made.call("lock")
-    assert (told.status, "research.toml:4: base.sif: base.sif: it is cut off" in told.err) == (2, True)
+    assert (told.status, "research.toml:4: base.sif: base.sqfs: it is cut off" in told.err) == (2, True)
     file.unlink()
     subprocess.run(["rm", "-rf", made.store], check=True)
     gone = made.call("realize")
