@@ -80,6 +80,13 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     return LayerGraph(nodes=(*nodes, *_outside(manifest, kinds, order)))
 
 
+def unordered(manifest: Manifest) -> LayerGraph:
+    """The nodes that :func:`build` finds, in the manifest's order and without parents: for who asks what there is."""
+    nodes = [_special(manifest, BASE, manifest.base.kind, ())]
+    nodes += [Node(name=layer.name, kind=layer.kind, parents=(), layer=layer) for layer in manifest.layers]
+    return LayerGraph(nodes=(*nodes, _special(manifest, SKELETON, SKELETON, ())))
+
+
 def _outside(manifest: Manifest, kinds: Mapping[str, Kind], order: Mapping[str, int]) -> Iterator[Node]:
     """Layers that are no part of the image: they stand on layers of the image, and nothing stands on them."""
     above: list[Layer] = []

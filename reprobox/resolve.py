@@ -257,11 +257,11 @@ def _draft(
     upgrade: Upgrade = KEEP,
     shared: _Shared | None = None,
     *,
-    with_code: bool = False,
+    layers: graph.LayerGraph | None = None,
 ) -> _Draft:
     selected = manifest.select(name)
     platform = selected.targets[name].platform
-    layers = graph.build(selected, session.plugins.kinds, with_code=with_code)
+    layers = layers or graph.build(selected, session.plugins.kinds)
     old = old_target(previous, name, platform, manifest.targets)
     asked = {node.name: (node.kind, _asked(selected, node)) for node in layers.nodes}
     return _Draft(
@@ -536,7 +536,8 @@ def with_code_layer(session: Session, manifest: Manifest, lock: Lock, name: str)
         options = {**lock.checkout.options, "to": manifest.code.target}
         baked = replace(lock.checkout, parents=(graph.SKELETON,), options=options)
         return replace(target, layers=with_ids([*target.layers, baked], epoch))
-    draft = _draft(session, manifest, name, with_code=True)
+    layers = graph.build(manifest.select(name), session.plugins.kinds, with_code=True)
+    draft = _draft(session, manifest, name, layers=layers)
     layer, _ = _resolve_layer(draft, draft.graph.node(graph.CODE), target.layers)
     return replace(target, layers=with_ids([*target.layers, layer], epoch))
 
@@ -595,7 +596,8 @@ def _changed_local_layers(
     changed: list[str] = []
     for name in (name for name in names if name in lock.targets):
         target = lock.targets[name]
-        draft = _draft(session, manifest, name)
+        layers = None if changes else graph.unordered(manifest.select(name))  # as it was locked, so it is in order
+        draft = _draft(session, manifest, name, layers=layers)
         locked = {layer.name: layer for layer in target.layers}
         for node in draft.graph.nodes:
             if node.layer.options is None:  # made of manifest keys alone

@@ -37,6 +37,7 @@ def test_a_plugins_backend_realizes_and_runs_and_has_a_quick_way(merging, tmp_pa
         modules = set(loaded.read_text().split())
         slow = {"argparse", "reprobox.lock", "reprobox.manifest", "reprobox.plugins", "tomllib"}
         assert not modules & slow - {"reprobox.plugins"} if quick else slow <= modules
+        assert "networkx" not in modules
     # What the engine lost is made again, whatever the record says.
     for command in (("run", "--", "cat", "/greeting"), ("realize", "--json")):
         merging.process("run", "--", "true")

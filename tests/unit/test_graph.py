@@ -65,6 +65,15 @@ def test_without_layers_there_are_base_and_skeleton():
     assert found.node("base").layer.options == manifest_of().base
 
 
+@pytest.mark.parametrize(
+    "layers", [(), (("a", "copy"), ("b", "run"), ("c", "apt", ["b"])), (("a", "run"), ("b", "apt", ["a"]))]
+)
+def test_what_there_is_can_be_asked_without_an_order(layers):
+    asked, built = graph.unordered(manifest_of(*layers)), graph.build(manifest_of(*layers), NEEDS)
+    assert order(asked) == order(built)
+    assert [(node.kind, node.layer) for node in asked.nodes] == [(node.kind, node.layer) for node in built.nodes]
+
+
 def test_the_code_is_the_last_layer_where_it_is_baked_in():
     found = graph.build(manifest_of(("a", "copy")), NEEDS, with_code=True)
     assert edges(found) == {"base": (), "a": ("base",), "skeleton": ("a",), "code": ("skeleton",)}
