@@ -36,6 +36,9 @@ def check_vault(shelf: Shelf) -> Checked:
         names = shelf.names()
     except IntegrityError as error:
         return Checked(locks=(), blobs=0, size=0, wrongs=(Wrong("index.json", error.message),), notes=())
+    except OSError as error:
+        wrong = Wrong(str(error.filename), f"it cannot be read: {error.strerror}")
+        return Checked(locks=(), blobs=0, size=0, wrongs=(wrong,), notes=())
     look = _Look(shelf, index, names)
     wrongs = tuple(look.all())
     return Checked(

@@ -25,6 +25,7 @@ from reprobox.tree import file_sha256
 from reprobox.vault.documents import MEDIA_TYPE, NAME, Entry, Kept, Part, sorted_parts
 from reprobox.vault.licences import Licence, inventory, licence_of
 from reprobox.vault.project_files import gather, write_project
+from reprobox.vault.provider import LocalVault
 from reprobox.vault.remote import is_registry, push_vault
 from reprobox.vault.tools import tool_wheels
 from reprobox.vault.write import Addition, Blob, Sink, Written, blob_in, blob_of, write_vault
@@ -96,7 +97,7 @@ def keep(
         _add_project(parts, session, project, manifest, lock, stage)
         licences = _licences(session.store, inputs)
         titles = _add_inputs(parts, session.store, inputs, licences)
-        left_out |= dict(_add_indices(parts, session.store, lock))
+        left_out |= dict(_add_indices(parts, session, lock))
         parts.data("inventory", "inventory.txt", inventory(inputs.values(), licences, left_out, titles).encode())
         if choice.tools:
             _add_tools(parts, session.store)
@@ -159,7 +160,7 @@ def _not_kept(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, str]]:
     for name, target in lock.targets.items():
         place = str(target.base.facts.get("path", ""))
         if target.base.kind in ("rootfs", "oci", "archive", "sif") and (place.startswith(("/", "..")) or not place):
-            yield f"base of {name}", f"{place} lies outside the project: keep it yourself, or use --with-layers"
+            yield f"base of {name}", f"{place} lies outside the project: keep it yourself"
         for layer in target.layers:
             if uses_network(layer):
                 yield f"layer {layer.name}", "its step uses the network, and what it loads is not locked"
@@ -227,7 +228,7 @@ def _add_project(
     parts.add(part, blob_in(tar, PROJECT))
 
 
-def _add_indices(parts: _Parts, store: Store, lock: Lock) -> Iterator[tuple[str, str]]:
+def _add_indices(parts: _Parts, session: Session, lock: Lock) -> Iterator[tuple[str, str]]:
     """The signed lists that packages were chosen from, as far as this machine has them, and the keys that signed.
 
     Yields those that are not here.
@@ -238,7 +239,10 @@ def _add_indices(parts: _Parts, store: Store, lock: Lock) -> Iterator[tuple[str,
             wanted[str(index["sha256"])] = f"indices/{index['archive']}_{index['suite']}_InRelease".replace(" ", "-")
         if keys := layer.facts.get("keys"):
             parts.data("key", f"keys/{layer.name}.asc", str(keys).encode())
-    here = dict(_remembered(store, wanted))
+    here = dict(_remembered(session.store, wanted))
+    for vault in session.vaults:
+        if isinstance(vault, LocalVault):
+            here |= {digest: data for digest in wanted.keys() - here.keys() if (data := vault.document(digest))}
     for digest, title in sorted(wanted.items(), key=lambda pair: pair[1]):
         if digest in here:
             name = title if title not in {part.title for part in parts.parts} else f"{title}.{digest[:12]}"

@@ -55,12 +55,17 @@ class Shelf(Protocol):
 
 def open_shelf(path: Path) -> Shelf:
     """The vault at ``path``. Raises :class:`UsageError` where there is none."""
-    if path.is_dir():
-        if (path / "oci-layout").is_symlink() or (path / "oci-layout").exists():
-            return FolderShelf(path)
-        raise UsageError("this folder is no vault: it has no oci-layout", where=str(path), hint=_MAKE)
-    if path.is_file():
-        return TarShelf(path)
+    try:
+        if path.is_dir():
+            if "oci-layout" in os.listdir(path):
+                return FolderShelf(path)
+            raise UsageError("this folder is no vault: it has no oci-layout", where=str(path), hint=_MAKE)
+        if path.is_file():
+            path.open("rb").close()
+            return TarShelf(path)
+    except OSError as error:
+        hint = "whoever made it must let you read it: chmod -R a+rX"
+        raise UsageError(f"the vault cannot be read: {error.strerror}", where=str(path), hint=hint) from None
     raise UsageError("there is no vault", where=str(path), hint=_MAKE)
 
 

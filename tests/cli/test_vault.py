@@ -595,6 +595,19 @@ def test_what_is_no_vault(kept: Project, given, said):
         )
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.parametrize("name", ["vault", "vault.tar"])
+def test_a_vault_that_may_not_be_read(kept: Project, name):
+    vault(kept, name).chmod(0)
+    done = kept("vault", name, "--check")
+    Path(name).chmod(0o700)
+    assert done.status == 2
+    assert done.err == (
+        f"error: {name}: the vault cannot be read: Permission denied\n"
+        "  hint: whoever made it must let you read it: chmod -R a+rX\n"
+    )
+
+
 def test_a_vault_is_not_written_over_other_things(kept: Project):
     Path("notes").mkdir()
     Path("notes/a.txt").write_text("mine")
