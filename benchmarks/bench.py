@@ -69,6 +69,19 @@ RUN pip install -q --break-system-packages {packages}
 RUN mkdir /dataset /final_log
 """
 
+DEFINITION = """\
+Bootstrap: docker
+From: {base}
+
+%files
+    ca.crt /etc/bench-ca.crt
+%post
+    export PIP_CERT=/etc/bench-ca.crt PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
+    apt-get update -q && apt-get install -q -y --no-install-recommends python3 python3-pip
+    pip install -q --break-system-packages {packages}
+    mkdir /dataset /final_log
+"""
+
 HUNDRED = """\
 [project]
 name = "bench-hundred"
@@ -224,7 +237,8 @@ class Bench:
         folder.mkdir(exist_ok=True)
         bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
         shutil.copy(bundle, folder / "ca.crt")
-        (folder / "Dockerfile").write_text(RECIPE.format(base=self.base, packages=" ".join(packages)))
+        for name, recipe in (("Dockerfile", RECIPE), ("Apptainer.def", DEFINITION)):
+            (folder / name).write_text(recipe.format(base=self.base, packages=" ".join(packages)))
         return folder
 
     def docker_build(self, *options: str, tag: str = "latest") -> None:
@@ -249,6 +263,16 @@ class Bench:
     def buildah_forget(self) -> None:
         if (self.folder / "buildah").exists():
             self.buildah("rmi", "--all", "--force")
+
+    # -- Apptainer
+
+    def apptainer_build(self) -> None:
+        environment = {**os.environ, "APPTAINER_CACHEDIR": str(self.folder / "apptainer"), "APPTAINER_NOHTTPS": "1"}
+        argv = ["apptainer", "build", "--force", "--fakeroot", self.folder / "peer.sif", "Apptainer.def"]
+        call(argv, cwd=self.context_path, env=environment)
+
+    def apptainer_forget(self) -> None:
+        clear(self.folder / "apptainer")
 
 
 def have(program: str, *argv: str) -> bool:
@@ -419,6 +443,25 @@ def run(bench: Bench) -> Iterator[Row]:
     yield row
 
 
+def sif(bench: Bench) -> Iterator[Row]:
+    """A SIF of the recipe, with nothing in the store, against `apptainer build`; both download everything."""
+    if not have("apptainer"):
+        return
+    project, store = bench.recipe(), bench.store("sif")
+    bench.context()
+    bench.reprobox(bench.store("lock"), "lock", project)
+
+    def realize(*output: str) -> None:
+        bench.reprobox(store, "realize", project, "--backend", "singularity", *output)
+
+    row = Row(work="cold realize to a SIF", seconds=clock(realize, lambda: clear(store), bench.repeat))
+    row.peers["apptainer build"] = clock(bench.apptainer_build, bench.apptainer_forget, 1)
+    row.goals["apptainer build"] = 1 / 5
+    again = clock(lambda: realize("--output", str(bench.folder / f"{time.time_ns()}.sif")))
+    row.notes.append(f"another SIF of layers that are in the store: {again:.1f} s")
+    yield row
+
+
 def bootstrap(bench: Bench) -> Iterator[Row]:
     """A Debian base from its packages, against mmdebstrap with the same list of packages; both download everything."""
     project, store = bench.project("bootstrap", BOOTSTRAP), bench.store("bootstrap")
@@ -554,6 +597,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "nothing": nothing,
     "package": package,
     "run": run,
+    "sif": sif,
     "bootstrap": bootstrap,
     "lock": fresh_lock,
     "inputs": inputs,
