@@ -267,9 +267,24 @@ class Bench:
     # -- Apptainer
 
     def apptainer_build(self) -> None:
-        environment = {**os.environ, "APPTAINER_CACHEDIR": str(self.folder / "apptainer"), "APPTAINER_NOHTTPS": "1"}
-        argv = ["apptainer", "build", "--force", "--fakeroot", self.folder / "peer.sif", "Apptainer.def"]
-        call(argv, cwd=self.context_path, env=environment)
+        """As the ordinary user that REPROBOX_TEST_USER names, if one is: root needs CAP_SYS_RESOURCE for it."""
+        user, place = os.environ.get("REPROBOX_TEST_USER"), self.folder / "apptainer"
+        shutil.copytree(self.context_path, place)
+        self.folder.chmod(0o755)
+        as_user = ["runuser", "--user", user, "--"] if user else []
+        if user:
+            call(["chown", "-R", f"{user}:", place])
+        home = {"HOME": str(place), "APPTAINER_CACHEDIR": str(place / "cache"), "APPTAINER_TMPDIR": str(place)}
+        argv = [
+            *as_user,
+            "apptainer",
+            "build",
+            "--force",
+            *(["--fakeroot"] if user else []),
+            "peer.sif",
+            "Apptainer.def",
+        ]
+        call(argv, cwd=place, env={**os.environ, **home, "APPTAINER_NOHTTPS": "1"})
 
     def apptainer_forget(self) -> None:
         clear(self.folder / "apptainer")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reprobox import sif
 from tests.engines import later_builder
 from tests.engines.project import ROOT, Project, digests, script_digest
 
@@ -247,3 +248,32 @@ def test_the_same_manifest_on_an_image_from_a_registry(quickstart, base_image, s
     tree = session_folder / "image-rootfs"
     project("export", "--format", "rootfs", "-o", tree)
     assert script_digest(tree) == told["tree_digest"]
+
+
+@pytest.mark.apptainer
+def test_apptainer_builds_the_layers_that_the_sandbox_builds(quickstart, told, session_folder):
+    built = quickstart.with_inputs_only(session_folder / "by-apptainer").realize(
+        "--offline", "--builder", "singularity"
+    )
+    assert built["builder"] == "singularity"
+    assert [layer["diff_id"] for layer in built["layers"]] == [layer["diff_id"] for layer in told["layers"]]
+    assert digests(built) == digests(told)
+
+
+@pytest.mark.apptainer
+@pytest.mark.ordinary
+@pytest.mark.tool("unsquashfs")
+def test_a_sif_shows_the_same_tree_and_runs_for_anyone(quickstart, told, session_folder, user):
+    image, tree = session_folder / "quickstart.sif", session_folder / "unsquashed"
+    quickstart("realize", "--backend", "singularity", "--output", image)
+    with image.open("rb") as file:
+        primary = sif.read(file).primary
+    assert primary is not None
+    unpack = ["unsquashfs", "-quiet", "-no-progress", "-offset", str(primary.offset), "-dest", tree, image]
+    subprocess.run(unpack, check=True, capture_output=True)
+    assert script_digest(tree) == told["tree_digest"]
+    copy = shutil.copy(image, user.home / "quickstart.sif")
+    done = user.run(
+        ["apptainer", "--silent", "exec", copy, "python3", "-c", "import numpy; print(numpy.arange(3).sum())"]
+    )
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
