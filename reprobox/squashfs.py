@@ -46,6 +46,10 @@ class SquashFsError(ValueError):
     """It is no SquashFS that can be read; the message says why."""
 
 
+class CompressionError(SquashFsError):
+    """It is sound, as far as one can see, and packed in a way that is not read here."""
+
+
 class _Inode(NamedTuple):
     number: int
     kind: bytes
@@ -295,7 +299,7 @@ def _unpacker(compression: str) -> Callable[[bytes, int], bytes]:
         return _xz
     if compression == "zstd":
         return _zstd()
-    raise SquashFsError(f"it is compressed with {compression}, which is not read here: gzip, xz and zstd are")
+    raise CompressionError(f"it is compressed with {compression}, which is not read here: gzip, xz and zstd are")
 
 
 def _gzip(data: bytes, most: int) -> bytes:

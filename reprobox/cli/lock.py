@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -158,6 +158,7 @@ def summary(lock: Lock, *, changed: bool) -> tuple[dict[str, Any], list[str]]:
         "sealed": all(target.seal is not None for target in lock.targets.values()),
         "unpinned": unpinned,
         "mounts": {path: _mount(mount) for path, mount in lock.mounts.items()},
+        "left": list(dict.fromkeys(_left(lock))),
     }
     state = "wrote research.lock" if changed else "research.lock is up to date"
     targets = f"{len(lock.targets)} targets, " if len(lock.targets) > 1 else ""
@@ -169,7 +170,15 @@ def summary(lock: Lock, *, changed: bool) -> tuple[dict[str, Any], list[str]]:
     lines += [
         f"not pinned: layer {name!r} uses the network; `reprobox lock --seal` pins what it makes" for name in unpinned
     ]
+    lines += [f"not taken from the base: {text}" for text in dict.fromkeys(_left(lock))]
     return document, lines
+
+
+def _left(lock: Lock) -> Iterator[str]:
+    """What the bases say that no image can say, and so was not taken over."""
+    for target in lock.targets.values():
+        left = target.base.facts.get("left", ())
+        yield from map(str, left if isinstance(left, Sequence) else ())
 
 
 def _mount(mount: LockedMount) -> dict[str, object]:

@@ -26,7 +26,7 @@ from reprobox.layers.sif_config import config_of
 from reprobox.lock import Input
 from reprobox.manifest import Base, Layer
 from reprobox.registry import Reference
-from reprobox.squashfs import SquashFs, SquashFsError
+from reprobox.squashfs import CompressionError, SquashFs, SquashFsError
 from reprobox.tar_stream import FOLDER, Header
 from reprobox.unpack import Limits, Unpacker
 
@@ -139,8 +139,6 @@ def _resolution(
     with _opened(file, where, request.platform) as found:
         config, left = config_of(found.system)
         created, kind = found.created, found.type
-    for text in left:
-        request.world.say(f"{where}: {text}")
     facts: dict[str, Json] = {**origin, "config": config, "created": created}
     if left:
         facts["left"] = list(left)
@@ -229,6 +227,9 @@ def _opened(path: Path, where: str, platform: str) -> Iterator[_Opened]:
     try:
         with path.open("rb") as file:
             yield _Opened(file, platform, where)
+    except CompressionError as error:
+        again = f"`apptainer build --sandbox dir {where}`, then `apptainer build new.sif dir`"
+        raise FetchError(str(error), where=where, hint=f"pack it again: {again}") from None
     except (sif.SifError, SquashFsError) as error:
         raise FetchError(str(error), where=where, hint="copy or build the file again: it is broken") from None
     except OSError as error:

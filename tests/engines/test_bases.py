@@ -195,9 +195,13 @@ def test_a_squashfs_in_the_project(project: Callable[[str], Project], tmp_path: 
     for name in ("etc", "dev", "tmp", "proc", "sys", "run"):
         (tmp_path / "root" / name).mkdir(parents=True)
     (tmp_path / "root/etc/name").write_text("small\n")
+    (tmp_path / "root/.singularity.d/env").mkdir(parents=True)
+    (tmp_path / "root/.singularity.d/env/90-environment.sh").write_text("export NOW=$(date)\n")
     file = made.path / "base.sqfs"
     pack(tmp_path / "root", file)
-    made("lock")
+    computed = "not taken from the base: the environment is computed by 90-environment.sh: export NOW=$(date)"
+    assert made("lock").splitlines()[1:] == [computed]
+    assert "computed" not in made.call("lock", "--check").err
     first = made.realize()
     (tmp_path / "root/etc/name").write_text("other\n")
     pack(tmp_path / "root", file)

@@ -247,6 +247,11 @@ def test_broken_sifs(root: Path, world: SmallWorld, tmp_path: Path) -> None:
     )
     path.write_bytes(data[:4113] + struct.pack("<q", 1 << 50) + data[4121:])
     assert f"its object 1 ({size} bytes at byte {1 << 50}) reaches beyond" in refused(world)
+    path.write_bytes(data[: 32768 + 20] + b"\3\0" + data[32768 + 22 :])
+    assert refused(world) == (
+        "base.sif: it is compressed with lzo, which is not read here: gzip, xz and zstd are\n"
+        "  hint: pack it again: `apptainer build --sandbox dir base.sif`, then `apptainer build new.sif dir`"
+    )
     path.write_bytes(data[:4113] + struct.pack("<q", 32767) + data[4121:])
     assert refused(world) == f"base.sif: it is no SquashFS: it does not begin with hsqs{again}"
 
