@@ -86,6 +86,13 @@ class Docker:
                     self._engine.sweep()
             return self._engine
 
+    def close(self) -> None:
+        """Let go of the engine. A process that ends does so by itself."""
+        with self._lock:
+            if self._engine is not None:
+                self._engine.close()
+                self._engine = None
+
     def _local(self) -> Engine:
         """The engine, where it sees this machine's files."""
         engine = self.engine()

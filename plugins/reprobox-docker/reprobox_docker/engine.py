@@ -34,17 +34,26 @@ class Engine:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.api: Any = None
         self._guard: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self.pid = os.getpid()
+        try:
+            self._connect()
+            self._check_age()
+        except BaseException:
+            self.close()
+            raise
+        self.api.timeout = None  # a step may say nothing for hours
+
+    def _connect(self) -> None:
+        endpoint = self.endpoint
         try:
             self.api = APIClient(base_url=endpoint.address, version="auto", timeout=_FIRST_ANSWER, **endpoint.options)
             self.version: dict[str, Any] = self.api.version()
             self.info: dict[str, Any] = self.api.info()
         except (DockerException, RequestException, OSError, ValueError) as error:
             raise _unreachable(endpoint, error) from None
-        self.api.timeout = None  # a step may say nothing for hours
-        self._check_age()
 
     def _check_age(self) -> None:
         spoken = str(self.version.get("ApiVersion", "0.0"))
@@ -71,7 +80,10 @@ class Engine:
 
     @property
     def rootless(self) -> bool:
-        return self._security("rootless")
+        """Whether it runs as an ordinary user. Podman does not say so; its socket is that user's."""
+        socket = self.endpoint.socket
+        own = self.is_podman and bool(socket) and os.stat(socket).st_uid != 0
+        return own or self._security("rootless")
 
     @property
     def remapped(self) -> bool:
@@ -84,6 +96,14 @@ class Engine:
         status = dict(item for item in self.info.get("DriverStatus") or () if len(item) == 2)
         return not self.is_podman and "containerd" not in str(status.get("driver-type", ""))
 
+    @property
+    def limits_are_kept(self) -> bool:
+        """Whether it has a cgroup to limit containers with: without root, only the second version gives it one."""
+        return not self.rootless or self._cgroup() == "2"
+
+    def _cgroup(self) -> str:
+        return str(self.info.get("CgroupVersion") or 1).removeprefix("v")
+
     def facts(self) -> dict[str, str]:
         """What ``doctor`` shows."""
         return {
@@ -92,7 +112,7 @@ class Engine:
             "api": str(self.version.get("ApiVersion", "")),
             "storage driver": str(self.info.get("Driver", "")),
             "rootless": "yes" if self.rootless else "no",
-            "cgroup": f"v{self.info.get('CgroupVersion') or 1} ({self.info.get('CgroupDriver') or 'none'})",
+            "cgroup": f"v{self._cgroup()} ({self.info.get('CgroupDriver') or 'none'})",
         }
 
     # -- containers
@@ -143,7 +163,8 @@ class Engine:
                     self._guard.stdin.close()
                 self._guard.wait()
                 self._guard = None
-        self.api.close()
+        if self.api is not None:
+            self.api.close()
 
     def sweep(self) -> None:
         """Remove containers of processes of this machine that are gone: of a power cut, say."""
@@ -151,6 +172,15 @@ class Engine:
             for item in self.api.containers(all=True, filters={"label": OWNER}):
                 if is_orphan(item["Labels"].get(OWNER, "")):
                     self.remove(item["Id"])
+
+    def has_path(self, name: str, path: str) -> bool:
+        """Whether a container has something at ``path``."""
+        try:
+            pieces, _ = self.api.get_archive(name, path)
+        except (NotFound, APIError):
+            return False
+        pieces.close()
+        return True
 
     def read(self, name: str, path: str) -> bytes:
         """A plain file of a container; empty where there is none."""

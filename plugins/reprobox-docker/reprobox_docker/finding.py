@@ -6,8 +6,8 @@ Source: docker(1), "Environment variables"; the rootless mode of Docker; podman-
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from reprobox.errors import BackendError
@@ -52,9 +52,9 @@ def find() -> Endpoint:
         return wanted
     problem = None
     for path in usual_sockets():
-        endpoint = Endpoint(address=f"unix://{path}", said_by="its usual place")
         if not os.path.exists(path):
             continue
+        endpoint = Endpoint(address=f"unix://{path}", said_by="its usual place")
         try:
             _check(endpoint)
             return endpoint
@@ -103,17 +103,20 @@ def _context() -> Endpoint | None:
 
 
 def _check(endpoint: Endpoint) -> None:
-    """Whether the socket is there and may be used, in words."""
-    path = Path(endpoint.socket)
+    """Whether somebody answers at the socket, and may be asked, in words."""
+    path = endpoint.socket
     try:
-        path.stat()
-        denied = not os.access(path, os.R_OK | os.W_OK)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
     except PermissionError:
-        denied = True
-    except OSError:
-        raise BackendError(
-            f"there is no engine at {endpoint.socket}, which {endpoint.said_by} names", hint=START
-        ) from None
-    if denied:
         user = user_name()
-        raise BackendError(f"{user} may not use the engine's socket {path}", hint=JOIN.format(user=user))
+        raise BackendError(f"{user} may not use the engine's socket {path}", hint=JOIN.format(user=user)) from None
+    except ConnectionRefusedError:
+        raise BackendError(
+            f"the engine at {path} does not run: its socket is there, and nothing answers", hint=START
+        ) from None
+    except OSError as error:
+        reason = "there is none" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise BackendError(
+            f"no engine can be reached at {path}, which {endpoint.said_by} names: {reason}", hint=START
+        ) from None

@@ -38,6 +38,8 @@ _SECRETS = "/run/secrets"
 _STDIN = "/run/.reprobox-stdin"
 _EMPTY = "reprobox/empty:1"
 _LAST_LINES = 20
+#: Where environments have the program that gives another exactly the environment it names.
+ENV = ("/usr/bin/env", "/bin/env")
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system that is never on a disk
 #: What the waiting process does: nothing, until its terminal is gone.
 WAIT = ("-c", "read -r _")
@@ -140,7 +142,7 @@ def step_config(engine: Engine, image: str, stage: Path, binds: Sequence[Bind], 
         "Tmpfs": {"/run": "rw,exec,nosuid,nodev,mode=755", "/tmp": "rw,exec,nosuid,nodev,mode=1777"},  # noqa: S108
         "Ulimits": engine.limits(),
         "ShmSize": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2,
-        "Mounts": [mount(bind) for bind in binds],
+        "Mounts": mounts(engine, stage, binds),
         "LogConfig": {"Type": "none", "Config": {}},
     }
     if engine.remapped:
@@ -159,14 +161,25 @@ def step_config(engine: Engine, image: str, stage: Path, binds: Sequence[Bind], 
     }
 
 
-def mount(bind: Bind) -> dict[str, Any]:
-    return {
-        "Type": "bind",
-        "Source": os.path.realpath(bind.source),
-        "Target": bind.target,
-        "ReadOnly": not bind.writable,
-        "BindOptions": {"Propagation": "rprivate"},
-    }
+def mounts(engine: Engine, stage: Path, binds: Sequence[Bind]) -> list[dict[str, Any]]:
+    """Mounts in the words of the engine's API, of sources without links."""
+    found = []
+    for number, bind in enumerate(binds):
+        source = os.path.realpath(bind.source)
+        if engine.is_podman and set(source) & set(",:"):  # which it takes for the end of the name
+            alias = stage / f"source-{number}"
+            alias.symlink_to(source)
+            source = str(alias)
+        found.append(
+            {
+                "Type": "bind",
+                "Source": source,
+                "Target": bind.target,
+                "ReadOnly": not bind.writable,
+                "BindOptions": {"Propagation": "rprivate"},
+            }
+        )
+    return found
 
 
 def _profile(engine: Engine, stage: Path) -> str:
@@ -270,7 +283,7 @@ def _quoted(text: str) -> str:
 def _programs(tree: Tree) -> dict[str, str]:
     """Where the environment has a shell and ``env``."""
     found: dict[str, str] = {}
-    for name, paths in {"sh": ("/bin/sh",), "env": ("/usr/bin/env", "/bin/env")}.items():
+    for name, paths in {"sh": ("/bin/sh",), "env": ENV}.items():
         for path in paths:
             entry = tree.get(tree.resolve(path.strip("/").encode(), final=True))
             if entry is not None and entry.kind == "f":

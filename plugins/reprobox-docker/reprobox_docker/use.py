@@ -16,11 +16,12 @@ from reprobox.launch import HOME, account_lines, user_name, with_account
 from reprobox.staging import staging_folder
 from reprobox_docker import terminal
 from reprobox_docker.engine import Engine, translated
-from reprobox_docker.step import mount
+from reprobox_docker.step import ENV, mounts
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 #: What the engine would otherwise put into the environment.
 _ENGINES_OWN = ("PATH", "HOME", "HOSTNAME", "TERM", "container")
+_SHARED = "/dev/shm"  # noqa: S108 - the machine's, for all ranks of a job
 _PRIVATE = "rw,exec,nosuid,nodev"
 _MISSING = ("executable file not found", "no such file or directory", "system cannot find")
 _UNUSABLE = ("permission denied", "is a directory", "exec format error", "not a directory")
@@ -45,6 +46,8 @@ def run(engine: Engine, scratch: Path, request: RunRequest) -> int:
         for path in accounts:
             path.touch(0o644)
         config = _config(engine, request, found, accounts, caller)
+        if engine.is_podman:
+            config |= _cleaned(engine, request)
         with engine.container(config) as name:
             _write_accounts(engine, name, accounts, caller)
             return _connected(engine, name, request)
@@ -57,7 +60,7 @@ def _check(engine: Engine, request: RunRequest) -> None:
         (limits.memory, engine.info.get("MemoryLimit"), "memory"),
         (limits.cpus, engine.info.get("CpuCfsQuota"), "processors"),
     ):
-        if wanted and not can:
+        if wanted and not (can and engine.limits_are_kept):
             raise BackendError(
                 f"{engine.name} cannot limit {what} here",
                 hint="without root that takes cgroup v2 with its controllers delegated; or run without the limit",
@@ -84,20 +87,23 @@ def _config(
 ) -> dict[str, Any]:
     _, uid, gid = caller
     at_terminal = terminal.at_a_terminal()
-    files = (Bind(source=accounts[0], target="/etc/passwd"), Bind(source=accounts[1], target="/etc/group"))
+    files = [Bind(source=accounts[0], target="/etc/passwd"), Bind(source=accounts[1], target="/etc/group")]
+    if not request.isolate and not _shares_ipc(engine):
+        files.append(Bind(source=Path(_SHARED), target=_SHARED, writable=True))
+    own = "mode=1777" if engine.is_podman else f"mode=0700,uid={uid},gid={gid}"  # Podman's tmpfs has no owner
     host: dict[str, Any] = {
         "ReadonlyRootfs": True,
         "NetworkMode": "host" if request.network else "none",
         "PidMode": "" if request.isolate else "host",
-        "IpcMode": "private" if request.isolate else "host",
+        "IpcMode": "private" if request.isolate or not _shares_ipc(engine) else "host",
         "UTSMode": "host" if request.network else "",
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
         "Tmpfs": {
             **dict.fromkeys(("/tmp", "/var/tmp"), f"{_PRIVATE},mode=1777"),  # noqa: S108 - in the container
-            **dict.fromkeys((HOME, f"{HOME}/.cache"), f"{_PRIVATE},mode=0700,uid={uid},gid={gid}"),
+            **dict.fromkeys((HOME, f"{HOME}/.cache"), f"{_PRIVATE},{own}"),
         },
-        "Mounts": [mount(bind) for bind in (*files, *request.binds)],
+        "Mounts": mounts(engine, accounts[0].parent, (*files, *request.binds)),
         "Ulimits": engine.limits()[1:],
         "Init": request.isolate and _has_init(engine),
         "LogConfig": {"Type": "none", "Config": {}},
@@ -122,6 +128,21 @@ def _config(
         "AttachStderr": True,
         "HostConfig": host,
     }
+
+
+def _cleaned(engine: Engine, request: RunRequest) -> dict[str, Any]:
+    """The command with exactly its environment, where the engine leaves nothing out: by way of ``env -i``."""
+    given = [f"{name}={value}" for name, value in request.environment.items()]
+    with engine.container({"Image": request.realization.location, "Entrypoint": ["/none"]}) as name:
+        path = next((path for path in ENV if engine.has_path(name, path)), None)
+    if path is None:
+        return {"Env": given}
+    return {"Env": given, "Entrypoint": [path, "-i"], "Cmd": [*given, *request.argv]}
+
+
+def _shares_ipc(engine: Engine) -> bool:
+    """Whether the machine's ipc can be given. A rootless Podman mounts the machine's /dev/mqueue with it."""
+    return not (engine.is_podman and engine.rootless) or os.path.isdir("/dev/mqueue")
 
 
 def _has_init(engine: Engine) -> bool:
@@ -168,7 +189,10 @@ def _write_accounts(engine: Engine, name: str, files: Sequence[Path], caller: tu
 
 
 def _connected(engine: Engine, name: str, request: RunRequest) -> int:
-    stream = engine.stream(f"/containers/{name}/attach?stream=1&stdin=1&stdout=1&stderr=1")
+    try:
+        stream = engine.stream(f"/containers/{name}/attach?stream=1&stdin=1&stdout=1&stderr=1")
+    except BackendError as error:  # Podman starts it, all but the command itself, to have its streams
+        return _not_started(error, request)
     try:
         return terminal.connect(
             stream,
@@ -179,7 +203,7 @@ def _connected(engine: Engine, name: str, request: RunRequest) -> int:
             wait=lambda: int(engine.api.wait(name)["StatusCode"]),
         )
     except APIError as error:
-        return _not_started(error, request)
+        return _not_started(translated(error, "the command cannot be started"), request)
     except RequestException as error:
         raise translated(error, "the run was cut off") from None
     finally:
@@ -194,17 +218,16 @@ def _quietly(call: Any, *arguments: Any) -> None:
         return
 
 
-def _not_started(error: APIError, request: RunRequest) -> int:
+def _not_started(error: BackendError, request: RunRequest) -> int:
     """End as a shell would where the command cannot be run. Raises :class:`BackendError` for anything else."""
-    words = str(error.explanation or error)
-    command = request.argv[0]
+    words, command = error.message, request.argv[0]
     if "could not select device driver" in words or "nvidia" in words.lower():
-        raise BackendError(f"the engine cannot give GPUs: {words}", hint=_GPUS_HINT) from None
-    if f'"{command}"' in words or "exec:" in words or "executable file" in words:
+        raise BackendError(f"the engine cannot give GPUs: {words.partition(': ')[2]}", hint=_GPUS_HINT) from None
+    if "exec" in words and command in words:
         if any(word in words for word in _UNUSABLE):
             os.write(2, f"reprobox: cannot run {command}: Permission denied\n".encode())
             return _NOT_EXECUTABLE
         if any(word in words for word in _MISSING):
             os.write(2, f"reprobox: cannot run {command}: it is not in the environment\n".encode())
             return _NOT_FOUND
-    raise translated(error, "the command cannot be started") from None
+    raise error

@@ -11,4 +11,4 @@ from reprobox_docker.backend import Docker
 def docker_backend(tmp_path_factory):
     backend = Docker(tmp_path_factory.mktemp("scratch"))
     yield backend
-    backend.engine().close()
+    backend.close()
