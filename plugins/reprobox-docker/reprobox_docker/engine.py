@@ -44,7 +44,6 @@ class Engine:
         except BaseException:
             self.close()
             raise
-        self.api.timeout = None  # a step may say nothing for hours
 
     def _connect(self) -> None:
         endpoint = self.endpoint
@@ -52,6 +51,7 @@ class Engine:
             self.api = APIClient(base_url=endpoint.address, version="auto", timeout=_FIRST_ANSWER, **endpoint.options)
             self.version: dict[str, Any] = self.api.version()
             self.info: dict[str, Any] = self.api.info()
+            self.api.timeout = None  # a step may say nothing for hours
         except (DockerException, RequestException, OSError, ValueError) as error:
             raise _unreachable(endpoint, error) from None
 
