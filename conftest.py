@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.conformance_table import Table
 from tests.engines import availability, base
 from tests.engines.ordinary import OrdinaryUser, ordinary_user
 from tests.engines.registry import Registry, serve
@@ -36,6 +37,17 @@ for _number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(_number, signal.SIG_DFL)
 
 _numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_ = "write which backend passes which conformance test to this Markdown file"
+    parser.addoption("--conformance-table", metavar="FILE", help=help_)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--conformance-table")
+    if path and not hasattr(config, "workerinput"):  # the process that starts the others hears of all outcomes
+        config.pluginmanager.register(Table(Path(path)), "conformance-table")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
