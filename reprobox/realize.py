@@ -76,7 +76,7 @@ def make(session: Session, manifest: Manifest, lock: Lock, wish: Wish, *, image_
         lock = sealed(lock, wish.target, environment)
     elif target.seal is not None and not wish.with_code:
         check_seal(session, target, lock.epoch, environment)
-    hand_on(session, target, done)
+    hand_on(session, target, done, sealing=wish.seal)
     return Made(lock=lock, environment=environment, cached=done.cached)
 
 

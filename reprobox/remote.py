@@ -46,7 +46,7 @@ _ACCEPT = {"Accept": ", ".join(oci.MANIFEST_TYPES)}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REFUSED = (400, 405, 406, 415, 422)  # what registries answer to manifests that they do not like
 _ASKERS = 8
-_SILENCE = 4.0  # seconds without any answer after which a remote counts as dead
+_SILENCE = 5.0  # seconds without any answer after which a remote counts as dead
 #: What a blob may unpack to: so many times its own size, but at least so many bytes. Nobody fills a disk with zeros.
 _RATIO, _PLAIN = 200, 1 << 30
 _MOST_DROPPED = 64 << 10  # bytes of the annotation; the rest is left out

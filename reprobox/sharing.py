@@ -85,7 +85,7 @@ def _given(
     return states, wrong
 
 
-def hand_on(session: Session, target: LockedTarget, done: Plan) -> None:
+def hand_on(session: Session, target: LockedTarget, done: Plan, *, sealing: bool) -> None:
     """Push what was built, if the settings say so. Whatever goes wrong is told, and stops nothing."""
     remote = session.remote
     if remote is None or session.offline:
@@ -93,7 +93,7 @@ def hand_on(session: Session, target: LockedTarget, done: Plan) -> None:
     built = [step.layer for step in done.steps]
     stored = [kept for layer in built if (kept := session.store.layer(layer.id)) is not None]
     own = [kept for kept in stored if "remote" not in kept.record and can_be_shared(kept)]
-    if own and remote.trust == SEAL and target.seal is None and not remote.pushes:
+    if own and remote.trust == SEAL and target.seal is None and not (sealing or remote.pushes):
         session.reporter.say(
             f"{remote.name} was not asked: no seal vouches for what it has (`reprobox lock --seal` makes one)"
         )

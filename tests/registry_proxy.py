@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import json
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -95,10 +97,12 @@ class _Rule:
 
 @dataclass
 class Proxy:
-    """``seen`` are the requests in the order they came. ``login`` (``user:password`` in base64) is asked for."""
+    """``seen`` are the requests in the order they came. ``login`` (``user:password`` in base64) is asked for. With
+    ``tokens``, whoever asks needs a token, which the proxy gives to everybody, for reading or for writing."""
 
     upstream: str
     login: str = ""
+    tokens: bool = False
     seen: list[Request] = field(default_factory=list)
     rules: list[_Rule] = field(default_factory=list)
 
@@ -135,10 +139,24 @@ class Proxy:
             self.seen.append(request)
             if self.login and request.headers.get("Authorization") != f"Basic {self.login}":
                 return Answer(401, {"WWW-Authenticate": 'Basic realm="test"'}, b"{}")
+            if self.tokens and (wanted := self._without_token(request)):
+                return wanted
             rule = next((rule for rule in self.rules if rule.times and _fits(rule, request)), None)
             if rule:
                 rule.times -= 1
         return rule.fault(request, self.ask) if rule else self.ask(request)
+
+    def _without_token(self, request: Request) -> Answer | None:
+        path, _, query = request.path.partition("?")
+        if path == "/token":
+            (scope,) = urllib.parse.parse_qs(query)["scope"]
+            return Answer(200, {}, json.dumps({"token": scope}).encode())
+        rights = "pull" if request.method in ("GET", "HEAD") else "pull,push"
+        scope = f"repository:{path.removeprefix('/v2/').rpartition('/blobs')[0] or path.split('/')[2]}:{rights}"
+        if request.headers.get("Authorization", "").removeprefix("Bearer ") in (scope, f"{scope},push"):
+            return None
+        challenge = f'Bearer realm="http://{self.host}/token",service="test",scope="{scope}"'
+        return Answer(401, {"WWW-Authenticate": challenge}, b"{}")
 
     def ask(self, request: Request) -> Answer:
         """What the registry itself says."""

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import zstandard
@@ -291,6 +292,14 @@ def test_login_is_used(made: Machine, registry: Registry, name: str, tmp_path: P
         (tmp_path / "config.json").write_text(json.dumps({"auths": {proxy.host: {"auth": login}}}))
         named = Machine(path=made.path, store=made.store, environment={"DOCKER_CONFIG": str(tmp_path)})
         assert pushed(named, reference)["digest"] == kept(registry, name, "1")[0]
+
+
+def test_a_token_for_reading_is_traded_for_one_for_writing(made: Machine, registry: Registry, name: str) -> None:
+    with Proxy(registry.host, tokens=True) as proxy:
+        told = pushed(made, f"{proxy.host}/{name}:1")
+        scopes = {parse_qs(urlsplit(request.path).query)["scope"][0] for request in proxy.asked("GET", "/token")}
+    assert told["digest"] == kept(registry, name, "1")[0]
+    assert scopes == {f"repository:{name}:{rights}" for rights in ("pull", "pull,push")}
 
 
 def test_registry_that_refuses_says_why(made: Machine, proxy: Proxy, name: str) -> None:
