@@ -87,7 +87,7 @@ done
 venv/bin/reprobox vault -q "$vault" --extract project
 
 status=0
-for backend in ${backends:-sandbox}; do
+for backend in $backends; do
     told=$(venv/bin/reprobox realize -q --json -C project --offline --vault "$vault" --backend "$backend")
     found=$(printf '%s' "$told" | "$python" -c 'import json, sys; print(json.load(sys.stdin)["tree_digest"])')
     if [ "$found" = "$seal" ]; then
@@ -101,14 +101,24 @@ exit $status
 LATER
 chmod -R a+rX "$work"
 
-later() { # without network, with another clock
-    PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin "$@" \
-        faketime "$date" sh "$work/later.sh" "$work/vault" "$python" "$seal" "$backends" "${folder:-${TMPDIR:-/tmp}}"
+later() { # the backends, without network, with another clock
+    named=$1 && shift
+    [ -z "$named" ] || PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin "$@" \
+        faketime "$date" sh "$work/later.sh" "$work/vault" "$python" "$seal" "$named" "${folder:-${TMPDIR:-/tmp}}"
 }
+backends=${backends:-sandbox}
 if [ "$(id -u)" = 0 ] && [ -n "$user" ]; then
-    later unshare --net setpriv --reuid "$user" --regid "$user" --init-groups --
+    theirs='' ours='' # the Docker daemon may not listen to everybody
+    for backend in $backends; do
+        if [ "$backend" = docker ] && ! setpriv --reuid "$user" --regid "$user" --init-groups -- docker version > /dev/null 2>&1
+        then ours=docker
+        else theirs="$theirs $backend"
+        fi
+    done
+    later "$theirs" unshare --net setpriv --reuid "$user" --regid "$user" --init-groups --
+    later "$ours" unshare --net
 elif [ "$(id -u)" = 0 ]; then
-    later unshare --net
+    later "$backends" unshare --net
 else
-    later unshare --user --map-current-user --net
+    later "$backends" unshare --user --map-current-user --net
 fi

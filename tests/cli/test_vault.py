@@ -218,6 +218,24 @@ def test_a_base_that_is_a_layout_in_the_project(kept: Project, server, other_sto
     assert digests(done.json) == digests(first)
 
 
+@pytest.mark.userns
+def test_a_base_that_is_an_archive_in_the_project(kept: Project, server, other_store, tmp_path):
+    root = tmp_path / "over"
+    root.mkdir()
+    assert kept("export", "-C", kept.root, "--format", "docker-archive", "-o", root / "base.tar").status == 0
+    (root / "research.toml").write_text('[project]\nname = "over"\n[base]\narchive = "base.tar"\n')
+    over = Project(root, kept._capsys)
+    assert over("lock", "-C", root).status == 0
+    first = over("realize", "--json", root).json
+    vault(over, "vault")
+    shutil.rmtree(root)
+    other_store()
+    assert over("vault", "vault", "--extract", "again").status == 0
+    done = over("realize", "--json", "--offline", "--vault", "vault", "again")
+    assert done.status == 0, done.err
+    assert digests(done.json) == digests(first)
+
+
 # -- one vault for many, always the same bytes -------------------------------------------------------------------------
 
 
