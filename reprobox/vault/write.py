@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from reprobox import oci
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.image import Hashed
-from reprobox.oci import MOST_MANIFEST
 from reprobox.staging import lock as flock
 from reprobox.store import flush_all
 from reprobox.tree import remove
@@ -138,7 +138,7 @@ def _some(shelf: Shelf, name: str) -> Iterator[bytes]:
 
 def read_document(shelf: Shelf, entry: Entry) -> bytes:
     """A manifest that the index names. Raises :class:`IntegrityError`."""
-    data = whole(shelf, f"{BLOBS}{entry.digest}", MOST_MANIFEST)
+    data = whole(shelf, f"{BLOBS}{entry.digest}", oci.MOST_MANIFEST)
     if sha256(data) != entry.digest:
         raise IntegrityError(
             f"the blob {entry.digest} has other bytes: their sha256 is {sha256(data)}",
@@ -155,8 +155,6 @@ def locks_of(shelf: Shelf, index: Index) -> list[Kept]:
 
 def referenced(shelf: Shelf, index: Index) -> dict[str, int]:
     """Sizes of all blobs that a vault must have, by sha256 hex."""
-    from reprobox import oci
-
     found = {}
     for entry in index.entries:
         data = read_document(shelf, entry)
@@ -187,10 +185,10 @@ def _planned(shelf: Shelf | None, addition: Addition) -> _Planned:
         if earlier.lock == kept.lock:
             kept = kept.with_those_of(earlier)
     manifest = kept.manifest()
-    if len(manifest) > MOST_MANIFEST:
+    if len(manifest) > oci.MOST_MANIFEST:
         raise ReproboxError(
             f"the lock has too many inputs for one vault: its manifest would have {len(manifest)} bytes, and"
-            f" {MOST_MANIFEST} are allowed",
+            f" {oci.MOST_MANIFEST} are allowed",
             hint="lock its targets in projects of their own",
         )
     index = index.with_entries([kept.entry(), *addition.images])
