@@ -32,6 +32,9 @@ finish() {
     [ -z "$server" ] || kill "$server" 2> /dev/null || true
     chmod -R u+rwX "$work" 2> /dev/null || true
     rm -rf "$work"
+    case " $backends " in
+    *" docker "*) docker images --quiet reprobox/years-later-default | sort -u | xargs -r docker image rm --force ;;
+    esac > /dev/null 2>&1 || true
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
