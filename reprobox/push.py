@@ -227,12 +227,24 @@ class Writer:
         body = body or (Body() if method in ("POST", "PUT") else None)
         try:
             return self.repository.downloader.send(method, place, body=body, headers=headers, good=good, again=again)
+        except StatusError:
+            raise
+        except FetchError as error:
+            raise self.unreachable(error) from None
         except OfflineError:
             raise OfflineError(
                 f"the network may not be used to push to {self.repository.registry}",
                 where=self.where,
                 hint="run it again without --offline",
             ) from None
+
+    def unreachable(self, error: FetchError) -> FetchError:
+        """What to tell where there is no answer."""
+        registry = self.repository.registry
+        plain = f"; if {registry} has no TLS, list it under `insecure` in [registries] of the settings"
+        secure = self.repository.place("").url.startswith("https:")
+        hint = (error.hint or "try again later") + (plain if secure else "")
+        return FetchError(error.message, where=self.where, hint=hint)
 
     def refused(self, error: StatusError) -> PushError:
         """What to tell a person whom the registry does not let push."""

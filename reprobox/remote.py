@@ -223,6 +223,8 @@ class Remote:
             there = None
         except StatusError as error:
             raise writer.refused(error) from None
+        except FetchError as error:
+            raise writer.unreachable(error) from None
         if there is not None and writer.has(there.blob.digest):
             errand.advance(there.size)
             return False

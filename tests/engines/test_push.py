@@ -130,7 +130,7 @@ def test_docker_pulls_and_runs_it(made: Machine, registry: Registry, name: str, 
     told = pushed(made, reference)
     docker("pull", "--quiet", reference)
     try:
-        assert docker("run", "--rm", reference) == "pushed\n"
+        assert docker("run", "--rm", "--network", "none", reference) == "pushed\n"
         assert json.loads(docker("image", "inspect", reference))[0]["RepoDigests"] == [
             f"{registry.host}/{name}@{told['digest']}"
         ]
@@ -318,6 +318,15 @@ def test_registry_that_changes_the_manifest_is_found_out(made: Machine, proxy: P
     done = made.call("export", "--push", f"{proxy.host}/{name}:1")
     assert done.status == 5
     assert "it changed what was pushed" in done.err
+
+
+def test_registry_that_nobody_reaches_is_named(made: Machine) -> None:
+    done = made.call("export", "--push", "nobody.invalid/a:1")
+    assert done.status == 1
+    assert done.err.splitlines()[-2].startswith("error: nobody.invalid/a:1: it cannot be reached: ")
+    assert done.err.splitlines()[-1].endswith(
+        "; if nobody.invalid has no TLS, list it under `insecure` in [registries] of the settings"
+    )
 
 
 # -- wrong use ---------------------------------------------------------------------------------------------------------
