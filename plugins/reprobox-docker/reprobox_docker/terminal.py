@@ -180,7 +180,7 @@ def _raw(*, wanted: bool) -> Iterator[None]:
         yield
         return
     before = termios.tcgetattr(_IN)
-    tty.setraw(_IN)
+    tty.setraw(_IN, termios.TCSADRAIN)  # what was typed ahead is not lost
     try:
         yield
     finally:

@@ -111,6 +111,8 @@ def _config(
         **_identity(engine),
         **_gpus(request.gpus),
     }
+    if at_terminal:
+        host["ConsoleSize"] = list(os.get_terminal_size(1))[::-1]  # newer engines have it right from the start
     if request.isolate:
         host["ShmSize"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return {

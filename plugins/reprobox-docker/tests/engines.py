@@ -70,10 +70,15 @@ class Passing:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                engine = socket.socket(socket.AF_UNIX)
-                engine.connect(DOCKER_SOCKET)
-                for source, target, count in ((client, engine, True), (engine, client, False)):
-                    threading.Thread(target=self._pass, args=(source, target, count), daemon=True).start()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as engine:
+            engine.connect(DOCKER_SOCKET)
+            back = threading.Thread(target=self._pass, args=(engine, client, False), daemon=True)
+            back.start()
+            self._pass(client, engine, True)
+            back.join()
 
     def _pass(self, source: socket.socket, target: socket.socket, count: bool) -> None:
         with contextlib.suppress(OSError):
@@ -84,6 +89,8 @@ class Passing:
             target.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
 
