@@ -51,11 +51,11 @@ def api(docker_backend):
     return docker_backend.engine().api
 
 
-def mine(api) -> list[str]:
-    """Containers of this process and its children."""
-    place = owner().rpartition(":")[0].rpartition(":")[0]
+def mine(api, pid: int | None = None) -> list[str]:
+    """Containers of this process, or of another; tests beside this one have theirs."""
+    place, _, own = owner().rpartition(":")[0].rpartition(":")
     found = api.containers(all=True, filters={"label": OWNER})
-    return [item["Id"] for item in found if item["Labels"][OWNER].startswith(place)]
+    return [item["Id"] for item in found if item["Labels"][OWNER].startswith(f"{place}:{pid or own}:")]
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
@@ -168,8 +168,10 @@ def test_a_name_that_was_given_to_another_image_is_taken_back(bench, api):
 def test_parents_that_were_removed_are_loaded_again(bench, api):
     layer = bench.layer(lambda tree: (tree / "own").write_bytes(os.urandom(20)))
     bench.build("cat /own", small_base(), layer)
-    for item in api.images("reprobox/parents"):
-        api.remove_image(item["Id"], force=True)
+    own = f"sha256:{image_of([layer]).layers[0].diff_id}"
+    made = [item["Id"] for item in api.images("reprobox/parents")]
+    (image,) = [name for name in made if api.inspect_image(name)["RootFS"]["Layers"][-1] == own]
+    api.remove_image(image, force=True)
     assert len(bench.build("cat /own", small_base(), layer).log) > 0
 
 
@@ -334,19 +336,20 @@ def test_nothing_is_left_of_runs_and_steps(bench, api):
 def test_a_run_that_is_killed_takes_its_container_along(bench, api):
     child, place = bench.start(bench.wish(bench.realize(), ["/bin/sh", "-c", "echo ready; sleep 4711.5"]))
     assert until(lambda: (place / "stdout").read_bytes() == b"ready\n")
-    assert mine(api)
+    assert mine(api, child)
     os.kill(child, signal.SIGKILL)
     bench.end(child, place)
-    assert until(lambda: not mine(api))
+    assert until(lambda: not mine(api, child))
 
 
 def test_a_step_that_is_killed_takes_its_container_along(bench, api):
     request = bench.request(("/bin/sh", "-c", "echo ready; sleep 4711.5"))
     child, place = bench.start_call(lambda: 0 if bench.backend.build(request) else 1)
     assert until(lambda: request.log.exists() and request.log.read_bytes() == b"ready\n")
+    assert mine(api, child)
     os.kill(child, signal.SIGKILL)
     bench.end(child, place)
-    assert until(lambda: not mine(api))
+    assert until(lambda: not mine(api, child))
     assert bench.build("echo again").log == "again\n"
 
 
