@@ -122,7 +122,7 @@ def _lock(lock: Lock, target: LockedTarget, project: Project) -> dict[str, Any]:
     return {
         "path": str(project.lock_path),
         "digest": f"sha256:{lock.digest()}",
-        "manifest": lock.manifest,
+        "manifest": f"sha256:{lock.manifest}",
         "epoch": lock.epoch,
         "seal": {"image_digest": seal.image_digest, "tree_digest": seal.tree_digest} if seal else None,
     }

@@ -139,7 +139,12 @@ class Docker:
         return Realization(location=location)
 
     def has(self, realization: Realization) -> bool:
-        return self.engine().has_image(realization.location)
+        from reprobox_docker.asking import has_image
+        from reprobox_docker.finding import find
+
+        endpoint = find()
+        quick = has_image(endpoint.socket, realization.location) if endpoint.socket and self._engine is None else None
+        return self.engine().has_image(realization.location) if quick is None else quick
 
     def inspect(self, realization: Realization) -> Mapping[str, str]:
         found = self.engine().inspect_image(realization.location)

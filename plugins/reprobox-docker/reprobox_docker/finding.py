@@ -84,6 +84,8 @@ def _asked_for() -> Endpoint | None:
 
 def _context() -> Endpoint | None:
     """The docker command's current context, where it is not the default one."""
+    if not os.environ.get("DOCKER_CONTEXT") and not _names_a_context():
+        return None  # found out without the SDK, which takes longer to load than a quick command does
     from docker.context import ContextAPI
     from docker.errors import DockerException
 
@@ -100,6 +102,18 @@ def _context() -> Endpoint | None:
         return None
     options = {"tls": context.TLSConfig} if context.TLSConfig else {}
     return Endpoint(address=str(context.Host), said_by=f"docker's context {context.name}", options=options)
+
+
+def _names_a_context() -> bool:
+    """Whether the docker command's settings may say anything about contexts."""
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+    try:
+        with open(os.path.join(folder, "config.json"), "rb") as file:
+            return b"currentContext" in file.read()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _check(endpoint: Endpoint) -> None:

@@ -189,3 +189,14 @@ def _as_user(user, address: str) -> str:
         text = told.read()
     os.waitpid(child, 0)
     return text
+
+
+@pytest.mark.docker
+def test_a_question_needs_no_sdk():
+    script = (
+        "import sys; from reprobox_docker import plugin; from reprobox.backend import Realization;"
+        " (backend,) = plugin.reprobox_backends();"
+        " print(backend.has(Realization(location='reprobox/no-such-image:x')), 'docker' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "False False\n", done.stderr
