@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 import time
 import tomllib
@@ -62,6 +63,19 @@ def project(root_tar, tmp_path, monkeypatch, capsys, request, session_folder):
     return Project(tmp_path, capsys)
 
 
+@pytest.fixture
+def backend(request):
+    """The backend, or a reason to skip; what Docker was given is taken away again."""
+    if request.param not in Plugins().backends:
+        pytest.skip(f"the plugin for {request.param} is not installed")
+    yield request.param
+    if request.param == "docker":
+        for name in ("entry-default", "small-default"):
+            command = ["docker", "images", "--quiet", f"reprobox/{name}"]
+            images = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            subprocess.run(["docker", "image", "rm", "--force", *images], capture_output=True, check=False)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_what_is_started_is_as_the_table_says(name):
     base, run, plain, given = TABLE[name]
@@ -76,11 +90,9 @@ def test_what_is_started_is_as_the_table_says(name):
     assert launch.command_line(record, None) == ["/bin/sh"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("project", ["both"], indirect=True)
 def test_every_backend_starts_the_same(project, backend):
-    if backend not in Plugins().backends:
-        pytest.skip(f"the plugin for {backend} is not installed")
     told = project.process("run", "--backend", backend)
     assert (told.status, told.out) == (0, "e c\n"), told.err
     told = project.process("run", "--backend", backend, "--", "a b", "")

@@ -6,16 +6,13 @@ import shutil
 
 import pytest
 
-from reprobox.plugins import Plugins
-from tests.cli.test_entry_points import BACKENDS
+from tests.cli.test_entry_points import BACKENDS, backend  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.userns
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_facts_are_the_same_on_every_backend(project, backend):
-    if backend not in Plugins().backends:
-        pytest.skip(f"the plugin for {backend} is not installed")
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+def test_the_facts_are_the_same_on_every_backend(project, backend):  # noqa: F811
     project.edit('version = "1.0"', 'version = "1.0"\nlicense = "MIT"')
     assert project("lock", "-q").status == 0
     done = project.process("realize", "--backend", backend, "--json").json
