@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.machine import Machine, installed
+from tests.engines.second_machine import Machine, installed
 from tests.engines.project import Project
 
 pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.docker, pytest.mark.slow]
