@@ -44,7 +44,12 @@ def probed(backends: Mapping[str, Backend]) -> dict[str, Availability]:
     """What each backend says of this machine, asked side by side."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         asked = {name: pool.submit(bounded_probe, item, f"the backend {name!r}") for name, item in backends.items()}
-        return {name: answer.result() for name, answer in asked.items()}
+        found = {name: answer.result() for name, answer in asked.items()}
+    for backend in backends.values():
+        close = getattr(backend, "close", None)  # of a connection, where it has one
+        if close is not None:
+            close()
+    return found
 
 
 def _document(item: Installed, works: Mapping[str, Availability]) -> dict[str, Any]:

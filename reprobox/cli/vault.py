@@ -24,14 +24,14 @@ from reprobox.vault.shelf import Shelf, open_shelf
 DETAILS = """\
 Keeps every input of every target, the lock, the manifest, the code and reprobox itself in one OCI image layout: a
 folder, or one file where the name ends in .tar. A vault that exists is extended, and may keep many locks.
+`reprobox realize --offline --vault xor.tar` makes the environment from it alone.
 
 examples:
   reprobox vault /archive/lab                     keep this project there
   reprobox vault xor.tar --with-image             as one file, with the finished image
   reprobox vault /archive/lab --check             read every byte of it
   reprobox vault xor.tar --extract xor            the project, out of the vault
-  reprobox vault oci://registry.example/lab:xor   in a registry, under a tag
-  reprobox realize --offline --vault xor.tar      make the environment from the vault alone"""
+  reprobox vault oci://registry.example/lab:xor   in a registry, under a tag"""
 _SHOWN = 20
 
 

@@ -238,12 +238,12 @@ def test_a_manifest_that_is_not_toml(fresh):
     assert f"{fresh.manifest}:1" in told.err
 
 
-def test_a_key_that_is_not_available_yet_says_so(fresh):
+def test_a_base_of_another_kind_than_it_says_is_refused(fresh):
     fresh.edit("rootfs = ", "sif = ")
     before = fresh.lock.read_bytes()
     told = fresh("lock")
     assert told.status == 2
-    assert "not available" in told.err
+    assert "base.sif: " in told.err
     assert fresh.lock.read_bytes() == before
 
 
@@ -259,7 +259,7 @@ class Lame:
     def probe(self):
         return Availability(ok=False, reason="it lost a leg", hint="mend it")
 
-    build = tool = realize = run = probe
+    build = tool = realize = run = has = inspect = edit = changes = probe
 
     @hookimpl
     def reprobox_backends(self):
@@ -305,7 +305,8 @@ def test_doctor(fresh, offered, store):
     assert document["store"]["free"] > 0
 
 
-def test_doctor_exits_4_where_nothing_works(fresh, monkeypatch):
+def test_doctor_exits_4_where_nothing_works(fresh, monkeypatch, offered):
+    offered()
     monkeypatch.setattr("reprobox.sandbox.backend.Sandbox.probe", Lame.probe)
     assert fresh("doctor").status == 4
     told = fresh("doctor", "--json")
@@ -318,8 +319,8 @@ def test_a_broken_plugin_is_shown_and_the_others_work(project, offered):
     told = project("plugins")
     assert told.status == 0
     assert "cannot be used: ImportError: no module named sheep" in told.out
-    assert "  backends: lame\n" in told.out
-    assert "  backends: sandbox\n" in told.out
+    assert "  backend lame: does not work here: it lost a leg\n    hint: mend it\n" in told.out
+    assert "  backend sandbox: works here\n" in told.out
     shown = {item["name"]: item for item in project("plugins", "--json").json}
     assert shown["broken"]["problem"] == "ImportError: no module named sheep"
     assert shown["lame"]["backends"] == ["lame"]

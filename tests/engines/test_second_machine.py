@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.second_machine import Machine, installed
 from tests.engines.project import Project
+from tests.engines.second_machine import Machine, installed
 
 pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.docker, pytest.mark.slow]
 
