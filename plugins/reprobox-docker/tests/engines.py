@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -14,6 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from reprobox.testing import running
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 
@@ -33,7 +36,7 @@ def podman(folder: Path, *, user: int | None = None) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         service = subprocess.Popen(
             ["podman", *runtime, *places, "--cgroup-manager", "cgroupfs", "system", "service", "--time=0", f"unix://{path}"],
-            env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, **options,
+            env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **options,
         )  # fmt: skip
         try:
             end = time.monotonic() + 30
@@ -43,8 +46,12 @@ def podman(folder: Path, *, user: int | None = None) -> Iterator[str]:
                 time.sleep(0.05)
             yield f"unix://{path}"
         finally:
-            service.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(service.pid, signal.SIGTERM)  # without root, Podman becomes two processes
             service.wait(30)
+            for process in running(str(folder)):  # those that watched commands stay for another five minutes
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             argv = ["podman", *places, "system", "reset", "--force"]
             if user is not None:  # ids of its user namespace own what it kept
                 argv = ["podman", "unshare", "rm", "-rf", str(folder / "storage"), str(folder / "run")]
