@@ -16,7 +16,7 @@ from reprobox import config, lock, manifest
 from reprobox.plugins import Plugins
 from tests.docs.blocks import PAGES, ROOT, all_blocks, blocks
 
-KNOWN = {"toml", "console", "python", "sh", "json", "text", "toctree", "manifest-keys"}
+KNOWN = {"toml", "console", "python", "sh", "json", "text", "toctree", "literalinclude", "manifest-keys"}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,10 @@ class Engine:
         with self._lock:
             if self._guard is None:
                 argv = [sys.executable, "-IS", guard.__file__, self.endpoint.socket]
-                self._guard = subprocess.Popen(  # outlives its owner, on purpose
+                self._guard = subprocess.Popen(  # outlives its owner's process, on purpose
                     argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
                 )
+                self._let_go = weakref.finalize(self, _end, self._guard)
             assert self._guard.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # somebody ended it; the containers are removed by hand then
                 self._guard.stdin.write(f"{sign}{name}\n")
@@ -158,10 +160,8 @@ class Engine:
     def close(self) -> None:
         """Let go of the connection, and of the guard."""
         with self._lock:
-            if self._guard is not None and self._guard.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    self._guard.stdin.close()
-                self._guard.wait()
+            if self._guard is not None:
+                self._let_go()
                 self._guard = None
         if self.api is not None:
             self.api.close()
@@ -276,6 +276,14 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> BackendError:
 
 
 # -- owners ------------------------------------------------------------------------------------------------------------
+
+
+def _end(guard_process: subprocess.Popen[str]) -> None:
+    """Tell the guard that its owner needs it no more, and wait until it has done what is left."""
+    assert guard_process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        guard_process.stdin.close()
+    guard_process.wait()
 
 
 def owner() -> str:
