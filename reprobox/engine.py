@@ -37,11 +37,11 @@ from reprobox.layers.kind import (
 )
 from reprobox.lock import Input, LockedLayer, LockedTarget, ancestors
 from reprobox.manifest import IN_IMAGE, Manifest
+from reprobox.oci.registry import Registries
+from reprobox.oci.remote import PUSHERS, Offer, Remote, Wanted
 from reprobox.plan import Plan, Step, plan
 from reprobox.plugins import Plugins
 from reprobox.redact import Redactor, holders
-from reprobox.registry import Registries
-from reprobox.remote import PUSHERS, Offer, Remote, Wanted
 from reprobox.secret_values import secret_values
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan

@@ -102,8 +102,8 @@ class BuiltIn:
         from reprobox.layers.fetch import UrlProvider
         from reprobox.layers.git import CommitProvider
         from reprobox.layers.sif import SifProvider
+        from reprobox.oci.registry import BlobProvider
         from reprobox.pypi import IndexProvider
-        from reprobox.registry import BlobProvider
 
         apt_sources = declared(session.manifest)
         return [

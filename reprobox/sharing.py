@@ -11,8 +11,8 @@ from reprobox.digest import bare
 from reprobox.engine import Session, take_layer
 from reprobox.errors import FetchError, IntegrityError, ReproboxError, UsageError
 from reprobox.lock import LockedLayer, LockedTarget, ancestors
+from reprobox.oci.remote import PUSHERS, SEAL, Remote, Wanted, can_be_shared
 from reprobox.plan import Plan
-from reprobox.remote import PUSHERS, SEAL, Remote, Wanted, can_be_shared
 from reprobox.store import StoredLayer
 
 _AT_ONCE = 4

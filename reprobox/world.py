@@ -11,8 +11,8 @@ from reprobox.backend import Bind, ToolRequest, ToolResult
 from reprobox.engine import BUILD_ENVIRONMENT, Session, build, image_environment, this_platform
 from reprobox.errors import ReproboxError
 from reprobox.lock import BASE, Input, Lock, LockedLayer, LockedTarget
+from reprobox.oci.registry import Registries
 from reprobox.providers import Found
-from reprobox.registry import Registries
 from reprobox.store import StoredLayer
 from reprobox.tree import Tree, opened
 

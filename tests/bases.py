@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprobox.credentials import Credentials
 from reprobox.download import Downloader
 from reprobox.layers.archive import ImageArchiveProvider
 from reprobox.layers.image import Image
@@ -17,8 +16,9 @@ from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbat
 from reprobox.layers.sif import SifProvider
 from reprobox.lock import Input, LockedLayer, with_ids
 from reprobox.manifest import Layer, parse
+from reprobox.oci.credentials import Credentials
+from reprobox.oci.registry import BlobProvider, Registries
 from reprobox.providers import HintProvider, fetch
-from reprobox.registry import BlobProvider, Registries
 from reprobox.store import Store
 from tests import images
 from tests.images import entry, folder, hard, link

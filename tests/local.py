@@ -12,11 +12,11 @@ from reprobox.download import Downloader
 from reprobox.engine import Session, staged
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
+from reprobox.oci.registry import Registries
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.realize import Realized, Wish, realize
-from reprobox.registry import Registries
 from reprobox.resolve import ensure_fresh, resolve
 from reprobox.store import Store
 from reprobox.testing import small_base

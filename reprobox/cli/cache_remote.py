@@ -13,7 +13,7 @@ from reprobox.resolve import ensure_fresh
 if TYPE_CHECKING:
     from reprobox.engine import Session
     from reprobox.lock import Lock, LockedTarget
-    from reprobox.remote import Remote
+    from reprobox.oci.remote import Remote
     from reprobox.sharing import Outcome
 
 
@@ -73,7 +73,7 @@ def _opened(options: argparse.Namespace) -> tuple[Session, Lock, dict[str, Locke
 
 
 def _remote(options: argparse.Namespace, session: Session) -> Remote:
-    from reprobox.remote import open_remote
+    from reprobox.oci.remote import open_remote
 
     said = session.config.remote
     name = options.remote or said.repository

@@ -21,9 +21,9 @@ from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.lock import Input, LockedTarget
 from reprobox.manifest import Manifest
+from reprobox.oci.registry import Reference
 from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
-from reprobox.registry import Reference
 from reprobox.resolve import ensure_fresh
 from reprobox.tree import merge_into, remove
 

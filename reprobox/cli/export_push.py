@@ -10,7 +10,7 @@ from reprobox.errors import UsageError
 
 if TYPE_CHECKING:
     from reprobox.lock import LockedTarget
-    from reprobox.registry import Reference
+    from reprobox.oci.registry import Reference
 
 _COMPRESSIONS = ("none", "gzip", "zstd")
 
@@ -39,8 +39,8 @@ def check_wishes(options: argparse.Namespace) -> None:
 def push_image(options: argparse.Namespace) -> int:
     """Build what is missing, and have the registry have the image."""
     from reprobox.cli.session import open_session
-    from reprobox.image_push import Pushing, push
-    from reprobox.push import Writer
+    from reprobox.oci.image_push import Pushing, push
+    from reprobox.oci.push import Writer
     from reprobox.realize import Wish, make
     from reprobox.resolve import ensure_fresh
 
@@ -84,7 +84,7 @@ def push_image(options: argparse.Namespace) -> int:
 
 
 def _reference(options: argparse.Namespace) -> Reference:
-    from reprobox.registry import Reference
+    from reprobox.oci.registry import Reference
 
     for name in ("format", "output", "tag"):
         if getattr(options, name):

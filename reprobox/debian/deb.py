@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 from reprobox.errors import IntegrityError
-from reprobox.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 
 _MAGIC = b"!<arch>\n"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
+from reprobox.archives.tar_stream import FILE, TarError, TarStream, decompressed
 from reprobox.debian.control import fields
 from reprobox.debian.release import archive_name
 from reprobox.debian.sources import Read, Source, host_sources, read_sources, sibling
@@ -16,7 +17,6 @@ from reprobox.download import Location, StatusError, without_password
 from reprobox.errors import FetchError, OfflineError, ReproboxError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.store import Store, StoredLayer
-from reprobox.tar_stream import FILE, TarError, TarStream, decompressed
 from reprobox.tree import Tree, opened
 
 _APT = (b"etc/apt/sources.list", b"etc/apt/mirrors/")

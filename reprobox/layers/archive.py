@@ -13,12 +13,12 @@ from pathlib import Path
 from reprobox.data import file_sha256
 from reprobox.download import Location, Watch
 from reprobox.errors import FetchError, ManifestError
-from reprobox.image_archive import Contents, choose, contents, extract
 from reprobox.layers.base_file import problem, told_at
 from reprobox.layers.image import ImageBase, resolution
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import Input
 from reprobox.manifest import Layer
+from reprobox.oci.image_archive import Contents, choose, contents, extract
 from reprobox.store import Store
 
 _FACT = "archive"  # of an input: the path of the archive that has it, as the manifest says it

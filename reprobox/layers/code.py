@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.errors import BuildError, LockError, ReproboxError
+from reprobox.git.worktree import IN_THE_WAY, Placing, Source, collect, tree_hash, within
 from reprobox.layers.gitignore import ignore_rules
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
@@ -15,7 +16,6 @@ from reprobox.layers.skeleton import NoKeys
 from reprobox.lock import Lock
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
-from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, tree_hash, within
 
 
 class CodeKind:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from reprobox.digest import Json, hidden
 from reprobox.errors import BuildError, LockError, ManifestError, Problem, ReproboxError
+from reprobox.git.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
 from reprobox.manifest import Check, Finding, Layer, Manifest, absolute_path, key, quote, relative_inside
 from reprobox.tree import Tree
-from reprobox.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
 
 
 def _destination(text: str) -> Finding | None:

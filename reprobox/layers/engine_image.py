@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.base_reference import DAEMON
-from reprobox.container_engine import Engine, find
 from reprobox.download import Location, Watch, cannot_write
 from reprobox.errors import BackendError, FetchError
-from reprobox.image_archive import choose, contents, extract
 from reprobox.layers.image import ImageBase, resolution
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import Input
+from reprobox.oci.container_engine import Engine, find
+from reprobox.oci.image_archive import choose, contents, extract
 from reprobox.store import Store
 
 _FACT = "engine"  # of an input: the id of the engine's image that has it

@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from reprobox.archives import Archive, ArchiveError
+from reprobox.archives.fetched import Archive, ArchiveError
 from reprobox.digest import Json
 from reprobox.download import Location, without_password
 from reprobox.errors import BuildError, FetchError, IntegrityError, ManifestError, Problem
+from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
@@ -35,7 +36,6 @@ from reprobox.manifest import (
 )
 from reprobox.providers import Found
 from reprobox.tree import Tree
-from reprobox.worktree import IN_THE_WAY, Placing
 
 _CHUNK = 1 << 20
 #: The key of a request that is about the files of a mount, and where the layer made of them has them.

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from reprobox.commits import (
+from reprobox.digest import Json
+from reprobox.download import Location, Watch
+from reprobox.errors import BuildError, FetchError, ManifestError, OfflineError
+from reprobox.git.commits import (
     FOLDER,
     LINK,
     MODULE,
@@ -31,17 +34,14 @@ from reprobox.commits import (
     tree_of,
     walk,
 )
-from reprobox.digest import Json
-from reprobox.download import Location, Watch
-from reprobox.errors import BuildError, FetchError, ManifestError, OfflineError
+from reprobox.git.repository import Clone, Remote, modules
+from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
 from reprobox.manifest import Code, Layer, Manifest, did_you_mean, key, quote, relative_inside, repository, word
-from reprobox.repository import Clone, Remote, modules
 from reprobox.store import Store
 from reprobox.tree import Tree
-from reprobox.worktree import IN_THE_WAY, Placing
 
 _DEEPEST = 16  # submodules within submodules
 

@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from reprobox import oci
+from reprobox.archives.unpack import Archive, unpack
 from reprobox.digest import Json, prefixed, sha256
 from reprobox.errors import FetchError, IntegrityError, ManifestError
 from reprobox.image import CONFIG_TYPE, LAYER_TYPE, Descriptor
-from reprobox.image_archive import SAY_WHICH, in_index, is_named
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim
 from reprobox.lock import Input
 from reprobox.manifest import Base, Layer
-from reprobox.registry import Reference
-from reprobox.unpack import Archive, unpack
+from reprobox.oci import documents as oci
+from reprobox.oci.image_archive import SAY_WHICH, in_index, is_named
+from reprobox.oci.registry import Reference
 
 _MANIFEST, CONFIG = "manifest.json", "config.json"
 _SUFFIXES = {"+gzip": ".tar.gz", "+zstd": ".tar.zst", "": ".tar"}

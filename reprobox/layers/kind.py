@@ -15,8 +15,8 @@ from reprobox.backend import Bind, ToolResult
 from reprobox.digest import Entry, Json
 from reprobox.lock import Input, Lock, LockedLayer
 from reprobox.manifest import Layer, Manifest
+from reprobox.oci.registry import Registries
 from reprobox.providers import Found
-from reprobox.registry import Registries
 from reprobox.store import Store
 from reprobox.tree import Tree
 

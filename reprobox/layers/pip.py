@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
+from reprobox.git.worktree import within
 from reprobox.layers import build_wheels, install_wheels
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
@@ -38,7 +39,6 @@ from reprobox.manifest import (
     relative_inside,
 )
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
-from reprobox.worktree import within
 
 if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
     from reprobox.layers.pylock import Selected

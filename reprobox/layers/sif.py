@@ -15,7 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from reprobox import sif
+from reprobox.archives import sif
+from reprobox.archives.squashfs import CompressionError, SquashFs, SquashFsError
+from reprobox.archives.tar_stream import FOLDER, Header
+from reprobox.archives.unpack import Limits, Unpacker
 from reprobox.data import file_sha256
 from reprobox.digest import Json, hidden
 from reprobox.download import Location, Watch
@@ -25,10 +28,7 @@ from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Unpack
 from reprobox.layers.sif_config import config_of
 from reprobox.lock import Input
 from reprobox.manifest import Base, Layer
-from reprobox.registry import Reference
-from reprobox.squashfs import CompressionError, SquashFs, SquashFsError
-from reprobox.tar_stream import FOLDER, Header
-from reprobox.unpack import Limits, Unpacker
+from reprobox.oci.registry import Reference
 
 #: The type that Apptainer gives a SIF in a registry.
 SIF_TYPE = "application/vnd.sylabs.sif.layer.v1.sif"

@@ -13,8 +13,8 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from reprobox.archives.squashfs import SquashFs
 from reprobox.digest import Json
-from reprobox.squashfs import SquashFs
 
 _FOLDER = b".singularity.d"
 #: Scripts that Apptainer puts into every SIF: its own machinery, which says nothing about the image.

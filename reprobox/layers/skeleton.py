@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.errors import BuildError
+from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.manifest import Layer, Manifest
 from reprobox.tree import Tree
-from reprobox.worktree import IN_THE_WAY, Placing
 
 #: Also where the parents have them otherwise: apt, and whoever runs here as another user, need these so.
 _MODES = {"/tmp": 0o1777, "/var/tmp": 0o1777}  # noqa: S108 - paths inside the environment

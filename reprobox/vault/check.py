@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from reprobox import lock as locks
-from reprobox import oci
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError
+from reprobox.oci import documents as oci
 from reprobox.vault.documents import EMPTY, Index, Kept, read_kept
 from reprobox.vault.shelf import BLOBS, FolderShelf, Shelf, Wrong
 from reprobox.vault.write import read_document, read_vault_index, unfinished

@@ -16,12 +16,12 @@ from email.parser import BytesHeaderParser
 from email.policy import compat32
 from pathlib import Path
 
+from reprobox.archives.tar_stream import FILE, TarError, TarStream
 from reprobox.debian.control import fields
 from reprobox.debian.deb import control_files, data_tar
 from reprobox.errors import ReproboxError
 from reprobox.lock import Input
 from reprobox.store import Store
-from reprobox.tar_stream import FILE, TarError, TarStream
 
 UNKNOWN = "unknown"
 _SECTIONS = ("non-free", "restricted", "multiverse")

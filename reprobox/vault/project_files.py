@@ -11,23 +11,23 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from reprobox import oci
-from reprobox.archives import Archive, ArchiveError
+from reprobox.archives.fetched import Archive, ArchiveError
+from reprobox.archives.tar_stream import FILE, FOLDER, TarError, TarStream, decompressed
 from reprobox.engine import Session
 from reprobox.errors import IntegrityError, ManifestError, ReproboxError
+from reprobox.git.worktree import Placing, Source
 from reprobox.image import file_header, folder_header, link_header, tar_end
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import copied_sources
 from reprobox.layers.rootfs import copy_rootfs
 from reprobox.lock import FILE_NAME, Input, Lock
 from reprobox.manifest import Manifest
+from reprobox.oci import documents as oci
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.pypi import TYPES
 from reprobox.redact import holders
 from reprobox.secret_values import secret_values
-from reprobox.tar_stream import FILE, FOLDER, TarError, TarStream, decompressed
 from reprobox.tree import Tree, opened, walk
-from reprobox.worktree import Placing, Source
 
 _CHUNK = 1 << 20
 _BLOCK = 512

@@ -10,7 +10,7 @@ from reprobox.digest import sha256
 from reprobox.download import Location, Watch
 from reprobox.errors import FetchError, IntegrityError, ReproboxError
 from reprobox.lock import Input
-from reprobox.registry import Registries
+from reprobox.oci.registry import Registries
 from reprobox.vault.documents import Kept, read_kept
 from reprobox.vault.remote import is_registry, reference_of
 from reprobox.vault.shelf import BLOBS, open_shelf, whole

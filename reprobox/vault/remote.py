@@ -14,9 +14,9 @@ from reprobox.digest import sha256
 from reprobox.download import Downloader
 from reprobox.errors import FetchError, IntegrityError
 from reprobox.image import MANIFEST_TYPE
-from reprobox.push import Blob as Pushed
-from reprobox.push import Writer
-from reprobox.registry import Reference, Registries
+from reprobox.oci.push import Blob as Pushed
+from reprobox.oci.push import Writer
+from reprobox.oci.registry import Reference, Registries
 from reprobox.store import Store
 from reprobox.vault.documents import EMPTY, EMPTY_TYPE, LAYOUT, NAME, Entry, Index, Kept, read_kept
 from reprobox.vault.readme import README

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from reprobox import oci
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.image import Hashed
+from reprobox.oci import documents as oci
 from reprobox.staging import lock as flock
 from reprobox.store import flush_all
 from reprobox.tree import remove

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from reprobox.repository import Clone, Remote
+from reprobox.git.repository import Clone, Remote
 from tests.cli.conftest import Project, Told
 from tests.repositories import Repository, daemon, web
 

@@ -18,9 +18,9 @@ from uv import find_uv_bin
 from reprobox import launch
 from reprobox.cli import main
 from reprobox.errors import BuildError, ManifestError, ReproboxError
+from reprobox.git.worktree import collect
 from reprobox.pypi import uv_version
 from reprobox.testing import _libraries, small_root
-from reprobox.worktree import collect
 from tests.local import Local
 from tests.python_index import BACKEND, Index, sdist, uv_wheel
 from tests.servers import Server

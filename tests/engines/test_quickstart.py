@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import sif
+from reprobox.archives import sif
 from tests.engines import later_builder
 from tests.engines.project import ROOT, Project, digests, script_digest
 

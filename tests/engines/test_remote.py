@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from reprobox import engine, remote
+from reprobox import engine
+from reprobox.oci import remote
 from tests.engines.ordinary import OrdinaryUser
 from tests.engines.registry import Registry
 from tests.local import HEAD, programs_in, running

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from reprobox.archives import Archive, ArchiveError, Limits
+from reprobox.archives.fetched import Archive, ArchiveError, Limits
 from tests.images import entry, folder, hard, link, tar
 
 SOUND = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.commits import Bundle, CommitError, bundle, entries, subtree, tree_of, walk
-from reprobox.repository import Clone, Remote
+from reprobox.git.commits import Bundle, CommitError, bundle, entries, subtree, tree_of, walk
+from reprobox.git.repository import Clone, Remote
 from tests.repositories import Repository
 
 pytestmark = pytest.mark.tool("git")

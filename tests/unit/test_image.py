@@ -218,7 +218,7 @@ def test_gnu_tar_unpacks_awkward_names(make, tmp_path):
 
 
 def test_our_own_reader_agrees(make):
-    from reprobox.tar_stream import TarStream
+    from reprobox.archives.tar_stream import TarStream
 
     layer = make(awkward)
     told = {header.name.rstrip(b"/") for header in TarStream(iter([tar_of(layer)]))}

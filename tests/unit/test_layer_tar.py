@@ -13,7 +13,7 @@ import zstandard
 from reprobox.digest import read_index
 from reprobox.errors import IntegrityError
 from reprobox.image import Hashed, write_layer
-from reprobox.layer_tar import unpack_layer
+from reprobox.oci.layer_tar import unpack_layer
 from reprobox.tree import Changes, Tree, normalise
 from tests.images import entry, folder, hard, link, tar
 

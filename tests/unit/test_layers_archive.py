@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import zstandard
 
-from reprobox import image_archive
 from reprobox.digest import tree_digest
 from reprobox.errors import FetchError, IntegrityError, ManifestError, PlatformError
 from reprobox.layers.archive import ArchiveBase
 from reprobox.layers.image import OciLayout
+from reprobox.oci import image_archive
 from reprobox.store import Store
 from reprobox.tree import scan
 from tests import images

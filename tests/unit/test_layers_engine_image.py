@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from reprobox.container_engine import Endpoint, Engine, find
 from reprobox.download import Downloader
 from reprobox.errors import BackendError, FetchError, ReproboxError
 from reprobox.layers.archive import ArchiveBase
 from reprobox.layers.engine_image import EngineImage, EngineProvider
+from reprobox.oci.container_engine import Endpoint, Engine, find
 from reprobox.providers import fetch
 from reprobox.store import Store
 from tests import images

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reprobox.git.worktree import collect
 from reprobox.layers.gitignore import ignore_rules
-from reprobox.worktree import collect
 
 pytestmark = pytest.mark.tool("git")
 

@@ -16,8 +16,8 @@ from reprobox.digest import tree_digest
 from reprobox.errors import FetchError, IntegrityError, ManifestError, OfflineError
 from reprobox.layers.image import Image, OciLayout
 from reprobox.lock import Lock, LockedTarget, read, write
+from reprobox.oci.registry import BlobProvider
 from reprobox.providers import fetch
-from reprobox.registry import BlobProvider
 from reprobox.store import Store
 from reprobox.tree import scan
 from tests import images

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from reprobox import sif
+from reprobox.archives import sif
+from reprobox.archives.squashfs import SquashFs
 from reprobox.digest import hidden, tree_digest
 from reprobox.errors import FetchError, ManifestError, PlatformError
 from reprobox.image import Settings
@@ -22,7 +23,6 @@ from reprobox.layers.kind import StepRequest, Unpacked
 from reprobox.layers.sif import OrasSif, Sif
 from reprobox.layers.sif_config import config_of
 from reprobox.lock import LockedLayer
-from reprobox.squashfs import SquashFs
 from reprobox.store import Store
 from reprobox.tree import scan
 from tests import images

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from reprobox import config
-from reprobox.credentials import Credentials, Login
 from reprobox.download import Downloader
 from reprobox.errors import FetchError, IntegrityError, OfflineError, UsageError
 from reprobox.lock import Input
+from reprobox.oci.credentials import Credentials, Login
+from reprobox.oci.registry import BlobProvider, Reference, Registries, _challenges
 from reprobox.providers import fetch
-from reprobox.registry import BlobProvider, Reference, Registries, _challenges
 from reprobox.store import Store
 from tests import images, servers
 from tests.engines.registry import Registry

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from reprobox import sif
+from reprobox.archives import sif
 
 PRIMARY = sif.Partition(filesystem=sif.SQUASHFS, role=sif.PRIMARY, architecture="amd64")
 CONTENTS = (

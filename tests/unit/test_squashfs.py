@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.archives.squashfs import SquashFs, SquashFsError
+from reprobox.archives.unpack import Limits, Unpacker
 from reprobox.digest import tree_digest
 from reprobox.errors import BuildError
-from reprobox.squashfs import SquashFs, SquashFsError
 from reprobox.tree import scan
-from reprobox.unpack import Limits, Unpacker
 
 pytestmark = pytest.mark.tool("mksquashfs")
 

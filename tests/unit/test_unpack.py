@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from reprobox.archives.tar_stream import TarError, TarStream, decompressed
+from reprobox.archives.unpack import Archive, Limits, unpack
 from reprobox.digest import Entry
 from reprobox.errors import BuildError, IntegrityError, ReproboxError
-from reprobox.tar_stream import TarError, TarStream, decompressed
 from reprobox.tree import scan
-from reprobox.unpack import Archive, Limits, unpack
 from tests.engines.ordinary import ROOT, OrdinaryUser
 from tests.images import digest, entry, folder, hard, link, packed, tar
 
@@ -512,7 +512,7 @@ def test_decompressed_reads_from_where_the_file_stands(tmp_path: Path) -> None:
 
 # -- an ordinary user, a full disk -----------------------------------------------------------------------------------------
 
-_SCRIPT = "import sys; from pathlib import Path; from reprobox.unpack import *; print(unpack(Path(sys.argv[1]), [Archive(path=Path(name)) for name in sys.argv[2:]]).skipped)"
+_SCRIPT = "import sys; from pathlib import Path; from reprobox.archives.unpack import *; print(unpack(Path(sys.argv[1]), [Archive(path=Path(name)) for name in sys.argv[2:]]).skipped)"
 
 
 @pytest.mark.ordinary

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from reprobox.digest import Entry
 from reprobox.errors import IntegrityError, ReproboxError
+from reprobox.git.worktree import Placing, collect, one, tree_hash, within
 from reprobox.tree import Tree
-from reprobox.worktree import Placing, collect, one, tree_hash, within
 
 pytestmark = pytest.mark.tool("git")
 

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarStream
+from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, hidden
-from reprobox.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarStream
 from reprobox.tree import Tree
-from reprobox.unpack import ahead
 
 _IN_MEMORY = 4 << 20
 #: Folders that engines add to every root.

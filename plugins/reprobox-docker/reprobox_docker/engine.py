@@ -314,7 +314,7 @@ def _started(pid: int) -> str:
 
 def content_of(pieces: Iterable[bytes]) -> bytes:
     """The content of the first entry of a tar, if that is a file."""
-    from reprobox.tar_stream import FILE, TarStream
+    from reprobox.archives.tar_stream import FILE, TarStream
 
     stream = TarStream(iter(pieces))
     for header in stream:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reprobox import sif
+from reprobox.archives import sif
 from reprobox.backend import Realization, RealizeRequest
 from reprobox.errors import BackendError, ReproboxError
 from reprobox.staging import staging_folder

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reprobox import sif
+from reprobox.archives import sif
 from reprobox.backend import Limits, RunRequest
 from reprobox.errors import BackendError, ReproboxError
 from reprobox.sandbox.allotted import allotted

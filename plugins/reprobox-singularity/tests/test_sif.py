@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import sif
+from reprobox.archives import sif
 from reprobox.backend import RealizeRequest
 from reprobox.digest import tree_digest
 from reprobox.image import Settings

@@ -16,7 +16,7 @@ from reprobox.digest import prefixed, sha256
 from reprobox.download import Body, Document, Location, StatusError, Watch
 from reprobox.errors import FetchError, IntegrityError, OfflineError, PushError
 from reprobox.image import Descriptor
-from reprobox.registry import Repository
+from reprobox.oci.registry import Repository
 
 #: Blobs up to this size go in one request; registries that keep them in parts want parts of at least 5 MiB.
 _WHOLE = 4 << 20

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from reprobox.tar_stream import FIFO, FILE, FOLDER, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
+from reprobox.archives.tar_stream import FIFO, FILE, FOLDER, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 
 _CHUNK = 1 << 18
 _LINKS = 40  # as the kernel's MAXSYMLINKS

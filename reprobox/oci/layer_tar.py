@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarError, TarStream, decompressed
+from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, prefixed, write_index
 from reprobox.download import cannot_write
 from reprobox.errors import IntegrityError
 from reprobox.image import layer_digest
-from reprobox.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarError, TarStream, decompressed
 from reprobox.tree import strip_inherited, whiteout
-from reprobox.unpack import ahead
 
 _WHITEOUT = b".wh."
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

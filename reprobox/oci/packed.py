@@ -13,7 +13,7 @@ from typing import Protocol
 
 from reprobox.digest import bare, prefixed
 from reprobox.image import LAYER_TYPE, Hashed, Layer
-from reprobox.push import Blob
+from reprobox.oci.push import Blob
 from reprobox.store import Store
 
 NONE, GZIP, ZSTD = "none", "gzip", "zstd"

@@ -22,17 +22,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reprobox import oci
 from reprobox.crew import Errand
 from reprobox.digest import Json, bare, canonical, prefixed, sha256
 from reprobox.download import Downloader, Location, StatusError, Watch, cannot_write
 from reprobox.errors import FetchError, IntegrityError, PushError, ReproboxError, UsageError
 from reprobox.image import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, Descriptor, Layer
-from reprobox.image_push import send_layer
-from reprobox.layer_tar import unpack_layer
-from reprobox.packed import ZSTD
-from reprobox.push import Blob, Writer
-from reprobox.registry import Reference, Registries
+from reprobox.oci import documents as oci
+from reprobox.oci.image_push import send_layer
+from reprobox.oci.layer_tar import unpack_layer
+from reprobox.oci.packed import ZSTD
+from reprobox.oci.push import Blob, Writer
+from reprobox.oci.registry import Reference, Registries
 from reprobox.store import Store, StoredLayer
 
 ARTIFACT_TYPE = "application/vnd.reprobox.layer.v1"

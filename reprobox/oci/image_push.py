@@ -14,8 +14,8 @@ from functools import partial
 from reprobox.crew import Crew, Errand, Progress
 from reprobox.digest import Json, canonical, prefixed, sha256
 from reprobox.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Descriptor, Image, Layer
-from reprobox.packed import NONE, known, pack
-from reprobox.push import Blob, Writer
+from reprobox.oci.packed import NONE, known, pack
+from reprobox.oci.push import Blob, Writer
 from reprobox.store import Store
 
 #: What the manifest of an image with packed layers says of the image that it is.

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from reprobox import config, oci
-from reprobox.credentials import Credentials
+from reprobox import config
 from reprobox.digest import bare, prefixed, sha256
 from reprobox.download import Auth, Document, Downloader, Location, StatusError, loopback
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, UsageError
 from reprobox.image import Descriptor
 from reprobox.lock import Input
+from reprobox.oci import documents as oci
+from reprobox.oci.credentials import Credentials
 
 _HUB, _HUB_HOST = "docker.io", "registry-1.docker.io"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

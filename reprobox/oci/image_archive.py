@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from reprobox import oci
+from reprobox.archives.tar_stream import FILE, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 from reprobox.digest import Json, canonical, prefixed, sha256
 from reprobox.errors import FetchError, IntegrityError, UsageError
 from reprobox.image import CONFIG_TYPE, INDEX_TYPE, LAYER_TYPE, Descriptor
-from reprobox.registry import Reference
-from reprobox.tar_stream import FILE, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
+from reprobox.oci import documents as oci
+from reprobox.oci.registry import Reference
 
 _FORMAT = 1
 _MOST_MEMBERS = 100_000
@@ -227,7 +227,7 @@ class _Candidate:
 def choose(found: Contents, name: str | None, platform: str, where: str) -> oci.Image:
     """The image called ``name`` for ``platform``; without a name, the only one.
 
-    ``where`` is the archive's name for messages. Raises :class:`FetchError`, and what :mod:`reprobox.oci` does.
+    ``where`` is the archive's name for messages. Raises :class:`FetchError`, as :mod:`reprobox.oci.documents` does too.
     """
     candidates = _candidates(found, platform, where)
     wanted = [item for item in candidates if name is None or is_named(name, item.names)]

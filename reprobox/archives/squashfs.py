@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
-from reprobox.tar_stream import BLOCK_DEVICE, DEVICE, FIFO, FILE, FOLDER, HARD_LINK, SYMLINK, Header
+from reprobox.archives.tar_stream import BLOCK_DEVICE, DEVICE, FIFO, FILE, FOLDER, HARD_LINK, SYMLINK, Header
 
 MAGIC = b"hsqs"
 

@@ -19,9 +19,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Self
 
-from reprobox.commits import CommitError, is_oid
 from reprobox.download import Watch, loopback, without_password
 from reprobox.errors import FetchError
+from reprobox.git.commits import CommitError, is_oid
 
 #: Ways to a repository that is not a folder of this machine.
 SCHEMES = ("https", "http", "ssh", "git")
@@ -304,7 +304,7 @@ class Objects:
         self._process.wait()
 
     def read(self, oid: str) -> tuple[str, int, Iterator[bytes]]:
-        """As :data:`reprobox.commits.Read`."""
+        """As :data:`reprobox.git.commits.Read`."""
         stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
         stdin.write(oid.encode() + b"\n")
         stdin.flush()

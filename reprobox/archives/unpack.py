@@ -23,9 +23,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from reprobox.archives.tar_stream import (
+    FIFO,
+    FILE,
+    FOLDER,
+    HARD_LINK,
+    SYMLINK,
+    Header,
+    TarError,
+    TarStream,
+    decompressed,
+)
 from reprobox.download import cannot_write
 from reprobox.errors import BuildError, IntegrityError
-from reprobox.tar_stream import FIFO, FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarError, TarStream, decompressed
 
 _WHITEOUT = b".wh."
 _META = b".wh..wh."

@@ -1,0 +1,1 @@
+"""Files that hold trees of files: read as they come, and never trusted."""
