@@ -167,7 +167,7 @@ class Downloader:
         self._timeout = timeout
         self._pools = _Pools(timeout)
         self._unreachable: dict[str, tuple[float, str]] = {}
-        self._turns: collections.defaultdict[str, threading.Lock] = collections.defaultdict(threading.Lock)
+        self._turns: collections.defaultdict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
     def get(
         self,
@@ -314,18 +314,21 @@ class Downloader:
     ) -> T:
         if self.offline:
             raise OfflineError("the network may not be used", where=place.shown, hint="run it again without --offline")
-        origin = _origin(place.url)
-        since, reason = self._unreachable.get(origin, (0.0, ""))
-        if reason and time.monotonic() - since < _LEFT_ALONE:
-            raise FetchError(reason, where=place.shown, hint=_UNREACHABLE)
         failures = 0
-        while True:
-            before = progress()
-            try:
-                return attempt()
-            except _InterruptedError as error:
-                failures = 1 if progress() - before >= _WORTH_RESUMING else failures + 1
-                self._pause(error, failures, place, watch, attempts or self._attempts)
+        with self._turn(place):  # pauses too: nobody else asks meanwhile a server that wants to be asked slowly
+            since, reason = self._unreachable.get(_origin(place.url), (0.0, ""))
+            if reason and time.monotonic() - since < _LEFT_ALONE:
+                raise FetchError(reason, where=place.shown, hint=_UNREACHABLE)
+            while True:
+                before = progress()
+                try:
+                    return attempt()
+                except _InterruptedError as error:
+                    failures = 1 if progress() - before >= _WORTH_RESUMING else failures + 1
+                    self._pause(error, failures, place, watch, attempts or self._attempts)
+
+    def _turn(self, place: Location) -> contextlib.AbstractContextManager[object]:
+        return self._turns[_origin(place.url)] if place.alone else contextlib.nullcontext()
 
     def _pause(self, error: _InterruptedError, failures: int, place: Location, watch: Watch, attempts: int) -> None:
         """Wait as long as is right before the next attempt, or raise because there should be none."""
@@ -341,25 +344,13 @@ class Downloader:
             tries = f", after {failures} attempts" if attempts > 1 else ""
             raise FetchError(f"{error}{tries}", where=place.shown)
         watch.note(f"{place.shown}: {error}; again in {delay:.1f} s")
-        with self._turn(place):  # nobody else asks meanwhile a server that wants to be asked slowly
-            watch.sleep(delay)
+        watch.sleep(delay)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _answer(
         self, place: Location, headers: Mapping[str, str], body: Body | None = None, method: str = "GET"
-    ) -> Iterator[BaseHTTPResponse]:
-        """The server's answer with its body unread, when it is this request's turn."""
-        with self._turn(place), self._spoken(place, headers, body, method) as response:
-            yield response
-
-    def _turn(self, place: Location) -> contextlib.AbstractContextManager[object]:
-        return self._turns[_origin(place.url)] if place.alone else contextlib.nullcontext()
-
-    @contextlib.contextmanager
-    def _spoken(
-        self, place: Location, headers: Mapping[str, str], body: Body | None, method: str
     ) -> Iterator[BaseHTTPResponse]:
         """The server's answer with its body unread; urllib3's errors become ours, while the body is read too."""
         import ssl
