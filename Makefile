@@ -46,6 +46,10 @@ demo: $(VENV)/.installed ## lock, realize and run examples/quickstart
 	@test -s $(QUICKSTART)/out/loss.png
 	@echo "The plot of the loss: $(CURDIR)/$(QUICKSTART)/out/loss.png"
 
+.PHONY: backends
+backends: $(VENV)/.installed-docker,singularity ## install the backends for Docker, Podman and Apptainer into .venv
+	"$(BIN)/reprobox" plugins
+
 .PHONY: test
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS='-k name' to choose, TEST_JOBS=0 to see one at a time)
 	"$(BIN)/python" -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
