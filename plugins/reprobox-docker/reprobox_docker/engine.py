@@ -216,6 +216,8 @@ class Engine:
         except ImageNotFound:
             return None
         except (APIError, RequestException) as error:
+            if "invalid reference format" in str(error):
+                return None  # no image has such a name
             raise translated(error, "an image cannot be looked at") from None
 
     def tag(self, name: str, repository: str, tag: str) -> None:
@@ -267,6 +269,11 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> BackendError:
         return BackendError(
             f"the engine at {endpoint.address} is reached through ssh, which needs paramiko",
             hint="`pip install paramiko`, or run reprobox on that machine",
+        )
+    if "timed out" in words.lower():
+        return BackendError(
+            f"the engine at {endpoint.address} ({endpoint.said_by}) says nothing within {_FIRST_ANSWER} seconds",
+            hint="try `docker version`; where that hangs too, start the engine anew: `sudo systemctl restart docker`",
         )
     gone = "Connection refused" in words or "No such file" in words
     reason = "nothing answers there" if gone else words

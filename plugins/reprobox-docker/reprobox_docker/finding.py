@@ -27,6 +27,13 @@ JOIN = (
     "join the group that may: `sudo usermod -aG docker {user}`, then log in again (that group is as good as root);"
     " or use a rootless engine: `dockerd-rootless-setuptool.sh install`, or `systemctl --user start podman.socket`"
 )
+_ADDRESS = (
+    "write unix:///path/of/docker.sock, tcp://host:2376 or ssh://user@host; unset it for the engine of this machine"
+)
+_KEYS = (
+    "DOCKER_CERT_PATH names a folder that has ca.pem, cert.pem and key.pem; unset DOCKER_TLS_VERIFY for an engine"
+    " without TLS"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +81,32 @@ def usual_sockets() -> list[str]:
 
 def _asked_for() -> Endpoint | None:
     address = os.environ.get("DOCKER_HOST")
-    if address:
-        from docker.utils import kwargs_from_env
+    return _from_variables(address) if address else _context()
 
+
+def _from_variables(address: str) -> Endpoint:
+    """The engine of ``DOCKER_HOST``, with what ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH`` say of its keys."""
+    from docker.errors import DockerException, TLSParameterError
+    from docker.utils import kwargs_from_env, parse_host
+
+    try:
+        parsed = parse_host(address)
+    except (DockerException, ValueError):
+        raise BackendError(f"DOCKER_HOST is {address!r}, which is no address of an engine", hint=_ADDRESS) from None
+    try:
         options = {name: value for name, value in kwargs_from_env().items() if name != "base_url"}
-        return Endpoint(address=address, said_by="DOCKER_HOST", options=options)
-    return _context()
+    except (TLSParameterError, OSError):
+        raise BackendError(
+            f"the keys for the engine at {address} (DOCKER_HOST) cannot be read from {_key_folder()}", hint=_KEYS
+        ) from None
+    of_socket = parsed.startswith("http+unix://")  # "unix:/path" is understood, and "unix://" is the usual place
+    return Endpoint(
+        address=parsed.removeprefix("http+") if of_socket else address, said_by="DOCKER_HOST", options=options
+    )
+
+
+def _key_folder() -> str:
+    return os.environ.get("DOCKER_CERT_PATH") or os.path.join(os.path.expanduser("~"), ".docker")
 
 
 def _context() -> Endpoint | None:

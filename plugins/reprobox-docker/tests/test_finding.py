@@ -70,6 +70,50 @@ def test_a_remote_engine_that_does_not_run(probe):
     )
 
 
+@pytest.mark.parametrize("address", ["nonsense", "/var/run/docker.sock", "foo://bar", "tcp://", "tcp://host:port"])
+def test_an_address_that_is_none(probe, address):
+    found = probe(address)
+    assert found.reason == f"DOCKER_HOST is {address!r}, which is no address of an engine"
+    assert found.hint == (
+        "write unix:///path/of/docker.sock, tcp://host:2376 or ssh://user@host; unset it for the engine of this machine"
+    )
+
+
+def test_a_socket_with_fewer_slashes_is_one_of_this_machine(monkeypatch, tmp_path):
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "engine.sock"))
+        engine.listen()
+        monkeypatch.setenv("DOCKER_HOST", f"unix:{tmp_path}/engine.sock")
+        found = find()
+    assert (found.address, found.socket) == (f"unix://{tmp_path}/engine.sock", f"{tmp_path}/engine.sock")
+
+
+def test_keys_of_a_remote_engine_that_are_not_there(probe, tmp_path, monkeypatch):
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path / "none"))
+    found = probe("tcp://127.0.0.1:2376")
+    assert found.reason == (
+        f"the keys for the engine at tcp://127.0.0.1:2376 (DOCKER_HOST) cannot be read from {tmp_path}/none"
+    )
+    assert found.hint == (
+        "DOCKER_CERT_PATH names a folder that has ca.pem, cert.pem and key.pem; unset DOCKER_TLS_VERIFY for an engine"
+        " without TLS"
+    )
+
+
+def test_an_engine_that_says_nothing(probe, tmp_path, monkeypatch):
+    monkeypatch.setattr("reprobox_docker.engine._FIRST_ANSWER", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "silent.sock"))
+        silent.listen()
+        found = probe(f"unix://{tmp_path}/silent.sock")
+    address = f"unix://{tmp_path}/silent.sock"
+    assert found.reason == f"the engine at {address} (DOCKER_HOST) says nothing within 0.2 seconds"
+    assert found.hint == (
+        "try `docker version`; where that hangs too, start the engine anew: `sudo systemctl restart docker`"
+    )
+
+
 def test_an_engine_that_is_too_old(probe, tmp_path):
     with engines.old_engine(tmp_path / "old.sock") as address:
         found = probe(address)
