@@ -34,6 +34,7 @@ from reprobox.oci.registry import Reference
 SIF_TYPE = "application/vnd.sylabs.sif.layer.v1.sif"
 _SQUASHFS_TYPE = "application/vnd.squashfs"
 _FACT = "file"  # of an input: the path of the file, as the manifest says it
+_TAR_MAGIC = slice(257, 262)  # where the first header of a tar says "ustar"
 _FILE = {SIF_TYPE: "base.sif", _SQUASHFS_TYPE: "base.sqfs"}
 
 
@@ -156,7 +157,7 @@ class _Opened:
     """A SIF or a bare SquashFS: its file system, its type, and when it was made (unix seconds)."""
 
     def __init__(self, file: IO[bytes], platform: str, where: str) -> None:
-        start = file.read(64)
+        start = file.read(_TAR_MAGIC.stop)
         file.seek(0)
         if sif.is_sif(start):
             found = sif.read(file)
@@ -173,7 +174,7 @@ class _Opened:
 def _kind_hint(start: bytes) -> str:
     if b"\x53\xef" in start or not start.strip(b"\0"):
         return "images of Singularity 2 were ext3 files: `apptainer build base.sif old.img` makes a SIF of one"
-    if start[:2] == b"\x1f\x8b":
+    if start[:2] == b"\x1f\x8b" or start[_TAR_MAGIC] == b"ustar":
         return 'a tar of an image is taken by archive = "…"; images of Singularity 1 cannot be read by anything now'
     return "give a file that `apptainer build` or `apptainer pull` writes; it may not have arrived whole"
 

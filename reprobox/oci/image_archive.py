@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from reprobox.archives.sif import is_sif
 from reprobox.archives.tar_stream import FILE, HARD_LINK, SYMLINK, TarError, TarStream, decompressed
 from reprobox.digest import Json, canonical, prefixed, sha256
 from reprobox.errors import FetchError, IntegrityError, UsageError
@@ -173,7 +174,8 @@ def _files(file: IO[bytes], path: Path) -> Iterator[tuple[str, str, int, Iterato
     except TarError as error:
         if count:
             raise
-        raise FetchError(f"it is no tar archive: {error}", where=str(path), hint=_AGAIN) from None
+        hint = 'a SIF or SquashFS file is taken by sif = "…"' if start.startswith(b"hsqs") or is_sif(start) else _AGAIN
+        raise FetchError(f"it is no tar archive: {error}", where=str(path), hint=hint) from None
     if not count:
         raise FetchError("it is an empty archive", where=str(path), hint=_AGAIN)
 

@@ -209,6 +209,9 @@ def test_archives_that_are_none(world: SmallWorld, tmp_path: Path) -> None:
     assert refused(world) == f"{path}: it is an empty archive{AGAIN}"
     path.write_bytes(b"no tar at all" * 100)
     assert refused(world).startswith(f"{path}: it is no tar archive: a header")
+    for start in (b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0", b"hsqs"):
+        path.write_bytes(start.ljust(1024, b"x"))
+        assert refused(world).endswith('\n  hint: a SIF or SquashFS file is taken by sif = "…"')
     archive(path, {"a": b"b"})
     assert refused(world).startswith("base.tar: it is no image: it has neither index.json, as oci-archives have, nor")
     archive(path, {"repositories": b"{}"})

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import subprocess
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,9 @@ def test_what_is_no_sif(world: SmallWorld, tmp_path: Path) -> None:
     assert refused(world) == f"base.sif: it is neither a SIF nor a SquashFS file{give}; it may not have arrived whole"
     path.write_bytes(b"\x1f\x8b" + bytes(100))
     assert "images of Singularity 1 cannot be read by anything now" in refused(world)
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("manifest.json"))
+    assert "\n  hint: a tar of an image is taken by archive = " in refused(world)
     with pytest.raises(ManifestError, match=r"targets\.gpu\.base\.sif: base\.sif: it is neither"):
         Sif().resolve(replace(asked(world, {"sif": "base.sif"}), key="targets.gpu.base"))
     path.unlink()
