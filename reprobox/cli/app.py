@@ -54,6 +54,7 @@ def dispatch(arguments: list[str]) -> int:
     """Run one command line; returns the exit status."""
     asked = next((word for word in arguments if word in VERBS), "")
     try:
+        _check_order(arguments, asked)
         options = parser(asked).parse_args(arguments)
     except UsageError as error:
         own = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -97,6 +98,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"`{self.prog} --help` shows what it takes")
+
+
+def _check_order(arguments: list[str], asked: str) -> None:
+    """Other tools take ``-C DIR`` before the command; argparse would take DIR for the command."""
+    first = arguments[0] if arguments else ""
+    if first.startswith(("-C", "--project", "--json", "-q", "--quiet")):
+        raise UsageError(
+            f"{first} stands before the command", hint=f"write it after: `reprobox {asked or 'COMMAND'} {first} …`"
+        )
 
 
 def parser(asked: str = "") -> argparse.ArgumentParser:

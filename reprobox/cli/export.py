@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reprobox.backend import Exporter, RealizeRequest
 from reprobox.cli.export_push import add_push_options, check_wishes, push_image
-from reprobox.cli.options import add_builder_option, add_network_options, check_output
+from reprobox.cli.options import add_builder_option, add_network_options, check_output, writing
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.download import without_password
@@ -81,11 +81,12 @@ def execute(options: argparse.Namespace) -> int:
     staged = options.output.with_name(f".{options.output.name}.new")
     remove(staged)
     try:
-        if exporter:
-            exporter.export(replace(_request(session, realized.environment, manifest, name), output=staged))
-        else:
-            _write(options.format, staged, realized.environment, tag)
-        staged.rename(options.output)
+        with writing(options.output, "-o"):
+            if exporter:
+                exporter.export(replace(_request(session, realized.environment, manifest, name), output=staged))
+            else:
+                _write(options.format, staged, realized.environment, tag)
+            staged.rename(options.output)
     finally:
         remove(staged)
     environment = realized.environment

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reprobox import launch
 from reprobox.backend import Limits
-from reprobox.errors import UsageError
+from reprobox.errors import ReproboxError, UsageError
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +110,18 @@ def add_requires_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ignore-requires", action="store_true", help="go on where this machine lacks what the target requires"
     )
+
+
+@contextlib.contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """Name the place that has no room: it is seldom the store's. Raises :class:`ReproboxError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = "no space is left on its disk" if error.errno == errno.ENOSPC else "the disk quota there is used up"
+        raise ReproboxError(what, where=str(path), hint=f"make room there, or give {option} another place") from None
 
 
 def check_output(path: Path, option: str) -> None:

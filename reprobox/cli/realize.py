@@ -19,6 +19,7 @@ from reprobox.cli.options import (
     check_output,
 )
 from reprobox.cli.report import human
+from reprobox.errors import UsageError
 
 DETAILS = """\
 Builds what the store lacks, from the lock alone, and never locks by itself.
@@ -29,6 +30,8 @@ examples:
   reprobox realize --offline            from the store alone
   reprobox realize --output rootfs      write the whole file system to a new folder
   reprobox realize --ignore-requires    build here what only another machine can run"""
+
+_FILES = {".sif": "singularity", ".sqfs": "singularity", ".tar": "docker"}  # what writes which, of what is our own
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +61,7 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
 
     if options.output is not None:
         check_output(options.output, "--output")
+        _check_form(options.output, options.backend)
     session, project = open_session(options, Path(options.source) if options.source else None)
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
@@ -68,6 +72,17 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     check_requires(options, selected, session.store, [("store", session.store.root)])
     wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
     return realize(session, project, manifest, lock, wish).result
+
+
+def _check_form(output: Path, backend: str) -> None:
+    """A name that asks for a file is no name for a folder. Plugins of others decide for themselves."""
+    meant = _FILES.get(output.suffix)
+    if meant not in (None, backend) and backend in ("sandbox", *_FILES.values()):
+        raise UsageError(
+            f"{backend} would make a folder of this name",
+            where=str(output),
+            hint=f"give --backend {meant} for the file, or a name without {output.suffix} for the folder",
+        )
 
 
 def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:

@@ -22,6 +22,13 @@ pytestmark = pytest.mark.userns
 BECOMING = ("run", "shell")  # verbs that become another program: only in a process of their own
 
 
+def test_options_before_the_command(fresh):
+    told = fresh("-C", "paper", "realize")
+    assert told.status == 2
+    assert told.err == "error: -C stands before the command\n  hint: write it after: `reprobox realize -C …`\n"
+    assert fresh("--json").json["error"]["message"] == "--json stands before the command"
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_every_verb_has_examples(fresh, verb):
     told = fresh(verb, "--help")

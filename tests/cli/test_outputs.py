@@ -56,6 +56,32 @@ def test_realize_writes_the_whole_file_system(project, tmp_path):
     assert not (tmp_path / "root" / "work" / "main.sh").exists()
 
 
+@pytest.mark.parametrize(("name", "meant"), [("x.sif", "singularity"), ("x.sqfs", "singularity"), ("x.tar", "docker")])
+def test_a_name_that_asks_for_a_file_is_none_for_a_folder(project, tmp_path, name, meant):
+    told = project("realize", "--output", tmp_path / name)
+    assert told.status == 2
+    assert told.err == (
+        f"error: {tmp_path / name}: sandbox would make a folder of this name\n"
+        f"  hint: give --backend {meant} for the file, or a name without {name[1:]} for the folder\n"
+    )
+    assert list(tmp_path.glob("x*")) == []
+
+
+@pytest.mark.parametrize("kind", ["rootfs", "oci", "docker-archive"])
+def test_a_place_that_has_no_room_is_named(project, tmp_path, kind):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    script = 'mount -t tmpfs -o size=64k none "$0"; "$@"; status=$?; ls -A "$0"; exit $status'
+    export = [sys.executable, "-m", "reprobox.cli", "export", "--format", kind, "-o", small / "x"]
+    told = subprocess.run(
+        [*mounted, script, small, *export], cwd=project.root, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, told.stdout) == (1, "")
+    hint = "make room there, or give -o another place"
+    assert told.stderr == f"error: {small}/x: no space is left on its disk\n  hint: {hint}\n"
+
+
 def test_realize_with_the_code_in_it(project, tmp_path):
     plain = project("realize", "--json").json
     told = project("realize", "--with-code", "--output", tmp_path / "root", "--json")
@@ -216,5 +242,5 @@ def test_an_export_that_fails_leaves_nothing(project, monkeypatch, tmp_path):
     monkeypatch.setattr("reprobox.cli.export.write_layout", full)
     told = project("export", "--format", "oci", "-o", tmp_path / "layout")
     assert told.status == 1
-    assert "the disk is full" in told.err
+    assert "no space is left on its disk" in told.err
     assert [path.name for path in tmp_path.iterdir()] == ["project"]
