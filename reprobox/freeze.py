@@ -37,6 +37,7 @@ LEFT_OUT: tuple[tuple[tuple[str, ...], str], ...] = (
             "root/.ssh/*", "root/.gnupg/*", "root/.netrc", "root/.git-credentials", "root/.pypirc", "root/.aws/*",
             "root/.docker/config.json", "root/.config/gh/*", "root/.config/gcloud/*", "root/.config/pip/*",
             "root/.kube/*", "etc/apt/auth.conf", "etc/apt/auth.conf.d/*", "*/id_rsa", "*/id_ed25519", "*.pem.key",
+            "etc/shadow", "etc/gshadow",  # a layer would have them as 0644, with the hash of any password that was set
         ),
         "credentials",
     ),
@@ -53,6 +54,10 @@ LEFT_OUT: tuple[tuple[tuple[str, ...], str], ...] = (
             "*.swp",
         ),
         "a cache or a log, made anew where it is needed",
+    ),
+    (
+        ("etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-"),
+        "what useradd and its kin keep of the file as it was",
     ),
     (("var/lib/dpkg/*", "var/lib/apt/*", "etc/apt/apt.conf.d/*"), "the state of apt and dpkg, which the packages make"),
 )  # fmt: skip

@@ -107,6 +107,9 @@ def test_files_are_what_the_packages_do_not_give():
         f("d", kind="d", mode=0o700),
         f("etc/issue", kind="w"),
         f("etc/passwd", "b" * 64),
+        f("etc/passwd-"),
+        f("etc/shadow", mode=0o640),
+        f("etc/shadow-", mode=0o640),
         f("empty", kind="d", mode=0o755),
         f("full", kind="d", mode=0o755),
         f("full/key", mode=0o600),
@@ -124,6 +127,7 @@ def test_files_are_what_the_packages_do_not_give():
     assert found.told == (
         "/d: the folder's mode 0700 is not kept",
         "/etc/issue: was removed, which no layer says; leave it out of what brings it",
+        "/etc/shadow: credentials, never frozen",
         "/empty: an empty folder, which no layer has",
         "/full/key: its mode 0600 becomes 0644",
         "/root/.aws/credentials: credentials, never frozen",
