@@ -16,7 +16,7 @@ Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None
 
 #: Format tag of layer ids. Changing what goes into an id means changing this.
 LAYER_FORMAT = "reprobox-layer-1"
-#: Version of the rules by which every layer is built: the fixed environment of steps (``reprobox.engine``) and how a
+#: Version of the rules by which every layer is built: the fixed environment of steps (``reprobox.building``) and how a
 #: result is normalised (``reprobox.tree``).
 NORMALISER = 2
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from reprobox import data
-from reprobox.engine import Session, build, this_platform
+from reprobox.engine import build
 from reprobox.errors import IntegrityError, LockError, ManifestError, ReproboxError
 from reprobox.layers.fetch import DOWNLOADED
 from reprobox.lock import Lock, LockedLayer, LockedMount, LockedTarget
 from reprobox.manifest import Manifest
+from reprobox.session import Session, this_platform
 
 _SHOWN = 5
 

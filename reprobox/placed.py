@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from reprobox.engine import Environment, Outside, Session
+from reprobox.environment import Environment, Outside
 from reprobox.errors import ReproboxError
+from reprobox.session import Session
 from reprobox.tree import remove
 
 #: The folder of a project that is reprobox's own; never code.

@@ -51,7 +51,7 @@ class Specification:
 
     @hookspec
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:  # noqa: ARG002 - hooks are called by name
-        """Objects that satisfy :class:`reprobox.providers.Provider`, made for one :class:`reprobox.engine.Session`."""
+        """Objects that satisfy :class:`reprobox.providers.Provider`, made for one :class:`reprobox.session.Session`."""
         return ()
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from reprobox import launch, tables
 from reprobox.backend import Realization, RealizeRequest
-from reprobox.engine import Environment, Session, assemble, available, build, check_platform, image_environment
+from reprobox.building import image_environment
+from reprobox.engine import build
+from reprobox.environment import Environment, assemble
 from reprobox.guarded import Guarded
 from reprobox.image import Settings
 from reprobox.layers.git import CHECKOUT
@@ -25,6 +27,7 @@ from reprobox.project import Project
 from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
 from reprobox.seal import check_seal, remember_build
+from reprobox.session import Session, available, check_platform
 from reprobox.sharing import hand_on
 from reprobox.store import StoredLayer
 

@@ -10,7 +10,6 @@ from typing import Any
 from reprobox import graph, tables
 from reprobox.backend import Backend
 from reprobox.digest import Json
-from reprobox.engine import Session, available, this_platform
 from reprobox.errors import (
     LockError,
     ManifestError,
@@ -38,6 +37,7 @@ from reprobox.lock import (
 from reprobox.locked_data import lock_data, lock_downloads
 from reprobox.manifest import DEFAULT_TARGETS, EMPTY, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
+from reprobox.session import Session, available, this_platform
 from reprobox.world import NO_DATE, ProjectWorld
 
 #: More layers than this in one image are refused: Docker stops at 125.

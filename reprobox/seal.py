@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from reprobox.building import rebuild
 from reprobox.digest import Entry, read_index
-from reprobox.engine import Environment, Session, rebuild
+from reprobox.environment import Environment
 from reprobox.errors import IntegrityError
 from reprobox.layers.kind import uses_network
 from reprobox.lock import LockedTarget, ancestors
+from reprobox.session import Session
 
 
 def remember_build(session: Session, environment: Environment) -> None:

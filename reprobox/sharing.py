@@ -8,11 +8,12 @@ from functools import partial
 
 from reprobox.crew import Crew, Errand, Silent
 from reprobox.digest import bare
-from reprobox.engine import Session, take_layer
+from reprobox.engine import take_layer
 from reprobox.errors import FetchError, IntegrityError, ReproboxError, UsageError
 from reprobox.lock import LockedLayer, LockedTarget, ancestors
 from reprobox.oci.remote import PUSHERS, SEAL, Remote, Wanted, can_be_shared
 from reprobox.plan import Plan
+from reprobox.session import Session
 from reprobox.store import StoredLayer
 
 _AT_ONCE = 4

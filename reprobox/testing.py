@@ -46,11 +46,12 @@ from reprobox.backend import (
     ToolRequest,
     ToolResult,
 )
+from reprobox.building import BUILD_ENVIRONMENT
 from reprobox.digest import read_index, sha256, tree_digest, write_index
-from reprobox.engine import BUILD_ENVIRONMENT, this_platform
 from reprobox.errors import BuildError
 from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, Settings, layer_digest
 from reprobox.redact import holders
+from reprobox.session import this_platform
 from reprobox.tree import Tree, remove, scan
 
 EPOCH = 1_700_000_000

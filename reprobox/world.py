@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 
 from reprobox.ahead import Ahead
 from reprobox.backend import Bind, ToolRequest, ToolResult
-from reprobox.engine import BUILD_ENVIRONMENT, Session, build, image_environment, this_platform
+from reprobox.building import BUILD_ENVIRONMENT, image_environment
+from reprobox.engine import build
 from reprobox.errors import ReproboxError
 from reprobox.lock import BASE, Input, Lock, LockedLayer, LockedTarget
 from reprobox.oci.registry import Registries
 from reprobox.providers import Found
+from reprobox.session import Session, this_platform
 from reprobox.store import StoredLayer
 from reprobox.tree import Tree, opened
 

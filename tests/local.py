@@ -9,7 +9,6 @@ from typing import Any
 
 from reprobox import config
 from reprobox.download import Downloader
-from reprobox.engine import Session, staged
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Registries
@@ -18,6 +17,7 @@ from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.realize import Realized, Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
+from reprobox.session import Session, staged
 from reprobox.store import Store
 from reprobox.testing import small_base
 

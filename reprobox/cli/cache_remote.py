@@ -11,9 +11,9 @@ from reprobox.errors import UsageError
 from reprobox.resolve import ensure_fresh
 
 if TYPE_CHECKING:
-    from reprobox.engine import Session
     from reprobox.lock import Lock, LockedTarget
     from reprobox.oci.remote import Remote
+    from reprobox.session import Session
     from reprobox.sharing import Outcome
 
 

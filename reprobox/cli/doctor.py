@@ -16,7 +16,6 @@ from reprobox import __version__, config, cpu, host, survey
 from reprobox.backend import Availability
 from reprobox.cli.plugins import probed
 from reprobox.cli.report import human
-from reprobox.engine import staged
 from reprobox.errors import ManifestError, ReproboxError, UsageError
 from reprobox.host import Host
 from reprobox.leases import has_locks
@@ -24,6 +23,7 @@ from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins, left_out
 from reprobox.project import Project
 from reprobox.requirements import Finding, check, shown
+from reprobox.session import staged
 from reprobox.shared import problem
 from reprobox.store import Store
 

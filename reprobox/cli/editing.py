@@ -14,12 +14,12 @@ from typing import Any
 from reprobox.cli.lock import relock, summary
 from reprobox.cli.options import add_builder_option, add_mount_option, add_network_options, mounts_given
 from reprobox.cli.session import open_session
-from reprobox.engine import Session
 from reprobox.errors import ReproboxError, UsageError
 from reprobox.layers.pip import requirement
 from reprobox.manifest import MAX_BYTES, Check, apt_package, parse
 from reprobox.manifest_edit import Done, NameOf
 from reprobox.project import Project
+from reprobox.session import Session
 
 KINDS: dict[str, Check] = {"apt": apt_package, "pip": requirement}
 Change = Callable[[str], tuple[str, tuple[Done, ...]]]

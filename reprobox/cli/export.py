@@ -16,7 +16,7 @@ from reprobox.cli.options import add_builder_option, add_network_options, check_
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.download import without_password
-from reprobox.engine import Environment, Session
+from reprobox.environment import Environment
 from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.lock import Input, LockedTarget
@@ -25,6 +25,7 @@ from reprobox.oci.registry import Reference
 from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
+from reprobox.session import Session
 from reprobox.tree import merge_into, remove
 
 DETAILS = """\

@@ -26,7 +26,7 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.cli.writing import project_copy
 from reprobox.digest import Entry, read_index
-from reprobox.engine import Session, available, build
+from reprobox.engine import build
 from reprobox.errors import ManifestError
 from reprobox.freeze import (
     MARKS,
@@ -46,6 +46,7 @@ from reprobox.manifest_edit import add_files, add_layer
 from reprobox.project import Project
 from reprobox.resolve import resolve
 from reprobox.secret_values import secret_values
+from reprobox.session import Session, available
 from reprobox.tree import Tree
 from reprobox.writable import Copy
 

@@ -14,12 +14,12 @@ from reprobox import graph
 from reprobox.cli import drawing
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
-from reprobox.engine import Session
 from reprobox.errors import LockError, ReproboxError, StaleLockError, UsageError
 from reprobox.lock import Lock, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.resolve import ensure_fresh
+from reprobox.session import Session
 from reprobox.store import Store, StoredLayer
 from reprobox.why import Built, Reason, why
 

@@ -14,7 +14,7 @@ from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
 from reprobox.config import load
-from reprobox.engine import Environment, Session, assemble, available
+from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
 from reprobox.image import rfc3339
 from reprobox.lock import Lock, LockedTarget
@@ -23,6 +23,7 @@ from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.realize import settings_of
 from reprobox.resolve import ensure_fresh
+from reprobox.session import Session, available
 
 DETAILS = """\
 Of a project: the image, the lock that it is of, the layers that it is made of, and what the backend holds. Nothing is

@@ -12,7 +12,6 @@ from reprobox.cli.changes import brief
 from reprobox.cli.options import add_builder_option, add_mount_option, add_network_options, mounts_given
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
-from reprobox.engine import Session, this_platform
 from reprobox.errors import LockError
 from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
@@ -22,6 +21,7 @@ from reprobox.pins import upgrade_of
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
+from reprobox.session import Session, this_platform
 
 DETAILS = """\
 A plain `lock` keeps every pin that still satisfies the manifest, so that it can be run at any time.

@@ -22,7 +22,6 @@ from reprobox.cli.options import (
 )
 from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
-from reprobox.engine import Session, staged
 from reprobox.errors import LockError, UsageError
 from reprobox.layers.code import is_locked_code
 from reprobox.locked_data import check_data
@@ -30,6 +29,7 @@ from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
+from reprobox.session import Session, staged
 
 DETAILS = """\
 The command sees the environment's read-only file system, the declared mounts and the code; a private HOME and /tmp; and

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from reprobox import config, launch
 from reprobox.download import Downloader
-from reprobox.engine import Session, staged
 from reprobox.errors import UsageError
 from reprobox.oci.registry import Registries
 from reprobox.oci.remote import Remote, open_remote
 from reprobox.plugins import Plugins, left_out
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.providers import Documents, HintProvider
+from reprobox.session import Session, staged
 from reprobox.shared import SharedStore, is_shared, problem
 from reprobox.store import Store
 from reprobox.vault.provider import in_order, open_configured, open_vault

@@ -6,8 +6,8 @@ import argparse
 
 from reprobox.cli.run import add_run_options, start
 from reprobox.cli.session import open_session
-from reprobox.engine import staged
 from reprobox.errors import UsageError
+from reprobox.session import staged
 
 DETAILS = """\
 The same view as `run` has: the declared mounts, the code, a read-only root. With --failed, that of a build step that

@@ -13,11 +13,11 @@ from reprobox import host_network, launch, writable
 from reprobox.backend import Backend, Bind
 from reprobox.cli.options import mounts_given
 from reprobox.cli.session import open_session
-from reprobox.engine import Session, available, staged
 from reprobox.errors import UsageError
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
+from reprobox.session import Session, available, staged
 from reprobox.writable import Copy
 
 _REFUSED = {"memory": 0, "cpus": 0, "gpus": None, "isolate": False, "network": "host", "failed": None}

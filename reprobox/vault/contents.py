@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reprobox import image
 from reprobox.digest import Json, sha256
-from reprobox.engine import Session, build, this_platform
+from reprobox.engine import build
 from reprobox.errors import LockError, ReproboxError
 from reprobox.image import LAYER_TYPE, write_layer
 from reprobox.layers.code import is_locked_code
@@ -20,6 +20,7 @@ from reprobox.lock import Input, Lock, LockedLayer
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
+from reprobox.session import Session, this_platform
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import file_sha256
 from reprobox.vault.documents import MEDIA_TYPE, NAME, Entry, Kept, Part, sorted_parts

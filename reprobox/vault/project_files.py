@@ -13,7 +13,6 @@ from typing import IO, Any
 
 from reprobox.archives.fetched import Archive, ArchiveError
 from reprobox.archives.tar_stream import FILE, FOLDER, TarError, TarStream, decompressed
-from reprobox.engine import Session
 from reprobox.errors import IntegrityError, ManifestError, ReproboxError
 from reprobox.git.worktree import Placing, Source
 from reprobox.image import file_header, folder_header, link_header, tar_end
@@ -27,6 +26,7 @@ from reprobox.project import MANIFEST_NAME, Project
 from reprobox.pypi import TYPES
 from reprobox.redact import holders
 from reprobox.secret_values import secret_values
+from reprobox.session import Session
 from reprobox.tree import Tree, opened, walk
 
 _CHUNK = 1 << 20

@@ -22,7 +22,7 @@ def rows(page):
 
 
 def test_the_build_environment_is_the_real_one():
-    from reprobox.engine import BUILD_ENVIRONMENT
+    from reprobox.building import BUILD_ENVIRONMENT
 
     told = {}
     for row in rows("build-environment.md"):

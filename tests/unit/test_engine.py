@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.building import image_environment
 from reprobox.digest import Entry, write_index
-from reprobox.engine import Environment, Session, assemble, build, image_environment
+from reprobox.engine import build
+from reprobox.environment import Environment, assemble
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.image import Settings, layer_digest
 from reprobox.layers.kind import Commands, StepRequest
 from reprobox.layers.run import RunKind
 from reprobox.lock import LockedLayer, LockedTarget, with_ids
+from reprobox.session import Session
 from reprobox.store import Store
 from reprobox.tree import merge_into
 from tests import images

@@ -14,9 +14,9 @@ from typing import ClassVar
 import pytest
 
 from reprobox.backend import ToolRequest
+from reprobox.building import BUILD_ENVIRONMENT
 from reprobox.debian.release import Keyring, trusted_keys
 from reprobox.debian.sources import Source
-from reprobox.engine import BUILD_ENVIRONMENT
 from reprobox.errors import FetchError, IntegrityError, ManifestError, ResolveError
 from reprobox.layers.apt import Apt, declared
 from reprobox.layers.bootstrap import Bootstrap

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.backend import BuildRequest, ToolRequest
+from reprobox.building import BUILD_ENVIRONMENT
 from reprobox.debian.sources import Source
-from reprobox.engine import BUILD_ENVIRONMENT
 from reprobox.errors import IntegrityError, PlatformError, ResolveError
 from reprobox.layers import bootstrap as module
 from reprobox.layers.bootstrap import Bootstrap

@@ -13,10 +13,10 @@ import pytest
 
 from reprobox.debian import provider as module
 from reprobox.download import Downloader
-from reprobox.engine import Session
 from reprobox.errors import FetchError, IntegrityError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.providers import Documents, HintProvider
+from reprobox.session import Session
 from tests.debs import make_deb
 from tests.local import Local
 from tests.servers import Handler, Server, half, status, wrong

@@ -1,0 +1,302 @@
+"""One layer from its inputs: the step that its kind says, carried out by the builder, and published in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reprobox import host_network, image
+from reprobox.backend import BuildRequest
+from reprobox.digest import Entry, canonical, read_index, sha256, write_index
+from reprobox.errors import BuildError, ReproboxError
+from reprobox.layers.kind import (
+    Commands,
+    Earlier,
+    Files,
+    StepRequest,
+    Unpacked,
+    Verbatim,
+    secrets_of,
+    uses_network,
+)
+from reprobox.lock import LockedLayer
+from reprobox.redact import Redactor, holders
+from reprobox.secret_values import secret_values
+from reprobox.session import Session, other_machine, this_platform
+from reprobox.store import Store, StoredLayer
+from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan
+
+#: What every step's environment holds; a layer's own ``env`` is added, and the base image's below it.
+BUILD_ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "FORCE_SOURCE_DATE": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+}
+
+
+def build_layer(
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    platform: str,
+    epoch: int,
+    *,
+    place: tuple[int, int] = (1, 1),
+) -> StoredLayer:
+    """Build one layer whose inputs are in the store, and publish it; another process may have done so meanwhile."""
+    with session.store.working_on(f"layer-{layer.id}"):
+        stored = session.store.layer(layer.id)
+        if stored is not None:
+            return stored
+        session.reporter.building(layer.name, *place)
+        started = time.monotonic()
+        with session.store.scratch() as stage:
+            record = _build_in(stage, session, layer, below, platform, epoch, plain=session.config.plain)
+            record["seconds"] = round(time.monotonic() - started, 3)
+            stored = publish(session, layer, below, epoch, stage / "layer", record)
+        session.reporter.built(layer.name, time.monotonic() - started, record["size"])
+        return stored
+
+
+def rebuild(
+    session: Session, layer: LockedLayer, below: Sequence[LockedLayer], platform: str, epoch: int
+) -> list[Entry]:
+    """Build a layer once more beside the one in the store, without short cuts, for its index alone."""
+    session.fetch(layer.inputs)
+    with session.store.scratch() as stage:
+        _build_in(stage, session, layer, below, platform, epoch, plain=True)
+        return read_index((stage / "layer" / "index").read_bytes())
+
+
+def publish(
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    epoch: int,
+    staged: Path,
+    record: Mapping[str, Any],
+) -> StoredLayer:
+    inputs = layer.identity(epoch, [item.id for item in below]).document()
+    whole = {**record, "name": layer.name, "kind": layer.kind, "inputs": inputs}
+    stored = session.store.publish_layer(layer.id, staged, whole)
+    session.store.remember("like", _likeness(inputs), layer.id.encode())
+    remove(session.store.failed(layer.id))
+    return stored
+
+
+def _build_in(
+    stage: Path,
+    session: Session,
+    layer: LockedLayer,
+    below: Sequence[LockedLayer],
+    platform: str,
+    epoch: int,
+    *,
+    plain: bool = False,
+) -> dict[str, Any]:
+    output = stage / "layer"
+    output.mkdir(mode=0o755)
+    files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
+    identity = layer.identity(epoch, [item.id for item in below]).document()
+    request = StepRequest(
+        layer=layer,
+        files=files,
+        platform=platform,
+        epoch=epoch,
+        project=session.project,
+        earlier=None if plain else _earlier(session.store, identity),
+        plain=plain,
+    )
+    kind = session.buildable(layer)
+    step = kind.step(request)
+    if isinstance(step, Verbatim):
+        return _unpack_verbatim(step, output)
+    if isinstance(step, Unpacked):
+        return _unpack_root(step, output, epoch)
+    if isinstance(step, Commands) and platform != this_platform():
+        raise other_machine(f"layer {layer.name!r}", platform)
+    parents = [session.store.own(stored_layer(session.store, item)) for item in below]
+    merged = Tree.load(*(parent.index for parent in parents))
+    if isinstance(step, Files):
+        return _write_files(step, stage, output, merged, epoch)
+    if step.quick:
+        try:
+            return _run_commands(step, stage, session, layer, parents, merged, epoch)
+        except BuildError:
+            session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
+            remove(stage / "seed")
+            step = kind.step(replace(request, plain=True, earlier=None))
+            assert isinstance(step, Commands)
+    return _run_commands(step, stage, session, layer, parents, merged, epoch)
+
+
+def _likeness(identity: Mapping[str, Any]) -> str:
+    """The same for layers that differ in nothing but their input files."""
+    return sha256(canonical({name: value for name, value in identity.items() if name != "files"}))
+
+
+def _earlier(store: Store, identity: Mapping[str, Any]) -> Earlier | None:
+    """The layer that was built last of those like this one, if it is still there."""
+    try:
+        name = store.memo("like", _likeness(identity)).read_text()
+    except OSError:
+        return None
+    stored = store.layer(name)
+    if stored is None or stored.shared is not None:
+        return None
+    files = {name: digest for _, name, digest in stored.record["inputs"]["files"]}
+    return Earlier(files=files, index=read_index(stored.index.read_bytes()), tree=stored.tree)
+
+
+def stored_layer(store: Store, layer: LockedLayer) -> StoredLayer:
+    stored = store.layer(layer.id)
+    if stored is None:
+        raise ReproboxError(f"layer {layer.name!r} went away from the store while it was needed", hint="run it again")
+    return stored
+
+
+def _unpack_verbatim(step: Verbatim, output: Path) -> dict[str, Any]:
+    tree = output / "tree"
+    tree.mkdir(mode=0o755)
+    contents = step.unpack(tree)
+    (output / "index").write_bytes(write_index(scan(tree, contents)))
+    config = json.loads(step.config.read_bytes())
+    diff_ids = [value.removeprefix("sha256:") for value in config["rootfs"]["diff_ids"]]
+    blobs = [
+        {"digest": path.name, "media_type": image.oci_media_type(kind), "size": path.stat().st_size, "diff_id": diff_id}
+        for (path, kind), diff_id in zip(step.layers, diff_ids, strict=True)
+    ]
+    chain = canonical(list(diff_ids))
+    return {
+        "diff_id": sha256(chain),
+        "size": sum(path.stat().st_size for path, _ in step.layers),
+        "verbatim": blobs,
+        "config": config.get("config") or {},
+        "dropped": [],
+    }
+
+
+def _unpack_root(step: Unpacked, output: Path, epoch: int) -> dict[str, Any]:
+    tree = output / "tree"
+    tree.mkdir(mode=0o755)
+    dropped = step.unpack(tree)
+    (output / "index").write_bytes(write_index(scan(tree)))
+    diff_id, size = image.layer_digest(tree, output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "config": dict(step.config), "dropped": list(dropped)}
+
+
+def _write_files(step: Files, stage: Path, output: Path, merged: Tree, epoch: int) -> dict[str, Any]:
+    root = stage / "files"
+    root.mkdir(mode=0o755)
+    started = time.time()
+    step.write(root, merged)
+    dropped = normalise(Changes(root=root, epoch=epoch, started=started), merged, output)
+    diff_id, size = image.layer_digest(output / "tree", output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
+
+
+def _run_commands(
+    step: Commands,
+    stage: Path,
+    session: Session,
+    layer: LockedLayer,
+    parents: Sequence[StoredLayer],
+    merged: Tree,
+    epoch: int,
+) -> dict[str, Any]:
+    if step.kept and not step.commands:
+        return _keep(step, stage / "layer", epoch, dropped=())
+    seed = None
+    if step.seed is not None:
+        seed = stage / "seed"
+        seed.mkdir(mode=0o755)
+        step.seed(seed)
+    index = stage / "parents.index"
+    index.write_bytes(write_index(merged.sorted()))
+    inherited = _inherited(parents)
+    environment = {**inherited, **BUILD_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(epoch)}
+    environment["PATH"] = inherited.get("PATH", BUILD_ENVIRONMENT["PATH"])
+    network = uses_network(layer)
+    if network:
+        environment |= host_network.environment()
+    secrets = secrets_for(session, [layer])
+    try:
+        result = session.builder.build(
+            BuildRequest(
+                parents=tuple(parent.tree for parent in parents),
+                parent_index=index,
+                output=stage / "layer",
+                commands=step.commands,
+                environment={**environment, **step.environment, **layer.environment},
+                binds=(*step.binds, *host_network.binds()) if network else step.binds,
+                epoch=epoch,
+                log=session.store.log(f"{layer.id}.log"),
+                seed=seed,
+                workdir=step.workdir,
+                network=network,
+                secrets=secrets,
+                installing=step.installing,
+                failed=None if step.quick else session.store.failed(layer.id),
+            )
+        )
+    except BuildError as error:
+        hint = f"{error.hint}; `reprobox shell --failed {layer.name}` opens a shell in the state that it failed in"
+        raise BuildError(error.message, where=f"layer {layer.name!r}", hint=hint) from None
+    _refuse_secrets(stage / "layer" / "tree", layer, secrets)
+    dropped = [Redactor(secrets).text(text) for text in result.dropped]
+    if step.kept:
+        return _keep(step, stage / "layer", epoch, dropped=dropped)
+    return {"diff_id": result.diff_id, "size": result.size, "dropped": dropped}
+
+
+def _refuse_secrets(tree: Path, layer: LockedLayer, secrets: Mapping[str, bytes]) -> None:
+    """A layer is kept and handed on, so no file of it may hold a secret."""
+    found = [f"/{Redactor(secrets).text(os.fsdecode(path))} holds {name!r}" for path, name in holders(tree, secrets)]
+    if found:
+        more = f", and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BuildError(
+            f"the step wrote a secret into the layer: {', '.join(found[:5])}{more}",
+            where=f"layer {layer.name!r}",
+            hint="layers are kept and handed on: let the script read /run/secrets where it needs it, and remove what it"
+            " wrote",
+        )
+
+
+def _keep(step: Commands, output: Path, epoch: int, *, dropped: Sequence[str]) -> dict[str, Any]:
+    """Add to what was built what an earlier layer has already."""
+    assert step.kept_in is not None
+    add_kept(output, step.kept_in, step.kept, epoch)
+    diff_id, size = image.layer_digest(output / "tree", output / "index", epoch)
+    return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
+
+
+def _inherited(parents: Sequence[StoredLayer]) -> dict[str, str]:
+    """The environment that a base image declares."""
+    return image_environment(parents[0].record) if parents else {}
+
+
+def image_environment(record: Mapping[str, Any]) -> dict[str, str]:
+    """``Env`` of a stored base's image config, as a mapping."""
+    pairs = (item.partition("=") for item in record.get("config", {}).get("Env") or ())
+    return {name: value for name, _, value in pairs}
+
+
+def secrets_for(session: Session, layers: Sequence[LockedLayer]) -> dict[str, bytes]:
+    """The secrets that the steps of these layers need. Raises :class:`ManifestError` for those that are missing."""
+    wanted = [(name, layer.name) for layer in layers for name in secrets_of(layer)]
+    if not wanted:
+        return {}
+    if session.manifest is None:
+        raise ReproboxError(f"layer {wanted[0][1]!r} needs secrets, and there is no manifest to find them by")
+    return secret_values(session.manifest, session.project, wanted)
