@@ -235,14 +235,20 @@ def test_a_seal_is_kept_and_a_broken_one_stops(quickstart, told, session_folder)
 # -- the same with an image base ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.registry
-def test_the_same_manifest_on_an_image_from_a_registry(quickstart, base_image, session_folder):
+@pytest.fixture(scope="module")
+def on_an_image(quickstart, base_image, session_folder):
+    """The quickstart on an image, and what ``realize`` tells."""
     project = quickstart.copied(session_folder / "on-an-image")
     manifest = project.path / "research.toml"
     manifest.write_text(manifest.read_text().replace('bootstrap = "debian:bookworm"', f'image = "{base_image}"'))
     (project.path / "research.lock").unlink()
     project("lock")
-    told = project.realize()
+    return project, project.realize()
+
+
+@pytest.mark.registry
+def test_the_same_manifest_on_an_image_from_a_registry(on_an_image, session_folder):
+    project, told = on_an_image
     project("run")
     assert (project.path / "out/loss.png").exists()
     tree = session_folder / "image-rootfs"
@@ -250,30 +256,68 @@ def test_the_same_manifest_on_an_image_from_a_registry(quickstart, base_image, s
     assert script_digest(tree) == told["tree_digest"]
 
 
-@pytest.mark.apptainer
-def test_apptainer_builds_the_layers_that_the_sandbox_builds(quickstart, told, session_folder):
-    built = quickstart.with_inputs_only(session_folder / "by-apptainer").realize(
-        "--offline", "--builder", "singularity"
-    )
-    assert built["builder"] == "singularity"
+# -- other builders and backends ---------------------------------------------------------------------------------------
+
+OTHERS = [
+    pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("singularity", marks=[pytest.mark.apptainer, pytest.mark.tool("unsquashfs")]),
+]
+
+
+@pytest.mark.parametrize("builder", OTHERS)
+def test_another_builder_makes_the_same_layers(quickstart, told, session_folder, builder):
+    built = quickstart.with_inputs_only(session_folder / f"by-{builder}").realize("--offline", "--builder", builder)
+    assert built["builder"] == builder
+    assert not any(layer["cached"] for layer in built["layers"])
     assert [layer["diff_id"] for layer in built["layers"]] == [layer["diff_id"] for layer in told["layers"]]
     assert digests(built) == digests(told)
 
 
-@pytest.mark.apptainer
-@pytest.mark.ordinary
-@pytest.mark.tool("unsquashfs")
-def test_a_sif_shows_the_same_tree_and_runs_for_anyone(quickstart, told, session_folder, user):
-    image, tree = session_folder / "quickstart.sif", session_folder / "unsquashed"
-    quickstart("realize", "--backend", "singularity", "--output", image)
+@pytest.mark.parametrize("backend", OTHERS)
+def test_another_backend_holds_the_same_tree(quickstart, told, session_folder, request, backend):
+    tree = held(quickstart, backend, session_folder / f"held-by-{backend}", request)
+    assert script_digest(tree) == told["tree_digest"]
+    printed = quickstart("run", "--backend", backend)
+    assert "1 xor 1 -> 0.0" in printed
+    assert (quickstart.path / "out/loss.png").stat().st_uid == os.getuid()
+
+
+@pytest.mark.registry
+@pytest.mark.parametrize("backend", OTHERS)
+def test_another_backend_holds_the_same_tree_on_an_image_from_a_registry(on_an_image, session_folder, request, backend):
+    project, told = on_an_image
+    tree = held(project, backend, session_folder / f"image-held-by-{backend}", request)
+    assert script_digest(tree) == told["tree_digest"]
+
+
+def held(project: Project, backend: str, tree: Path, request) -> Path:
+    """What the backend holds, got out of it by the engine's own means."""
+    told = project.realize("--backend", backend)
+    tree.mkdir()
+    if backend == "docker":
+        exported = request.getfixturevalue("docker").export(told["location"], tree.with_suffix(".tar"))
+        argv = ["tar", "--extract", "--same-permissions", "--no-same-owner", "-f", exported, "-C", tree]
+    else:
+        argv = ["unsquashfs", "-force", "-quiet", "-no-progress", "-offset", offset_of(Path(told["location"]))]
+        argv += ["-dest", tree, told["location"]]
+    subprocess.run(list(map(str, argv)), check=True, capture_output=True)
+    return tree
+
+
+def offset_of(image: Path) -> int:
+    """Where the file system begins in a SIF."""
     with image.open("rb") as file:
         primary = sif.read(file).primary
     assert primary is not None
-    unpack = ["unsquashfs", "-quiet", "-no-progress", "-offset", str(primary.offset), "-dest", tree, image]
-    subprocess.run(unpack, check=True, capture_output=True)
-    assert script_digest(tree) == told["tree_digest"]
+    return primary.offset
+
+
+@pytest.mark.apptainer
+@pytest.mark.ordinary
+def test_a_sif_runs_for_anyone(quickstart, session_folder, user):
+    image = session_folder / "quickstart.sif"
+    quickstart("realize", "--backend", "singularity", "--output", image)
     copy = shutil.copy(image, user.home / "quickstart.sif")
-    done = user.run(
-        ["apptainer", "--silent", "exec", copy, "python3", "-c", "import numpy; print(numpy.arange(3).sum())"]
-    )
+    program = "import numpy; print(numpy.arange(3).sum())"
+    done = user.run(["apptainer", "--silent", "exec", copy, "python3", "-c", program])
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
