@@ -107,7 +107,7 @@ def _config(
         "Ulimits": engine.limits()[1:],
         "Init": request.isolate and _has_init(engine),
         "LogConfig": {"Type": "none", "Config": {}},
-        **_limits(request.limits),
+        **_limits(engine, request.limits),
         **_identity(engine),
         **_gpus(request.gpus),
     }
@@ -151,13 +151,20 @@ def _has_init(engine: Engine) -> bool:
     return engine.is_podman or bool(engine.info.get("InitBinary"))
 
 
-def _limits(limits: Limits) -> dict[str, Any]:
-    """Memory in bytes, swap included; processors in billionths."""
+def _limits(engine: Engine, limits: Limits) -> dict[str, Any]:
+    """Memory in bytes, swap included. Whole processors are named, so that programs count them; parts are time.
+
+    More than there are is all there are.
+    """
     found: dict[str, Any] = {}
     if limits.memory:
         found |= {"Memory": limits.memory, "MemorySwap": limits.memory}
-    if limits.cpus:
-        found["NanoCpus"] = int(limits.cpus * 1_000_000_000)
+    if limits.cpus and (engine.rootless or limits.cpus != int(limits.cpus)):
+        found["NanoCpus"] = int(min(limits.cpus, engine.info.get("NCPU") or limits.cpus) * 1_000_000_000)
+    elif limits.cpus:
+        there = sorted(os.sched_getaffinity(0))
+        first = os.getpid() % len(there)  # several runs do not crowd on the same ones
+        found["CpusetCpus"] = ",".join(map(str, (there[first:] + there[:first])[: int(limits.cpus)]))
     return found
 
 

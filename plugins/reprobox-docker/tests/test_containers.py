@@ -272,6 +272,19 @@ def test_a_run_is_held_to_its_limits(bench):
     assert ended.stdout.split()[:2] == [b"67108864", b"50000"]
 
 
+@pytest.mark.parametrize(("cpus", "counted"), [(1, 1), (100, len(os.sched_getaffinity(0))), (99.5, os.cpu_count())])
+def test_programs_count_the_processors_that_they_are_given(bench, cpus, counted):
+    script = "while read -r name value; do [ $name != Cpus_allowed_list: ] || echo $value; done </proc/self/status"
+    ended = bench.shell(bench.realize(), script, limits=Limits(cpus=cpus))
+    assert len(expanded(ended.stdout.decode().strip())) == counted
+
+
+def expanded(ranges: str) -> list[int]:
+    """``0-2,4`` as numbers."""
+    pairs = [part.partition("-") for part in ranges.split(",")]
+    return [number for low, _, high in pairs for number in range(int(low), int(high or low) + 1)]
+
+
 def test_gpus_that_the_engine_cannot_give_are_refused(bench, api):
     if "nvidia" in api.info().get("Runtimes", {}):
         pytest.skip("this engine can give GPUs")
