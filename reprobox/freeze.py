@@ -14,7 +14,7 @@ import fnmatch
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,7 @@ class PipChanges:
     removed: tuple[str, ...] = ()
     as_files: tuple[str, ...] = ()
     records: tuple[str, ...] = ()  # paths of the files that these packages own
+    gone: tuple[str, ...] = ()  # paths of the files that those removed owned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,11 +129,15 @@ def pip_changes(before: Tree, changed: Sequence[Entry], read: Read, debian: froz
     Recording Installed Projects, PyPA specifications: INSTALLER, REQUESTED, RECORD and direct_url.json.
     """
     new: dict[tuple[str, str, str], set[str]] = {}
-    gone = set()
+    gone: set[tuple[str, str, str]] = set()
     for entry in changed:
         path = entry.path.decode(errors="surrogateescape")
         if entry.kind == "w":
-            gone |= {_project(name) for name in _below(before, entry.path)}
+            gone |= {
+                (match[1], match[2], match[3])
+                for name in _below(before, entry.path)
+                if (match := _PYTHON.fullmatch(name)) and match[4] == "METADATA"
+            }
         elif (match := _PYTHON.fullmatch(path)) and path not in debian:
             new.setdefault((match[1], match[2], match[3]), set()).add(match[4])
     found = {key: files for key, files in new.items() if "METADATA" in files}
@@ -141,12 +146,14 @@ def pip_changes(before: Tree, changed: Sequence[Entry], read: Read, debian: froz
     requested = {key for key, has in found.items() if "REQUESTED" in has}
     asked = (requested or set(found)) - files
     kept = set(found) - files
+    gone = {key for key in gone if _canonical(key[1]) not in {_canonical(other[1]) for other in found}}
     return PipChanges(
         asked=tuple(sorted({packages[key] for key in asked})),
         along=tuple(sorted({packages[key] for key in kept - asked})),
-        removed=tuple(sorted(name for name in gone - {_canonical(key[1]) for key in found} if name)),
+        removed=tuple(sorted({_canonical(key[1]) for key in gone})),
         as_files=tuple(sorted({packages[key] for key in files})),
         records=tuple(sorted({path for key in kept for path in _owned(key, read)})),
+        gone=tuple(sorted({path for key in gone for path in _owned(key, read)})),
     )
 
 
@@ -155,11 +162,6 @@ def _below(before: Tree, path: bytes) -> Iterator[str]:
     for known in before.entries:
         if known == path or known.startswith(path + b"/"):
             yield known.decode(errors="surrogateescape")
-
-
-def _project(path: str) -> str:
-    match = _PYTHON.fullmatch(path)
-    return _canonical(match[2]) if match and match[4] == "METADATA" else ""
 
 
 def _canonical(name: str) -> str:
@@ -190,16 +192,22 @@ def dpkg_files(status_folder: Tree, read: Read) -> frozenset[str]:
 
 
 def rest_of(
-    before: Tree, built: Tree, changed: Sequence[Entry], owned: Sequence[str], secret: Mapping[str, str]
+    before: Tree,
+    built: Tree,
+    changed: Sequence[Entry],
+    owned: Sequence[str],
+    secret: Mapping[str, str],
+    gone: Collection[str] = (),
 ) -> Rest:
     """Of what was changed by hand, what ``built`` does not give: the packages' layers over what was ``before``.
 
     ``owned`` are files of Python packages that have a layer; ``secret`` has the names of secrets by the paths that hold
-    them.
+    them; ``gone`` are files of packages that were removed, which are told by the packages' names.
     """
     paths: list[str] = []
     told: list[str] = []
     owners = frozenset(owned)
+    covered = _covered(before, gone)
     for entry in changed:
         path = os.fsdecode(entry.path)
         there = built.get(entry.path)
@@ -207,7 +215,7 @@ def rest_of(
             continue
         why = _left_out(path, secret)
         if entry.kind == "w":
-            if there is not None and not why:
+            if there is not None and not why and path not in covered:
                 told.append(f"/{path}: was removed, which no layer says; leave it out of what brings it")
         elif entry.kind == "d":
             _tell_folder(entry, there, changed, told, why)
@@ -225,6 +233,34 @@ def rest_of(
         if path not in owners and not _left_out(path, secret):
             told.append(f"/{path}: was removed after it was installed, which no layer says")
     return Rest(paths=tuple(paths), told=tuple(told))
+
+
+def _covered(before: Tree, gone: Collection[str]) -> set[str]:
+    """The files in ``gone`` by their real paths, and the folders that held nothing else but what Python compiled."""
+    if not gone:
+        return set()
+    files = {_real(before, path) for path in gone}
+    known = map(os.fsdecode, (path for path, entry in before.entries.items() if entry.kind != "d"))
+    others = (path for path in known if path not in files and not path.endswith(".pyc"))
+    return _with_folders(files) - _with_folders(others)
+
+
+def _real(before: Tree, path: str) -> str:
+    """A list of dpkg has ``lib/x`` for what is ``usr/lib/x`` where /lib is a link."""
+    top, _, rest = path.partition("/")
+    link = before.get(os.fsencode(top))
+    if link is None or link.kind != "l" or not rest:
+        return path
+    return os.path.normpath(os.path.join(os.fsdecode(unescape(link.detail)).lstrip("/"), rest))
+
+
+def _with_folders(paths: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        while path and path not in found:
+            found.add(path)
+            path = os.path.dirname(path)  # noqa: PLW2901 - up to the root, or to where another path has been
+    return found
 
 
 def _left_out(path: str, secret: Mapping[str, str]) -> str:

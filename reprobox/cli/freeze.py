@@ -128,15 +128,24 @@ def _look(
 
     apt = apt_changes(writable.content(copy, STATUS), read(STATUS), read(MARKS))
     now = Tree.merged([parents.sorted(), index])
-    pip = pip_changes(parents, index, read, dpkg_files(now, read))
+    listed = dpkg_files(now, read)
+    pip = pip_changes(parents, index, read, listed)
+    gone = {*pip.gone}
+    if apt.removed:  # what is listed by another package too is not of those that went
+        gone |= dpkg_files(parents, lambda path: writable.content(copy, path)) - listed
     text = _with_packages(project.manifest_path.read_bytes(), apt, pip)
     built = parents
     if apt.asked or apt.moved or pip.asked:
         built = _built(session, project, text, target, options)
     secret = secrets_in(tree, _secrets(manifest, project.root))
     return _Found(
-        apt=apt, pip=pip, rest=rest_of(parents, built, index, pip.records, secret), tree=tree, index=index, text=text
-    )  # fmt: skip
+        apt=apt,
+        pip=pip,
+        rest=rest_of(parents, built, index, pip.records, secret, gone),
+        tree=tree,
+        index=index,
+        text=text,
+    )
 
 
 def _with_packages(data: bytes, apt: AptChanges, pip: PipChanges) -> bytes:
@@ -188,7 +197,7 @@ def _write(
 
 def _tell(options: argparse.Namespace, found: _Found, written: Mapping[str, Any]) -> None:
     if options.json:
-        pip = {name: value for name, value in dataclasses.asdict(found.pip).items() if name != "records"}
+        pip = {name: value for name, value in dataclasses.asdict(found.pip).items() if name not in _PATHS}
         document = {"apt": dataclasses.asdict(found.apt), "pip": pip, "files": found.rest.paths}
         print(json.dumps({**document, "told": found.rest.told, "dry_run": options.dry_run, **written}))
         return
@@ -223,3 +232,4 @@ def _list(title: str, items: Sequence[str]) -> None:
 
 
 _MOST = 40
+_PATHS = ("records", "gone")  # of packages, which are told by their names

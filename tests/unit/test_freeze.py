@@ -91,10 +91,13 @@ def test_packages_of_python_by_what_their_installer_noted():
         *dist("six-1.1", "REQUESTED"),
     ]
     owned = frozenset({"usr/lib/python3/dist-packages/numpy-1.24.dist-info/METADATA"})
-    found = pip_changes(before, changed, lambda path: record if "tabulate" in path else b"", owned)
+    records = {"tabulate": record, "old_thing": b"old_thing.py,,\nold_thing-1.0.dist-info/RECORD,,\n"}
+    found = pip_changes(before, changed, lambda path: records.get(path.split("/")[-2].split("-")[0], b""), owned)
     assert found.asked == ("six==1.1", "tabulate==0.9")
     assert found.along == ("wcwidth==0.2",)
     assert found.removed == ("old-thing",)
+    assert f"{SITE}/old_thing.py" in found.gone
+    assert not [path for path in found.gone if "six" in path]
     assert found.as_files == ("local-tool==2",)
     assert {f"{SITE}/tabulate.py", "usr/local/bin/tabulate", f"{SITE}/six-1.1.dist-info/RECORD"} <= set(found.records)
     assert not [path for path in found.records if "Local" in path or "numpy" in path]
@@ -134,6 +137,24 @@ def test_files_are_what_the_packages_do_not_give():
         "/root/token: it holds the secret 'github', never frozen",
         "/usr/share/doc/jq/x: was removed after it was installed, which no layer says",
     )
+
+
+def test_files_of_a_removed_package_are_told_by_its_name():
+    there = [
+        "usr/bin/jq",
+        "usr/lib/libjq.so",
+        "usr/share/jq/a",
+        "usr/share/jq/a.pyc",
+        "usr/share/x/jq",
+        "usr/share/x/own",
+    ]
+    before = Tree({entry.path: entry for entry in (f("lib", "usr/lib", kind="l"), *map(f, there))})
+    changed = [f(path, kind="w") for path in ("usr/bin/jq", "usr/lib/libjq.so", "usr/share/jq", "usr/share/x")]
+    gone = {"usr/bin/jq", "lib/libjq.so", "usr/share/jq", "usr/share/jq/a", "usr/share/x", "usr/share/x/jq"}
+    before.entries.update({path: f(path.decode(), kind="d") for path in (b"usr/share/jq", b"usr/share/x")})
+    why = "was removed, which no layer says; leave it out of what brings it"
+    assert rest_of(before, before, changed, [], {}, gone).told == (f"/usr/share/x: {why}",)  # it had a file of its own
+    assert len(rest_of(before, before, changed, [], {}).told) == 4
 
 
 def test_files_are_written_as_a_copy_layer_takes_them(tmp_path):
