@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ examples:
   reprobox realize --ignore-requires    build here what only another machine can run"""
 
 _FILES = {".sif": "singularity", ".sqfs": "singularity", ".tar": "docker"}  # what writes which, of what is our own
+_FEW = 3  # names that stand for all
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +104,18 @@ def _already(options: argparse.Namespace) -> Mapping[str, Any] | None:
     return {**result, "layers": [{**layer, "cached": True, "seconds": 0} for layer in result["layers"]]}
 
 
+def _dropped(told: Sequence[str]) -> Iterator[str]:
+    """What was left out of a layer, a line for each reason."""
+    paths: dict[str, list[str]] = {}
+    for line in told:
+        path, _, reason = line.partition(": ")
+        paths.setdefault(reason, []).append(path)
+    for reason, found in paths.items():
+        more = f" and {len(found) - _FEW} more (--json has all)" if len(found) > _FEW else ""
+        count = f" ({len(found)} files)" if len(found) > 1 else ""
+        yield f"{', '.join(found[:_FEW])}{more}: {reason}{count}"
+
+
 def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     if options.json:
         print(json.dumps(result))
@@ -114,8 +127,8 @@ def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
         note = "" if layer.get("pinned", True) else ", not pinned: `reprobox lock --seal` pins it"
         note += f", in {layer['folder']}" if "folder" in layer else ""
         print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}{note}")
-        for dropped in () if layer["cached"] else layer["dropped"]:
-            print(f"{'':16} left out: {dropped}")
+        for line in () if layer["cached"] else _dropped(layer["dropped"]):
+            print(f"{'':16} left out: {line}")
     print(f"tree digest   {result['tree_digest']}")
     print(f"image digest  {result['image_digest']}")
     print(f"location      {result['location']}")

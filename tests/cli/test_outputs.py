@@ -40,6 +40,17 @@ def test_realize_builds_what_is_missing_and_then_nothing(fresh):
     ]
 
 
+def test_what_is_left_out_of_a_layer_is_a_line_a_reason(project):
+    project.add('[[layers]]\nname = "odd"\nkind = "run"\nscript = "cd /opt; touch .wh.a .wh.b .wh.c .wh.d .wh.e"')
+    assert project("lock").status == 0
+    told = project("realize")
+    (line,) = [line.strip() for line in told.out.splitlines() if "left out" in line]
+    names = "/opt/.wh.a, /opt/.wh.b, /opt/.wh.c and 2 more (--json has all)"
+    assert line == f"left out: {names}: names that start with .wh. cannot be in an image (5 files)"
+    odd = next(layer for layer in project("realize", "--json").json["layers"] if layer["name"] == "odd")
+    assert len(odd["dropped"]) == 5
+
+
 def test_realize_never_locks(project):
     before = project.lock.read_bytes()
     project.edit('COLOUR = "blue"', 'COLOUR = "red"')
