@@ -56,7 +56,8 @@ def execute(options: argparse.Namespace) -> int:
 def _here(options: argparse.Namespace, plugins: Plugins, manifest: Manifest | None) -> int:
     settings = config.load()
     store, wrong = _store(settings)
-    backends = probed({name: staged(item, store) if store else item for name, item in plugins.backends.items()})
+    asked = {name: staged(item, store) if store else item for name, item in plugins.backends.items()}
+    backends = probed(asked, options.reporter.say)
     machine = replace(
         survey.look(places=_places(settings.store, manifest)),
         backends={name: "" if found.ok else found.reason or "no reason is known" for name, found in backends.items()},

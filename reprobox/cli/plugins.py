@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from reprobox.backend import Availability, Backend
-from reprobox.guarded import bounded_probe
+from reprobox.guarded import PATIENCE, bounded_probe
 from reprobox.plugins import Installed, Plugins
 
 DETAILS = """\
@@ -23,13 +23,16 @@ examples:
   reprobox plugins --json"""
 
 
+_SOON = 5.0  # seconds after which somebody who waits is told for whom
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-probe", action="store_true", help="do not try whether they work here")
 
 
 def execute(options: argparse.Namespace) -> int:
     plugins = Plugins()
-    works = {} if options.no_probe else probed(plugins.backends)
+    works = {} if options.no_probe else probed(plugins.backends, options.reporter.say)
     if options.json:
         print(json.dumps([_document(item, works) for item in plugins.installed]))
         return 0
@@ -40,10 +43,14 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def probed(backends: Mapping[str, Backend]) -> dict[str, Availability]:
-    """What each backend says of this machine, asked side by side."""
+def probed(backends: Mapping[str, Backend], say: Callable[[str], None]) -> dict[str, Availability]:
+    """What each backend says of this machine, asked side by side; ``say`` hears of those that take long."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         asked = {name: pool.submit(bounded_probe, item, f"the backend {name!r}") for name, item in backends.items()}
+        wait(asked.values(), timeout=_SOON)
+        late = [name for name, answer in asked.items() if not answer.done()]
+        if late:
+            say(f"waiting for {', '.join(late)}, up to {PATIENCE:g} s")
         found = {name: answer.result() for name, answer in asked.items()}
     for backend in backends.values():
         close = getattr(backend, "close", None)  # of a connection, where it has one

@@ -110,6 +110,20 @@ def test_a_broken_plugin_is_told_and_takes_nothing_down(project, tmp_path, monke
     assert f"the plugin '{name}' ({name} 1.0) is left out: {problem}\n" in project("doctor").out
 
 
+def test_a_plugin_that_takes_long_is_told_while_it_is_waited_for(project, tmp_path, monkeypatch):
+    slow = MERGING.replace('"merging"', '"slow"').replace(
+        "    def at(", "        import time\n        self.probe = lambda: time.sleep(0.5)\n\n    def at("
+    )
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "slow", slow))
+    monkeypatch.setattr("reprobox.cli.plugins._SOON", 0.1)
+    told = project("plugins")
+    waiting, _, rest = told.err.partition(", up to ")
+    assert waiting.startswith("waiting for ")
+    assert "slow" in waiting
+    assert rest == "30 s\n"
+    assert "is broken: its probe answered NoneType and not Availability" in told.out
+
+
 def test_a_plugin_that_lies_or_fails_is_told_by_name(project, tmp_path, monkeypatch):
     lying = MERGING.replace("return Realization(location=str(place))", "raise KeyError('layers')")
     wrong = """
