@@ -171,7 +171,8 @@ def _outcomes(session: Session, targets: Mapping[str, LockedTarget], taken: set[
     found = []
     for layer in layers.values():
         stored = session.store.layer(layer.id)
-        state = TAKEN if layer.id in taken else HERE if stored else MISSING
+        absent = IMAGE if "config" in layer.facts else MISSING  # a base that is an image is locked with its config
+        state = TAKEN if layer.id in taken else HERE if stored else absent
         found.append(Outcome(layer=layer, state=state, diff_id=f"sha256:{stored.record['diff_id']}" if stored else ""))
     return found
 

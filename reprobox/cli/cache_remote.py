@@ -31,9 +31,7 @@ def push(options: argparse.Namespace) -> int:
     states = [item.state for item in outcomes]
     known = states.count(sharing.SENT) + states.count(sharing.THERE)
     print(f"{remote.name} has {_number(known)} of this project ({states.count(sharing.SENT)} new)")
-    for item in outcomes:
-        if item.state == sharing.IMAGE:
-            print(f"{item.layer.name} is an image, and stays where it came from: others unpack it themselves")
+    _tell_images(outcomes, "others unpack it themselves")
     missing = [item.layer.name for item in outcomes if item.state == sharing.MISSING]
     if missing:
         print(f"not built here, and so not sent: {', '.join(missing)}; `reprobox realize` them first")
@@ -58,9 +56,18 @@ def pull(options: argparse.Namespace) -> int:
     missing = [item.layer.name for item in outcomes if item.state == sharing.MISSING]
     taken, here = states.count(sharing.TAKEN), states.count(sharing.HERE)
     print(f"took {_number(taken)} from {remote.name}; {here} {'was' if here == 1 else 'were'} in the store")
+    _tell_images(outcomes, "`reprobox realize` unpacks it")
     if missing:
         print(f"not there: {', '.join(missing)}; `reprobox realize` builds them")
     return 0
+
+
+def _tell_images(outcomes: list[Outcome], whose: str) -> None:
+    from reprobox.sharing import IMAGE
+
+    for item in outcomes:
+        if item.state == IMAGE:
+            print(f"{item.layer.name} is an image, and stays where it came from: {whose}")
 
 
 def _opened(options: argparse.Namespace) -> tuple[Session, Lock, dict[str, LockedTarget]]:

@@ -518,3 +518,7 @@ def test_a_base_that_is_an_image_stays_where_it_is(made: Machine, registry: Regi
     own = machine("realize", "--json").json
     _, how = realized(other, (own["tree_digest"], own["image_digest"]))
     assert how == {"base": "built", "more": "taken", "skeleton": "taken"}
+    third = machine.another(tmp_path / "three", REPROBOX_REMOTE=f"{registry.host}/on-image/layers")
+    assert third("cache", "pull").out.endswith(
+        "0 were in the store\nbase is an image, and stays where it came from: `reprobox realize` unpacks it\n"
+    )
