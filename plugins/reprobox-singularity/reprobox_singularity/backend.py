@@ -178,7 +178,10 @@ class Singularity:
         return realize(request, apptainer.scratch(os.environ) or self._scratch)
 
     def has(self, realization: Realization) -> bool:
-        return os.path.exists(realization.location)
+        from reprobox_singularity.realize import is_kept, is_whole
+
+        location = realization.location
+        return is_whole(Path(location)) if is_kept(location) else os.path.exists(location)
 
     def inspect(self, realization: Realization) -> Mapping[str, str]:
         from reprobox_singularity.client import labels

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,6 +37,8 @@ OPTIONS = (
 _FORMS = {".sif": "sif", ".sqfs": "squashfs", ".sqsh": "squashfs", ".squashfs": "squashfs"}
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULL = "No space left on device"
+_KEPT = re.compile(r"[0-9a-f]{64}\.sif")
+_SQUASHFS = b"hsqs"
 _INSTALL = "install squashfs-tools 4.4 or newer (package `squashfs-tools` of Debian, Ubuntu and Fedora)"
 
 
@@ -48,10 +51,26 @@ def realize(request: RealizeRequest, scratch: Path) -> Realization:
     output = request.output
     if output is None:
         output = request.keep / f"{request.image_digest}.sif"
-        if output.exists():
+        if is_whole(output):
             return Realization(location=str(output))
     make(request, output, _FORMS.get(output.suffix, "folder"), scratch)
     return Realization(location=str(output), trees=(output,) if output.is_dir() else ())
+
+
+def is_kept(location: str) -> bool:
+    """Whether it has a name that only :func:`realize` gives, and so can be made anew at any time."""
+    return _KEPT.fullmatch(os.path.basename(location)) is not None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether it is a SIF with all that its header speaks of, and a file system that begins as one."""
+    try:
+        with path.open("rb") as file:
+            primary = sif.read(file).primary
+            file.seek(primary.offset if primary else 0)
+            return file.read(len(_SQUASHFS)) == _SQUASHFS
+    except (OSError, sif.SifError):
+        return False
 
 
 def make(request: RealizeRequest, output: Path, form: str, scratch: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from reprobox.archives import sif
 from reprobox.backend import Limits, RunRequest
-from reprobox.errors import BackendError, ReproboxError
+from reprobox.errors import BackendError, IntegrityError
 from reprobox.sandbox.allotted import allotted
 from reprobox_singularity import apptainer, client, metadata
 
@@ -54,7 +54,7 @@ def _drivers(gpus: str) -> list[str]:
 
 
 def accounts(location: str) -> dict[str, str]:
-    """The image's ``passwd`` and ``group``. Raises :class:`ReproboxError` if it is broken."""
+    """The image's ``passwd`` and ``group``. Raises :class:`IntegrityError` if it is broken."""
     path = Path(location)
     try:
         if path.is_dir():
@@ -75,10 +75,9 @@ def accounts(location: str) -> dict[str, str]:
     return dict(told["accounts"])
 
 
-def _broken(location: str, why: str) -> ReproboxError:
-    return ReproboxError(
-        f"the image cannot be run: {why}", where=location, hint="remove it; `reprobox realize` makes it anew"
-    )
+def _broken(location: str, why: str) -> IntegrityError:
+    hint = "`reprobox realize --backend singularity` makes it anew"
+    return IntegrityError(f"the image cannot be run: {why}", where=location, hint=hint)
 
 
 def limits(wanted: Limits, image: str) -> list[str]:

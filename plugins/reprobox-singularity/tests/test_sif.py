@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.archives import sif
-from reprobox.backend import RealizeRequest
+from reprobox.backend import Realization, RealizeRequest
 from reprobox.digest import tree_digest
 from reprobox.image import Settings
 from reprobox.testing import EPOCH, image_of, make_layer, small_root
@@ -311,6 +311,29 @@ except ReproboxError as error:
     ), done.stderr
 
 
+@pytest.mark.parametrize("damage", ["cut", "no head", "no file system", "empty"])
+def test_a_kept_image_that_is_broken_is_made_anew(backend, request_of, damage):
+    path = Path(backend.realize(request_of()).location)
+    whole = path.read_bytes()
+    with path.open("rb") as file:
+        start = sif.read(file).primary.offset
+    gone = {
+        "cut": slice(-1, None),
+        "no head": slice(0, 64),
+        "no file system": slice(start, start + 4),
+        "empty": slice(0, None),
+    }
+    broken = bytearray(whole)
+    if damage in ("cut", "empty"):
+        del broken[gone[damage]]
+    else:
+        broken[gone[damage]] = bytes(len(broken[gone[damage]]))
+    path.write_bytes(broken)
+    assert not backend.has(Realization(location=str(path)))
+    assert backend.has(backend.realize(request_of()))
+    assert path.read_bytes() == whole
+
+
 def test_a_broken_image_is_told_before_it_is_run(backend, request_of):
     from reprobox.backend import RunRequest
     from reprobox.errors import ReproboxError
@@ -321,9 +344,10 @@ def test_a_broken_image_is_told_before_it_is_run(backend, request_of):
     wish = RunRequest(realization=realization, argv=("true",), environment={}, binds=(), workdir="/")
     with pytest.raises(ReproboxError) as raised:
         backend.run(wish)
+    assert raised.value.status == 5
     assert "cut off" in str(raised.value)
     assert str(raised.value).startswith(f"{path}: the image cannot be run: its object 3 (")
-    assert str(raised.value).endswith("  hint: remove it; `reprobox realize` makes it anew")
+    assert str(raised.value).endswith("  hint: `reprobox realize --backend singularity` makes it anew")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ReproboxError, match="Apptainer cannot inspect it"):
         backend.inspect(realization)
