@@ -77,6 +77,8 @@ def _foreign(options: argparse.Namespace) -> dict[str, Any]:
 
 def _project(options: argparse.Namespace, source: Path | None) -> dict[str, Any]:
     session, project = open_session(options, source)
+    if source and source.is_dir() and source.resolve() != project.root.resolve():
+        options.reporter.say(f"{source} is in the project {project.root}, which is shown")
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
     selected = manifest.select(options.target)

@@ -44,6 +44,13 @@ def test_what_is_not_built_has_no_digests(fresh):
     assert "image         not built here: `reprobox realize` does\n" in fresh("inspect").out
 
 
+def test_a_folder_in_a_project_is_told_to_be_no_project(project):
+    told = project("inspect", project.root / "src")
+    assert told.err == f"{project.root}/src is in the project {project.root}, which is shown\n"
+    assert project("inspect", project.root) == project("inspect", ".")
+    assert project("inspect", project.root).err == ""
+
+
 def test_what_the_sandbox_cannot_hold_or_nobody_has_is_refused(project):
     told = project("inspect", "some.sif")
     assert told.status == 2
