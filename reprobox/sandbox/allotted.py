@@ -16,6 +16,7 @@ from reprobox.backend import Bind, Limits
 from reprobox.errors import BackendError
 
 _CONTROL = ("/dev/nvidiactl", "/dev/kfd")  # the devices by which NVIDIA's and AMD's drivers are asked
+NO_GPU = "this machine shows no GPU: there is neither /dev/nvidiactl nor /dev/kfd"
 _GPUS = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/nvidia-*", "/dev/nvidia-caps/*", "/dev/kfd", "/dev/dri/*")
 
 
@@ -61,9 +62,9 @@ def _processors(wanted: float) -> tuple[int, ...]:
 
 def _chosen(gpus: str, root: Path) -> dict[str, str]:
     """All devices are there already, with the host's /dev; a variable says which of them count."""
-    if not _found(_CONTROL, root):
+    if not shows_gpu(root):
         raise BackendError(
-            "this machine shows no GPU: there is neither /dev/nvidiactl nor /dev/kfd",
+            NO_GPU,
             where="--gpus",
             hint="`reprobox doctor` says what it has; on a cluster, ask for a GPU in the job (`--gres=gpu:1`)",
         )
@@ -75,6 +76,11 @@ def _chosen(gpus: str, root: Path) -> dict[str, str]:
             f"this machine has no GPU {', '.join(lacking)}", where="--gpus", hint="`reprobox doctor` lists what it has"
         )
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpus, "ROCR_VISIBLE_DEVICES": gpus}
+
+
+def shows_gpu(root: Path = Path("/")) -> bool:
+    """Whether the devices are there by which a driver is asked."""
+    return bool(_found(_CONTROL, root))
 
 
 def _is_there(number: str, root: Path) -> bool:

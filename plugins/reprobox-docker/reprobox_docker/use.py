@@ -13,6 +13,7 @@ from requests.exceptions import RequestException
 from reprobox.backend import Bind, Limits, RunRequest
 from reprobox.errors import BackendError, UsageError
 from reprobox.launch import HOME, account_lines, user_name, with_account
+from reprobox.sandbox.allotted import NO_GPU, shows_gpu
 from reprobox.staging import staging_folder
 from reprobox_docker import terminal
 from reprobox_docker.engine import Engine, translated
@@ -227,11 +228,18 @@ def _quietly(call: Any, *arguments: Any) -> None:
         return
 
 
+def _no_gpus(said: str) -> BackendError:
+    if shows_gpu():
+        return BackendError(f"the engine cannot give GPUs: {said}", hint=_GPUS_HINT)
+    hint = f"`reprobox doctor` says what it has; where there is a GPU, {_GPUS_HINT}"
+    return BackendError(f"{NO_GPU}; the engine says: {said}", where="--gpus", hint=hint)
+
+
 def _not_started(error: BackendError, request: RunRequest) -> int:
     """End as a shell would where the command cannot be run. Raises :class:`BackendError` for anything else."""
     words, command = error.message, request.argv[0]
     if "could not select device driver" in words or "nvidia" in words.lower():
-        raise BackendError(f"the engine cannot give GPUs: {words.partition(': ')[2]}", hint=_GPUS_HINT) from None
+        raise _no_gpus(words.partition(": ")[2]) from None
     if "exec" in words and command in words:
         if any(word in words for word in _UNUSABLE):
             os.write(2, f"reprobox: cannot run {command}: Permission denied\n".encode())
