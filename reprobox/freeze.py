@@ -124,7 +124,7 @@ def _installed(status: bytes) -> dict[str, str]:
 
 
 def pip_changes(before: Tree, changed: Sequence[Entry], read: Read, debian: frozenset[str]) -> PipChanges:
-    """Python packages of the system's interpreters that came or went. ``debian`` are paths that dpkg owns.
+    """Python packages of the system's interpreters that came or went. ``debian`` are paths that dpkg owns or owned.
 
     Recording Installed Projects, PyPA specifications: INSTALLER, REQUESTED, RECORD and direct_url.json.
     """
@@ -136,7 +136,7 @@ def pip_changes(before: Tree, changed: Sequence[Entry], read: Read, debian: froz
             gone |= {
                 (match[1], match[2], match[3])
                 for name in _below(before, entry.path)
-                if (match := _PYTHON.fullmatch(name)) and match[4] == "METADATA"
+                if (match := _PYTHON.fullmatch(name)) and match[4] == "METADATA" and name not in debian
             }
         elif (match := _PYTHON.fullmatch(path)) and path not in debian:
             new.setdefault((match[1], match[2], match[3]), set()).add(match[4])

@@ -129,10 +129,9 @@ def _look(
     apt = apt_changes(writable.content(copy, STATUS), read(STATUS), read(MARKS))
     now = Tree.merged([parents.sorted(), index])
     listed = dpkg_files(now, read)
-    pip = pip_changes(parents, index, read, listed)
-    gone = {*pip.gone}
-    if apt.removed:  # what is listed by another package too is not of those that went
-        gone |= dpkg_files(parents, lambda path: writable.content(copy, path)) - listed
+    before = dpkg_files(parents, lambda path: writable.content(copy, path)) if apt.removed else listed
+    pip = pip_changes(parents, index, read, listed | before)
+    gone = (before - listed).union(pip.gone)  # what another package lists too is not of those that went
     text = _with_packages(project.manifest_path.read_bytes(), apt, pip)
     built = parents
     if apt.asked or apt.moved or pip.asked:

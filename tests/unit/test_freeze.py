@@ -67,6 +67,7 @@ def test_packages_of_apt_by_dpkgs_status_and_apts_marks():
 
 
 SITE = "usr/local/lib/python3.11/dist-packages"
+DEBIAN = "usr/lib/python3/dist-packages"
 
 
 def f(path: str, detail: str = "a" * 64, mode: int = 0o644, kind: str = "f") -> Entry:
@@ -79,18 +80,21 @@ def dist(name: str, *files: str, site: str = SITE) -> list[Entry]:
 
 def test_packages_of_python_by_what_their_installer_noted():
     record = b"tabulate.py,sha256=x,1\n../../../bin/tabulate,,\ntabulate-0.9.dist-info/RECORD,,\n"
-    before = Tree({entry.path: entry for entry in (*dist("old_thing-1.0"), *dist("six-1.0"))})
+    before = Tree(
+        {entry.path: entry for entry in (*dist("old_thing-1.0"), *dist("six-1.0"), *dist("pip-23", site=DEBIAN))}
+    )
     changed = [
         *dist("tabulate-0.9", "REQUESTED", "INSTALLER"),
         *dist("wcwidth-0.2", "INSTALLER"),
         *dist("Local_Tool-2", "REQUESTED", "direct_url.json"),
-        *dist("numpy-1.24", site="usr/lib/python3/dist-packages"),
+        *dist("numpy-1.24", site=DEBIAN),
         *dist("inside-1", "REQUESTED", site="opt/venv/lib/python3.11/site-packages"),
         f(f"{SITE}/old_thing-1.0.dist-info", kind="w"),
         f(f"{SITE}/six-1.0.dist-info", kind="w"),
+        f(f"{DEBIAN}/pip-23.dist-info", kind="w"),
         *dist("six-1.1", "REQUESTED"),
     ]
-    owned = frozenset({"usr/lib/python3/dist-packages/numpy-1.24.dist-info/METADATA"})
+    owned = frozenset(f"{DEBIAN}/{name}.dist-info/METADATA" for name in ("numpy-1.24", "pip-23"))
     records = {"tabulate": record, "old_thing": b"old_thing.py,,\nold_thing-1.0.dist-info/RECORD,,\n"}
     found = pip_changes(before, changed, lambda path: records.get(path.split("/")[-2].split("-")[0], b""), owned)
     assert found.asked == ("six==1.1", "tabulate==0.9")
