@@ -192,6 +192,12 @@ def _content(copy: Copy, path: bytes) -> bytes:
     return b"".join(line for line in lines if not line.lstrip().startswith(b"#")).strip()
 
 
+def lacks_lists(tree: Tree) -> bool:
+    """Whether there is apt, and no list of packages: no layer keeps any. sources.list(5), FILES"""
+    lists = (path for path in tree.entries if path.startswith(b"var/lib/apt/lists/"))
+    return b"usr/bin/apt-get" in tree.entries and not any(b"_Packages" in path for path in lists)
+
+
 def content(copy: Copy, path: str) -> bytes:
     """A file of the layers, the uppermost; empty where there is none."""
     for layer in reversed(copy.layers):

@@ -44,6 +44,8 @@ def write(options: argparse.Namespace) -> int:
         if copy is None:
             copy = writable.begin(session.store, place, realized)
             _say(session, f"a writable copy of {target}: you are root in it, and what you change is kept in it alone")
+            if writable.lacks_lists(copy.parents()):
+                _say(session, "apt knows no packages yet: `apt-get update` comes first")
         else:
             _say(session, f"the writable copy of {target}, as you left it")
         if copy.lock != lock.digest():

@@ -89,6 +89,22 @@ def test_without_a_copy_or_without_changes_there_is_nothing_to_freeze(project):
     )
 
 
+def test_who_has_apt_and_no_lists_is_told_what_comes_first(project):
+    (project.root / "apt/usr/bin").mkdir(parents=True)
+    (project.root / "apt/usr/bin/apt-get").touch()
+    project.add('[[layers]]\nname = "apt"\nkind = "copy"\nfiles = [{ from = "apt/", to = "/" }]')
+    assert project("lock").status == 0
+    told = project.process("shell", "--writable", stdin="true\n")
+    assert "apt knows no packages yet: `apt-get update` comes first\n" in told.err
+    place = writable.place_of(Store(Path(os.environ["REPROBOX_STORE"])), project.root, "default", "sandbox")
+    tree = writable.find(place).parents()
+    for name, lacks in ((b"lock", True), (b"host_dists_x_main_binary-amd64_Packages.lz4", False)):
+        tree.entries[b"var/lib/apt/lists/" + name] = tree.entries[b"usr/bin/apt-get"]
+        assert writable.lacks_lists(tree) == lacks
+    del tree.entries[b"usr/bin/apt-get"]
+    assert not writable.lacks_lists(tree)
+
+
 def test_a_copy_keeps_its_layers_from_gc_and_is_used_by_one_at_a_time(project):
     project.process("shell", "--writable", stdin="echo x > /opt/x\n")
     store = Store(Path(os.environ["REPROBOX_STORE"]))
