@@ -100,7 +100,8 @@ def denied(project, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project.root, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_doctor_names_what_is_denied_and_the_remedy(fresh):
+def test_doctor_names_what_is_denied_and_the_remedy(fresh, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")  # no other backend works
     done = denied(fresh, "doctor")
     assert done.returncode == 4
     assert "backend sandbox: does not work: user namespace: " in done.stdout

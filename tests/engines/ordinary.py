@@ -50,6 +50,13 @@ class OrdinaryUser:
         words = [str(word) for word in argv]
         return subprocess.run(words, cwd=cwd or self.home, env=self.environment(env), check=False, **settings)
 
+    def can_start(self, program: str) -> bool:
+        """Whether a program is within this user's reach: root's Python may lie in root's own home."""
+        try:
+            return self.run([program, "--version"]).returncode == 0
+        except PermissionError:
+            return False
+
     def give(self, path: Path) -> Path:
         """Make a tree this user's own."""
         if os.geteuid() == 0:

@@ -31,6 +31,8 @@ packages = ["jq"]
 command = ["jq", "-n", "6 * 7"]
 """
 FILES = ("research.toml", "research.lock")
+#: This Python may be in root's home, which is open there.
+READER = "useradd --create-home --uid 4321 reader; chmod 755 /root"
 PYTHON = "apt-get update -q; apt-get install -q -y --no-install-recommends python3 ca-certificates"
 
 
@@ -87,7 +89,7 @@ def test_a_machine_with_apptainer_only_as_an_ordinary_user(sealed, python, folde
     place = taken_there(sealed, folder / "apptainer")
     store = folder / "apptainer-store"
     script = Path(__file__).with_name("install-apptainer.sh")
-    image = installed("reprobox-test-apptainer", python, f"sh {script}; useradd --create-home --uid 4321 reader")
+    image = installed("reprobox-test-apptainer", python, f"sh {script}; {READER}")
     store.mkdir()
     for path in (place, store):
         os.chown(path, 4321, 4321)
