@@ -9,11 +9,13 @@ import io
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import termios
 import threading
 import time
@@ -236,12 +238,13 @@ def test_a_full_disk_is_told_and_mended(tmp_path):
     """A dockerd of its own, on a small file system."""
     if os.geteuid() != 0:
         pytest.skip("starting dockerd takes root")
-    place = tmp_path / "engine"
+    short = Path(tempfile.mkdtemp(prefix="reprobox-engine-"))  # names of sockets are short
+    place = short / "data"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", place], check=True)
-    socket = tmp_path / "docker.sock"
+    socket = short / "docker.sock"
     arguments = [
-        f"--data-root={place}", f"--exec-root={tmp_path}/exec", f"--pidfile={tmp_path}/pid", f"--host=unix://{socket}",
+        f"--data-root={place}", f"--exec-root={short}/exec", f"--pidfile={short}/pid", f"--host=unix://{socket}",
         "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=overlay2",
     ]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:
@@ -269,6 +272,7 @@ def test_a_full_disk_is_told_and_mended(tmp_path):
         daemon.terminate()
         daemon.wait(60)
         subprocess.run(["umount", "--lazy", place], check=False)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
