@@ -446,8 +446,8 @@ and by an ordinary user in a store of its own on another file system, with a clo
 means the same diff id: the same paths, types, modes, contents, links and times. An apt set stands on the base alone,
 a pip set on Python, and on the pip sets that were built in the same go.
 
-*Mended* means that the set differed, in nothing but files for which a [rule](../docs/reference/scrubbed-paths.md) was
-made then, and was not built again since. Sets that were identical before that were not built again either.
+Sets that differed at first, in nothing but files for which a [rule](../docs/reference/scrubbed-paths.md) was made then,
+were built twice again under that rule, or are *mended*. Sets that were identical before were not built again.
 """
 TOLD = """\
 `apt-get install --no-install-recommends` of each set, simulated in a Docker container of the same base, names the same
