@@ -14,7 +14,7 @@ mine=/run/reprobox
 compile_later() {
     for module in /usr/lib/python3.1[1-9]/py_compile.py; do
         if [ -f "$module" ] && [ ! -L "$module" ]; then
-            mkdir -p "$later${module%/*}" && cp -p "$module" "$later$module" || continue
+            mkdir -p "$later${module%/*}" && cp --preserve=mode,timestamps "$module" "$later$module" || continue
             mount --bind "$mine/compile_later.py" "$module" 2>/dev/null || rm "$later$module"
         fi
     done

@@ -29,8 +29,9 @@ def podman(folder: Path, *, user: int | None = None) -> Iterator[str]:
     places = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--tmpdir", str(folder / "tmp")]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder / "runtime")}
     (folder / "runtime").mkdir(mode=0o700)
-    options = {} if user is None else {"user": user, "group": user, "extra_groups": []}
-    if user is not None:
+    becoming = user is not None and os.geteuid() == 0
+    options = {"user": user, "group": user, "extra_groups": []} if becoming else {}
+    if becoming:
         for place in (folder, folder / "runtime"):
             os.chown(place, user, user)
     with (folder / "log").open("wb") as log:
