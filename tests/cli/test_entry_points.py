@@ -18,6 +18,7 @@ from reprobox.plugins import Plugins
 from reprobox.realize import entry_point
 from reprobox.testing import small_root
 from tests.cli.conftest import PROGRAMS, Project
+from tests.engines import availability
 from tests.images import Layout
 
 pytestmark = pytest.mark.userns
@@ -67,7 +68,7 @@ def project(root_tar, tmp_path, monkeypatch, capsys, request, session_folder):
 def backend(request):
     """The backend, or a reason to skip; what Docker was given is taken away again."""
     if request.param not in Plugins().backends:
-        pytest.skip(f"the plugin for {request.param} is not installed")
+        availability.lacking(f"the plugin for {request.param} is not installed")
     yield request.param
     if request.param == "docker":
         for name in ("entry-default", "small-default"):

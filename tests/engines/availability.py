@@ -24,7 +24,11 @@ REQUIRED = os.environ.get("REPROBOX_REQUIRE_ENGINES") == "1"
 
 def require(name: str, argument: str = "") -> None:
     """Skip or fail the running test unless this machine has the engine."""
-    reason = missing(name, argument)
+    lacking(missing(name, argument))
+
+
+def lacking(reason: str) -> None:
+    """Skip or fail the running test if there is a reason why it cannot be tried here."""
     if reason and REQUIRED:
         pytest.fail(
             f"{reason} (REPROBOX_REQUIRE_ENGINES=1: tests/engines/install.sh installs every engine)", pytrace=False
