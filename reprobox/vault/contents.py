@@ -19,13 +19,13 @@ from reprobox.layers.kind import uses_network
 from reprobox.lock import Input, Lock, LockedLayer
 from reprobox.manifest import Manifest
 from reprobox.project import Project
+from reprobox.project_files import gather, write_project
 from reprobox.realize import Wish, realize
 from reprobox.session import Session, this_platform
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import file_sha256
 from reprobox.vault.documents import MEDIA_TYPE, NAME, Entry, Kept, Part, sorted_parts
 from reprobox.vault.licences import Licence, inventory, licence_of
-from reprobox.vault.project_files import gather, write_project
 from reprobox.vault.provider import LocalVault
 from reprobox.vault.remote import is_registry, push_vault
 from reprobox.vault.tools import tool_wheels

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from reprobox import lock as locks
 from reprobox.errors import IntegrityError, UsageError
+from reprobox.project_files import places_in_project, unpack_project
 from reprobox.tree import remove
 from reprobox.vault.documents import Kept, Part
-from reprobox.vault.project_files import places_in_project, unpack_project
 from reprobox.vault.shelf import DAMAGED, Shelf
 from reprobox.vault.write import blob_on, locks_of, read_vault_index, write_checked
 

@@ -366,7 +366,7 @@ def test_secrets_are_never_in_it(kept: Project):
     done = kept("vault", "-C", kept.root, "--without-reprobox", "more")
     assert done.status == 1
     assert done.err == (
-        f"error: {kept.root}: src/notes.txt holds the secret 'key', and a vault is handed on\n"
+        f"error: {kept.root}: src/notes.txt holds the secret 'key', and what is kept or published is handed on\n"
         "  hint: take it out of that file, or leave the file out with code.exclude\n"
     )
     assert not Path("more").exists()

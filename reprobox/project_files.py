@@ -136,7 +136,7 @@ def _refuse_secrets(session: Session, manifest: Manifest, folder: Path) -> None:
             continue  # it is not here, and so it is in no file of ours
     for path, name in holders(folder, values):
         raise ReproboxError(
-            f"{os.fsdecode(path)} holds the secret {name!r}, and a vault is handed on",
+            f"{os.fsdecode(path)} holds the secret {name!r}, and what is kept or published is handed on",
             where=str(session.project),
             hint="take it out of that file, or leave the file out with code.exclude",
         )
@@ -177,7 +177,7 @@ def unpack_project(tar: Path, folder: Path) -> None:
                     placing.write(member.path, content, executable=member.kind == "x")
         _set_modes(tar, folder)
     except (ArchiveError, TarError, OSError) as error:
-        raise IntegrityError(f"the project in the vault cannot be unpacked: {error}", where=str(tar)) from None
+        raise IntegrityError(f"the packed project cannot be unpacked: {error}", where=str(tar)) from None
 
 
 def _set_modes(tar: Path, folder: Path) -> None:
