@@ -53,6 +53,7 @@ __all__ = [
     "Check",
     "Code",
     "Finding",
+    "Funding",
     "Kind",
     "Layer",
     "Manifest",
@@ -263,6 +264,23 @@ _orcid_id = both(
     pattern(r"[0-9]{4}-[0-9]{4}-[0-9]{4}-[0-9]{3}[0-9X]", "an ORCID iD", 'for example "0000-0002-1825-0097"'),
     Check(find=_orcid),
 )
+_page = pattern(r"https?://[^\s/]+(?:/\S*)?", "the address of a page", "begin it with https://")
+_ror = pattern(
+    r"https://ror\.org/0[a-hj-km-np-tv-z0-9]{6}[0-9]{2}", "a ROR identifier", 'for example "https://ror.org/03yrm5c26"'
+)
+
+
+def _find_in_day(text: str) -> Finding | None:
+    import datetime as dt
+
+    try:
+        good = dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        good = False
+    return None if good else Finding(f"expected a day, found {quote(text)}", 'for example "2026-11-22"')
+
+
+_day = Check(find=_find_in_day, schema={"format": "date"})
 
 
 # The tables.
@@ -275,7 +293,19 @@ class Author:
     name: str = key("Full name.", check=nonempty, hint='add name = "…"')
     orcid: str | None = key("ORCID iD, four groups of four digits.", default=None, check=_orcid_id)
     affiliation: str | None = key("University, institute or company.", default=None, check=nonempty)
+    ror: str | None = key("ROR identifier of the affiliation.", default=None, check=_ror)
     email: str | None = key("E-mail address.", default=None, check=_email)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Funding:
+    """Who paid for the research."""
+
+    funder: str = key("Name of the funder.", check=nonempty, hint='add funder = "…"')
+    ror: str | None = key("ROR identifier of the funder.", default=None, check=_ror)
+    award: str | None = key("Number of the grant.", default=None, check=nonempty)
+    title: str | None = key("Title of the grant.", default=None, check=nonempty)
+    url: str | None = key("Page of the grant.", default=None, check=_page)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,12 +315,17 @@ class Project:
     name: str = key(
         "Short name of the project; images are named after it.", check=_slug, hint='add name = "…", a short name'
     )
+    title: str | None = key("Title, as people cite it; the name if left out.", default=None, check=nonempty)
     version: str | None = key("Version of the research.", default=None, check=word)
     description: str | None = key("One sentence about it.", default=None, check=nonempty)
     license: str | None = key("SPDX licence expression.", default=None, check=nonempty)
     authors: tuple[Author, ...] = key("Who made it.", default=())
     doi: str | None = key("DOI of the paper or record.", default=None, check=_doi)
+    date: str | None = key("Day of its release, YYYY-MM-DD.", default=None, check=_day)
     keywords: tuple[str, ...] = key("Words to find it by.", default=(), check=nonempty)
+    url: str | None = key("Page of the project.", default=None, check=_page)
+    repository: str | None = key("Where its code is developed.", default=None, check=_page)
+    funding: tuple[Funding, ...] = key("Who paid for it.", default=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
