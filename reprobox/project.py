@@ -61,7 +61,7 @@ class Project:
         """
         lock = self.lock_or_none(store)
         if lock is None:
-            raise LockError("there is no lock", where=str(self.lock_path), hint="make one with `reprobox lock`")
+            raise _no_lock(self.lock_path)
         return lock
 
     def lock_or_none(self, store: Store) -> Lock | None:
@@ -72,6 +72,15 @@ class Project:
         except OSError as error:
             raise LockError(f"it cannot be read: {error.strerror}", where=str(self.lock_path)) from None
         return read_lock(data, store, str(self.lock_path))
+
+    def lock_text(self) -> str:
+        """What the lock's file says, whatever is remembered of it. Raises :class:`LockError` as :meth:`lock` does."""
+        try:
+            return _text(self.lock_path.read_bytes(), str(self.lock_path))
+        except FileNotFoundError:
+            raise _no_lock(self.lock_path) from None
+        except OSError as error:
+            raise LockError(f"it cannot be read: {error.strerror}", where=str(self.lock_path)) from None
 
     def write_lock(self, lock: Lock) -> bool:
         """Write the lock if it says something else than the one that is there; returns whether it did."""
@@ -108,14 +117,21 @@ def read_lock(data: bytes, store: Store, where: str) -> Lock:
         return decode(json.loads(remembered.read_bytes()), file=where)
     except (OSError, ValueError, LockError):  # not there, torn, or written by another reprobox: the file decides
         pass
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise LockError("it is not UTF-8 text", where=where, hint="restore it, or run `reprobox lock`") from None
-    document = parse(text, file=where)
+    document = parse(_text(data, where), file=where)
     lock = decode(document, file=where)
     store.remember("locks", sha256(data), json.dumps(document).encode())
     return lock
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise LockError("it is not UTF-8 text", where=where, hint="restore it, or run `reprobox lock`") from None
+
+
+def _no_lock(path: Path) -> LockError:
+    return LockError("there is no lock", where=str(path), hint="make one with `reprobox lock`")
 
 
 def committed(folder: Path, revision: str) -> bytes | None:

@@ -66,18 +66,27 @@ def _wrong(store: Store, item: Item) -> str:
     """What is wrong with it; empty if it is right."""
     try:
         if item.kind == "blobs":
-            return "" if file_sha256(item.path) == item.name else "its bytes are not those of its name"
+            return wrong_blob(item.path, item.name)
         if item.kind == "layers":
-            return _wrong_layer(item.path, shared=is_shared(store.root))
-        return _wrong_realization(store, item.path)
+            return wrong_layer(item.path, shared=is_shared(store.root))
+        return wrong_realization(store, item.path)
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
+
+
+def wrong_blob(path: Path, digest: str) -> str:
+    """What is wrong with the file that has this sha256 for a name; empty if nothing is."""
+    return "" if file_sha256(path) == digest else "its bytes are not those of its name"
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
 
 
-def _wrong_layer(folder: Path, *, shared: bool) -> str:
+def wrong_layer(folder: Path, *, shared: bool) -> str:
+    """What is wrong with a stored layer: its tree against its index, both against its diff id; empty if nothing is.
+
+    ``shared`` says that the store is a shared one, where all may read what a layer hides.
+    """
     try:
         record: dict[str, Any] = json.loads((folder / "layer.json").read_bytes())
         entries = read_index((folder / "index").read_bytes())
@@ -126,7 +135,7 @@ def scan_by_name(tree: str) -> list[list[str | int]]:
 # -- realizations ------------------------------------------------------------------------------------------------------
 
 
-def _wrong_realization(store: Store, path: Path) -> str:
+def wrong_realization(store: Store, path: Path) -> str:
     """A launch record must be one; a merged tree must be what its layers say, where a record names it."""
     if path.is_file():
         if path.suffix not in (".json", ".old"):

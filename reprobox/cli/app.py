@@ -29,6 +29,7 @@ VERBS = {
     "freeze": "make layers of what was changed by hand in `shell --writable`",
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",
+    "verify": "check manifest, lock, store and realizations against one another",
     "vault": "keep every input, for the day when its upstream is gone",
     "cache": "look at the store, make it smaller, check it, share it",
     "doctor": "say what this machine can do, and how to fix what it cannot",
