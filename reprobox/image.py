@@ -30,6 +30,8 @@ LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
 _CHUNK = 1 << 20
+_BLOBS = "blobs/sha256"
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _FILE, _LINK, _SYMLINK, _FOLDER, _PAX = b"0", b"1", b"2", b"5", b"x"
 
 
@@ -333,15 +335,39 @@ def write_layout(image: Image, folder: Path, *, name: str = "") -> None:
     for layer in image.layers:
         with (blobs / layer.descriptor.digest).open("wb") as file:
             layer.write(file, image.epoch)
-    manifest = image.manifest()
-    for data in (image.config(), manifest):
+    for data in (image.config(), image.manifest()):
         (blobs / sha256(data)).write_bytes(data)
+    (folder / "index.json").write_bytes(_index(image, name))
+    (folder / "oci-layout").write_bytes(_LAYOUT)
+
+
+def _index(image: Image, name: str) -> bytes:
+    manifest = image.manifest()
     entry = Descriptor(media_type=MANIFEST_TYPE, digest=sha256(manifest), size=len(manifest)).document()
     if name:
         entry["annotations"] = {"org.opencontainers.image.ref.name": name}
-    index: dict[str, Json] = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]}
-    (folder / "index.json").write_bytes(canonical(index))
-    (folder / "oci-layout").write_bytes(canonical({"imageLayoutVersion": "1.0.0"}))
+    return canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [entry]})
+
+
+def write_archive(image: Image, tag: str, sink: _Sink) -> None:
+    """Write one tar that is an OCI image layout and also what any ``docker load`` reads, as ``docker save`` does since
+    Docker 25: ``apptainer build x.sif oci-archive:FILE`` and skopeo take it too.
+
+    The same image and ``tag`` (``name:tag``) give the same bytes.
+    """
+    config, manifest = image.config(), image.manifest()
+    documents = {f"{_BLOBS}/{sha256(data)}": data for data in (config, manifest)}
+    layers = [(f"{_BLOBS}/{layer.descriptor.digest}", layer) for layer in image.layers]
+    entry = {"Config": f"{_BLOBS}/{sha256(config)}", "RepoTags": [tag], "Layers": [name for name, _ in layers]}
+    written = 0
+    for name, data in documents.items():
+        written += _member(sink, name, data, image.epoch)
+    for name, layer in _once(layers):
+        written += _layer_member(sink, name, layer, image.epoch)
+    documents = {"index.json": _index(image, tag.rpartition(":")[2]), "oci-layout": _LAYOUT}
+    for name, data in {**documents, "manifest.json": canonical([entry])}.items():
+        written += _member(sink, name, data, image.epoch)
+    tar_end(sink, written)
 
 
 def write_docker_archive(image: Image, tag: str, sink: _Sink, *, without: Collection[str] = ()) -> None:
@@ -357,14 +383,9 @@ def write_docker_archive(image: Image, tag: str, sink: _Sink, *, without: Collec
     for name, layer in _once(zip(names, image.layers, strict=True)):
         if layer.diff_id in without:
             continue
-        size = layer.descriptor.size
-        written += _header(sink, name.encode(), _FILE, 0o644, size, image.epoch)
-        layer.write(sink, image.epoch)
-        sink.write(bytes(-size % _BLOCK))
-        written += size + -size % _BLOCK
+        written += _layer_member(sink, name, layer, image.epoch)
     written += _member(sink, "manifest.json", canonical(index), image.epoch)
-    written += 2 * _BLOCK
-    sink.write(bytes(2 * _BLOCK + -written % _RECORD))
+    tar_end(sink, written)
 
 
 def file_header(sink: _Sink, name: bytes, size: int, *, mode: int = 0o644, seconds: int = 0) -> int:
@@ -394,6 +415,14 @@ def _once(pairs: Iterable[tuple[str, Layer]]) -> Iterator[tuple[str, Layer]]:
         if name not in seen:
             seen.add(name)
             yield name, layer
+
+
+def _layer_member(sink: _Sink, name: str, layer: Layer, epoch: int) -> int:
+    size = layer.descriptor.size
+    written = _header(sink, name.encode(), _FILE, 0o644, size, epoch)
+    layer.write(sink, epoch)
+    sink.write(bytes(-size % _BLOCK))
+    return written + size + -size % _BLOCK
 
 
 def _member(sink: _Sink, name: str, data: bytes, epoch: int) -> int:

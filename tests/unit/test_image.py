@@ -25,6 +25,7 @@ from reprobox.image import (
     Image,
     Settings,
     layer_digest,
+    write_archive,
     write_docker_archive,
     write_layer,
     write_layout,
@@ -453,9 +454,9 @@ def test_umoci_unpacks_the_same_tree(stack, layout, tmp_path):
     assert digest_by_script(tmp_path / "bundle/rootfs") == stack[1]
 
 
-def archive_of(made: Image, tag: str) -> bytes:
+def archive_of(made: Image, tag: str, writer=write_docker_archive) -> bytes:
     sink = io.BytesIO()
-    write_docker_archive(made, tag, sink)
+    writer(made, tag, sink)
     return sink.getvalue()
 
 
@@ -484,9 +485,32 @@ def test_a_layer_that_comes_twice_is_written_once(make):
         assert told["RepoTags"] == []
 
 
+def test_one_tar_is_a_layout_and_a_docker_archive(stack, layout):
+    data = archive_of(stack[0], "reprobox-test/stack:latest", write_archive)
+    assert archive_of(stack[0], "reprobox-test/stack:latest", write_archive) == data
+    assert len(data) % 10240 == 0
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        names = archive.getnames()
+        assert len(names) == len(set(names))
+        told = {name: archive.extractfile(name).read() for name in names}
+    (entry,) = json.loads(told.pop("manifest.json"))
+    assert entry["RepoTags"] == ["reprobox-test/stack:latest"]
+    assert {entry["Config"], *entry["Layers"]} < told.keys()
+    assert told == {str(file.relative_to(layout)): file.read_bytes() for file in layout.rglob("*") if file.is_file()}
+
+
+@pytest.mark.tool("skopeo")
+def test_skopeo_reads_that_tar_as_both(stack, tmp_path):
+    (tmp_path / "both.tar").write_bytes(archive_of(stack[0], "reprobox-test/stack:1", write_archive))
+    for form in ("oci-archive", "docker-archive"):
+        argv = ["skopeo", "inspect", "--config", "--raw", f"{form}:{tmp_path / 'both.tar'}"]
+        assert subprocess.run(argv, check=True, capture_output=True).stdout == stack[0].config()
+
+
 @pytest.mark.docker
-def test_docker_shows_the_same_tree(stack, docker, tmp_path):
-    (tmp_path / "stack.tar").write_bytes(archive_of(stack[0], "reprobox-test/stack:1"))
+@pytest.mark.parametrize("writer", [write_docker_archive, write_archive])
+def test_docker_shows_the_same_tree(stack, docker, tmp_path, writer):
+    (tmp_path / "stack.tar").write_bytes(archive_of(stack[0], "reprobox-test/stack:1", writer))
     docker("load", "--input", tmp_path / "stack.tar")
     try:
         told = json.loads(docker("image", "inspect", "reprobox-test/stack:1"))[0]
