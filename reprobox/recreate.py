@@ -1,4 +1,4 @@
-"""How a reader makes an environment again from what was published: with reprobox, with Docker only, with Apptainer only.
+"""How a reader makes an environment again from what was published: with reprobox, or Docker only, or Apptainer only.
 
 This is the one place that knows the commands: the README of a crate and its page show the same. They are typed in the
 crate's folder, which has the project in ``project/`` and, where they were enclosed, the images in ``image/`` (one tar
@@ -273,7 +273,7 @@ def _place(target: str, mount: Mount) -> _Bound:
 
 
 def _made(selected: Manifest, *, given: bool = False) -> tuple[str, ...]:
-    """The folders for outputs are made before they are mounted; ``given``: only those that the manifest does not place."""
+    """Folders for outputs are made before they are mounted; ``given``: only those that the manifest does not place."""
     folders = [
         shlex.quote(item.folder) for item in _mounted(selected) if item.mode == "rw" and (item.given or not given)
     ]

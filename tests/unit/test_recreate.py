@@ -58,8 +58,10 @@ def test_with_docker_and_an_image():
     assert commands(of(XOR, enclosed=WHOLE)["docker"]) == [
         "docker load --input image/default.oci.tar",
         "mkdir -p project/out",
-        'docker run --rm \\\n    --user "$(id -u):$(id -g)" \\\n    --env HOME=/tmp \\\n    --volume "$PWD"/project:/work \\\n'
-        '    --volume "$PWD"/project/data:/dataset:ro \\\n    --volume "$PWD"/project/out:/final_log \\\n    xor:1.0.0',
+        (
+            'docker run --rm \\\n    --user "$(id -u):$(id -g)" \\\n    --env HOME=/tmp \\\n    --volume "$PWD"/project:/work \\\n'
+            '    --volume "$PWD"/project/data:/dataset:ro \\\n    --volume "$PWD"/project/out:/final_log \\\n    xor:1.0.0'
+        ),
     ]
 
 
@@ -67,8 +69,10 @@ def test_with_apptainer_and_an_image():
     assert commands(of(XOR, enclosed=WHOLE)["apptainer"]) == [
         "apptainer build xor.sif oci-archive:image/default.oci.tar",
         "mkdir -p project/out",
-        'apptainer run --containall --cleanenv \\\n    --pwd /work \\\n    --bind "$PWD"/project:/work \\\n'
-        '    --bind "$PWD"/project/data:/dataset:ro \\\n    --bind "$PWD"/project/out:/final_log \\\n    xor.sif',
+        (
+            'apptainer run --containall --cleanenv \\\n    --pwd /work \\\n    --bind "$PWD"/project:/work \\\n'
+            '    --bind "$PWD"/project/data:/dataset:ro \\\n    --bind "$PWD"/project/out:/final_log \\\n    xor.sif'
+        ),
     ]
 
 
