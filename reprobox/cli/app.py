@@ -31,6 +31,7 @@ VERBS = {
     "export": "hand the environment to other tools",
     "verify": "check manifest, lock, store and realizations against one another",
     "vault": "keep every input, for the day when its upstream is gone",
+    "key": "make and keep the keys with which people vouch for a lock",
     "cache": "look at the store, make it smaller, check it, share it",
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from reprobox import image
+from reprobox.attestation.check import attested_lock
+from reprobox.attestation.folder import FOLDER, attestations_in, read_attestation
 from reprobox.digest import Json, sha256
 from reprobox.engine import build
-from reprobox.errors import LockError, ReproboxError
+from reprobox.errors import IntegrityError, LockError, ReproboxError
 from reprobox.image import LAYER_TYPE, write_layer
 from reprobox.layers.code import is_locked_code
 from reprobox.layers.kind import uses_network
@@ -100,6 +102,7 @@ def keep(
         titles = _add_inputs(parts, session.store, inputs, licences)
         left_out |= dict(_add_indices(parts, session, lock))
         parts.data("inventory", "inventory.txt", inventory(inputs.values(), licences, left_out, titles).encode())
+        _add_attestations(parts, session, kept_lock=sha256(lock_bytes))
         if choice.tools:
             _add_tools(parts, session.store)
         if choice.layers:
@@ -264,6 +267,22 @@ def _remembered(store: Store, wanted: Mapping[str, str]) -> Iterator[tuple[str, 
                 body = path.read_bytes().partition(b"\n\n")[2]
                 if sha256(body) in wanted:
                     yield sha256(body), body
+
+
+def _add_attestations(parts: _Parts, session: Session, kept_lock: str) -> None:
+    """Those of this lock that lie beside the manifest, whoever signed them: readers judge that."""
+    folder = session.project / FOLDER
+    for path in attestations_in([folder]) if folder.is_dir() else ():
+        try:
+            data = read_attestation(path)
+            lock = attested_lock(data, str(path))
+        except IntegrityError as error:
+            session.reporter.say(f"not in it: {error}")
+            continue
+        if lock == kept_lock:
+            parts.data("attestation", f"{FOLDER}/{path.name}", data)
+        else:
+            session.reporter.say(f"not in it: {path} is for another lock")
 
 
 def _add_tools(parts: _Parts, store: Store) -> None:

@@ -31,7 +31,7 @@ _CHECKSUM, _README = f"{_OWN}checksum", f"{_OWN}readme"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 #: What a part can be. Of each lock there is one ``lock``, ``manifest`` and ``project``.
-ROLES = ("lock", "manifest", "project", "input", "index", "key", "inventory", "tool", "layer")
+ROLES = ("lock", "manifest", "project", "input", "index", "key", "inventory", "attestation", "tool", "layer")
 _BY_CHOICE = {"tool", "layer"}
 
 
@@ -105,9 +105,17 @@ class Kept:
         return Entry(digest=sha256(data), size=len(data), artifact=ARTIFACT_TYPE, annotations=facts)
 
     def with_those_of(self, earlier: Kept) -> Kept:
-        """Also what an earlier writing of the same lock put in by choice, where this one brings nothing of the kind."""
+        """Also what an earlier writing of the same lock put in by choice, where this one brings nothing of the kind.
+
+        Those who vouch for it add up.
+        """
         roles = _BY_CHOICE - {part.role for part in self.parts}
-        more = [part for part in earlier.parts if part.role in roles]
+        titles = {part.title for part in self.parts}
+        more = [
+            part
+            for part in earlier.parts
+            if part.role in roles or (part.role == "attestation" and part.title not in titles)
+        ]
         return replace(self, parts=sorted_parts([*self.parts, *more]))
 
 

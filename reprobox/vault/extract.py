@@ -6,6 +6,7 @@ import secrets
 from pathlib import Path
 
 from reprobox import lock as locks
+from reprobox.attestation.folder import FOLDER, SUFFIX
 from reprobox.errors import IntegrityError, UsageError
 from reprobox.project_files import places_in_project, unpack_project
 from reprobox.tree import remove
@@ -29,6 +30,7 @@ def extract(shelf: Shelf, folder: Path, name: str = "") -> Kept:
         unpack_project(tar, staged)
         tar.unlink()
         _place_inputs(shelf, kept, staged)
+        _place_attestations(shelf, kept, staged)
         staged.chmod(0o755)
         staged.rename(folder)
     finally:
@@ -63,6 +65,14 @@ def _take(shelf: Shelf, part: Part, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
         write_checked(part.digest, blob_on(shelf, part.digest, part.size), file, shelf.path)
+
+
+def _place_attestations(shelf: Shelf, kept: Kept, folder: Path) -> None:
+    """What people say of this lock, beside the manifest, where it is looked for."""
+    for part in kept.parts:
+        name = part.title.removeprefix(f"{FOLDER}/")
+        if part.role == "attestation" and name.endswith(SUFFIX) and "/" not in name:
+            _take(shelf, part, folder / FOLDER / name)
 
 
 def _place_inputs(shelf: Shelf, kept: Kept, folder: Path) -> None:

@@ -49,6 +49,7 @@ first lock:
   indices/, keys/     the signed lists that the packages were chosen from, and who signed them
   inventory.txt       each input with its licence, and what may not be passed on
   tools/              reprobox itself, with all that it needs, as Python wheels
+  research.attestations/  people who built it again and vouch for it: in-toto statements, signed (DSSE)
   layers/             built layers as tars, where they were asked for
 
 

@@ -13,17 +13,22 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reprobox import lock as locks
+from reprobox.attestation.envelope import sign
+from reprobox.attestation.keys import Keyring
 from reprobox.testing import until
 from reprobox.vault.check import check_vault
 from reprobox.vault.documents import MEDIA_TYPE, Entry, Kept, Part, read_index
 from reprobox.vault.shelf import BLOBS, open_shelf
 from reprobox.vault.write import Addition, blob_of, write_vault
+from tests.attesting import statement_of, vouched
 from tests.cli.conftest import Project
 from tests.cli.test_fetch import TOOL
 from tests.local import programs_in
@@ -784,3 +789,32 @@ def test_readers_of_the_index_see_names_that_other_tools_know(kept: Project):
         "inputs/weights.bin",
         "inventory.txt",
     ]
+
+
+# -- attestations ------------------------------------------------------------------------------------------------------
+
+
+def test_attestations_of_this_lock_travel_and_add_up(kept: Project, tmp_path):
+    """Sealed by hand here: what counts is which of them are taken along."""
+    text = (kept.root / "research.lock").read_text()
+    target = locks.read(text).targets["default"]
+    seal = locks.Seal(image_digest="sha256:" + "1" * 64, tree_digest="sha256:" + "2" * 64, layers={})
+    lock = replace(locks.read(text), targets={"default": replace(target, seal=seal)})
+    (kept.root / "research.lock").write_text(locks.write(lock))
+    ring = Keyring(tmp_path / "keys")
+    ada = vouched(kept.root, lock, ring, "ada")
+    vault(kept)
+    other = ada.with_name("other.dsse.json")
+    moved = replace(statement_of(kept.root, lock), lock="0" * 64)
+    other.write_bytes(sign(moved.data(), ring.signer("ada")))
+    ada.with_name("cut.dsse.json").write_bytes(ada.read_bytes()[:100])
+    ada.rename(tmp_path / "ada")  # another member of the group, who has only his own
+    grace = vouched(kept.root, lock, ring, "grace")
+    done = kept("vault", "-C", kept.root, "--without-reprobox", "vault")
+    assert f"not in it: {other} is for another lock" in done.err
+    assert "cut.dsse.json: it is no DSSE envelope" in done.err
+    assert kept("vault", "vault", "--extract", "out").status == 0
+    assert content(tmp_path / "out/research.attestations") == {
+        ada.name: (tmp_path / "ada").read_bytes(),
+        grace.name: grace.read_bytes(),
+    }

@@ -1,0 +1,62 @@
+"""The inputs of a lock as SLSA names them: a package URL, a digest, and the name of the file.
+
+Sources: in-toto ResourceDescriptor v1; the package URL specification, types ``deb``, ``pypi`` and ``generic``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from packaging.utils import canonicalize_name
+
+from reprobox.digest import Json
+from reprobox.lock import Input, Lock
+from reprobox.pypi import TYPES
+
+#: More inputs than these are not listed one by one: the lock's own digest, a subject, names every one of them.
+MOST = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dependency:
+    """One input: package URL, file name, sha256 hex."""
+
+    uri: str
+    name: str
+    sha256: str
+
+    def document(self) -> dict[str, Json]:
+        return {"uri": self.uri, "name": self.name, "digest": {"sha256": self.sha256}}
+
+
+def dependencies(lock: Lock) -> tuple[Dependency, ...]:
+    """All inputs of a lock, each once, sorted by package URL; none where there are more than :data:`MOST`."""
+    found = {item.sha256: Dependency(uri=purl(item), name=item.name, sha256=item.sha256) for item in _inputs(lock)}
+    if len(found) > MOST:
+        return ()
+    return tuple(sorted(found.values(), key=lambda item: (item.uri, item.sha256)))
+
+
+def _inputs(lock: Lock) -> Iterator[Input]:
+    alone = [*([lock.checkout] if lock.checkout else []), *lock.downloads.values()]
+    for layer in (*(layer for target in lock.targets.values() for layer in target.layers), *alone):
+        yield from layer.inputs
+
+
+def purl(item: Input) -> str:
+    """The package URL of an input; of what is no package, one of type ``generic`` with the file's checksum."""
+    facts = item.facts
+    if item.type == "deb" and {"package", "version"} <= facts.keys():
+        vendor = "ubuntu" if facts.get("archive", "").startswith("ubuntu") else "debian"
+        arch = f"?arch={_quoted(facts['architecture'])}" if "architecture" in facts else ""
+        return f"pkg:deb/{vendor}/{_quoted(facts['package'])}@{_quoted(facts['version'])}{arch}"
+    if item.type in TYPES and {"package", "version"} <= facts.keys():
+        name = canonicalize_name(facts["package"])
+        return f"pkg:pypi/{_quoted(name)}@{_quoted(facts['version'])}?file_name={_quoted(item.name)}"
+    return f"pkg:generic/{_quoted(item.name)}?checksum=sha256:{item.sha256}"
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=":~.-_")
