@@ -116,6 +116,14 @@ class Writer:
             )
         return digest
 
+    def delete(self, name: str) -> bool:
+        """Have a manifest (``sha256:…``) gone; False where the registry does not delete, or not for us."""
+        try:
+            self._send("DELETE", self.repository.place(f"manifests/{name}"), good=(200, 202, 204, 404))
+        except StatusError:
+            return False
+        return True
+
     # -- uploads -------------------------------------------------------------------------------------------------------
 
     def _uploaded(self, blob: Blob, watch: Watch, mounts: Sequence[str]) -> bool:
