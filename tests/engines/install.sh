@@ -8,7 +8,7 @@ packages="
     docker.io iptables
     docker-registry skopeo umoci buildah podman
     squashfuse fuse3 squashfs-tools uidmap
-    poppler-utils qpdf ghostscript
+    poppler-utils qpdf ghostscript diffoscope-minimal
     mmdebstrap bubblewrap strace acl attr faketime libcap2-bin iproute2
 "
 
