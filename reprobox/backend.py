@@ -204,7 +204,12 @@ class ChangesRequest:
 
 @runtime_checkable
 class Backend(Protocol):
-    """What runs steps and environments. Registered by the ``reprobox_backends`` hook."""
+    """What runs steps and environments. Registered by the ``reprobox_backends`` hook.
+
+    A backend may have more: ``entries`` (a realization without trees -> :class:`reprobox.digest.Entry` of each path in
+    it, read from its bytes), by which ``reprobox verify`` holds what it keeps against the tree digest. It raises
+    :class:`ValueError` for bytes that cannot be read.
+    """
 
     name: str
     needs_image: bool  # whether ``realize`` reads the image's blobs

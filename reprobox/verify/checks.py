@@ -309,6 +309,8 @@ def _check_held(
         return _check_trees(subject, name, backend, realization, told)
     try:
         found = _held_digest(subject, backend, realization)
+    except ValueError as error:
+        return _outcome(name, "", (_not_held(name, backend, realization, f"it cannot be read: {error}"),))
     except (ReproboxError, OSError) as error:
         said = error.message if isinstance(error, ReproboxError) else error.strerror or str(error)
         return _outcome(name, f"cannot be asked: {said}", looked=False)
@@ -316,14 +318,13 @@ def _check_held(
         return _outcome(name, _GONE.format(backend), looked=False)
     if found == told["tree_digest"]:
         return _outcome(name, f"holds {realization.location}, tree {found}")
-    finding = Finding(
-        check=name,
-        where=realization.location,
-        message=f"its tree digest is {found}, and {told['tree_digest']} was realized",
-        hint=f"remove it, and make it anew with `reprobox realize --backend {backend}`",
-        status=MISMATCH,
-    )
-    return _outcome(name, "", (finding,))
+    message = f"its tree digest is {found}, and {told['tree_digest']} was realized"
+    return _outcome(name, "", (_not_held(name, backend, realization, message),))
+
+
+def _not_held(check: str, backend: str, realization: Realization, message: str) -> Finding:
+    hint = f"remove it, and make it anew with `reprobox realize --backend {backend}`"
+    return Finding(check=check, where=realization.location, message=message, hint=hint, status=MISMATCH)
 
 
 def _check_trees(

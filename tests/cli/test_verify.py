@@ -49,13 +49,17 @@ def layer(project, name: str) -> Path:
     return found
 
 
+def realize(project, *options: str) -> str:
+    time.sleep(0.05)  # files that changed just before they were read are not trusted, and no record is left
+    return project("realize", "--json", *options).json["location"]
+
+
 def rows(told) -> dict[str, str]:
     return {line.split()[0]: line for line in told.out.splitlines()}
 
 
 def test_all_is_well(whole):
-    time.sleep(0.05)  # files that changed just before they were read are not trusted, and no record is left
-    assert whole("realize").status == 0
+    realize(whole)
     told = whole("verify")
     assert told.status == 0, told.err
     assert [line.split()[:2] for line in told.out.splitlines()] == [
@@ -188,3 +192,41 @@ def test_all_that_is_wrong_is_told_at_once_and_wrong_bytes_count_more(whole):
 def test_a_target_that_is_not_there(whole):
     told = whole("verify", "--target", "gpu")
     assert told.status == 2
+
+
+# -- what other backends hold ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+def test_what_docker_holds(whole, docker):
+    location = realize(whole, "--backend", "docker")
+    try:
+        told = whole("verify")
+        assert told.status == 0, told.err
+        assert rows(told)["docker"].split()[1:4] == ["ok", "holds", f"{location},"]
+        container = docker("create", location, "true").strip()
+        docker("cp", whole.manifest, f"{container}:/greeting")
+        docker("commit", container, location)
+        docker("rm", container)
+        told = whole("verify")
+        assert told.status == 5
+        assert f"error: {location}: its tree digest is sha256:" in told.err
+        assert "remove it, and make it anew with `reprobox realize --backend docker`" in told.err
+    finally:
+        docker("image", "rm", "--force", location)
+    assert "holds nothing of it any more" in rows(whole("verify"))["docker"]
+
+
+@pytest.mark.apptainer
+def test_what_singularity_holds(whole):
+    location = Path(realize(whole, "--backend", "singularity"))
+    told = whole("verify")
+    assert told.status == 0, told.err
+    assert rows(told)["singularity"].split()[1:4] == ["ok", "holds", f"{location},"]
+    data = bytearray(location.read_bytes())
+    at = data.index(b"hsqs") + 200
+    data[at : at + 64] = bytes(64)
+    location.write_bytes(data)
+    told = whole("verify")
+    assert told.status == 5
+    assert f"error: {location}: it" in told.err

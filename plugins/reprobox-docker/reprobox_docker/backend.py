@@ -20,6 +20,7 @@ from reprobox.backend import (
     ToolRequest,
     ToolResult,
 )
+from reprobox.digest import Entry
 from reprobox.errors import BackendError
 from reprobox.image import Image, write_docker_archive
 from reprobox.tree import merge_into, strip_inherited
@@ -149,6 +150,15 @@ class Docker:
     def inspect(self, realization: Realization) -> Mapping[str, str]:
         found = self.engine().inspect_image(realization.location)
         return dict((found or {}).get("Config", {}).get("Labels") or {})
+
+    def entries(self, realization: Realization) -> list[Entry]:
+        """What the image is made of, as a container sees it: read from the export of one that is never started."""
+        from reprobox.archives.entries import tar_entries
+
+        engine = self.engine()
+        config = {"Image": realization.location, "Cmd": ["true"]}
+        with engine.container(config) as name, engine.errors("the image cannot be read"):
+            return tar_entries(iter(engine.api.export(name)))
 
     def run(self, request: RunRequest) -> int:
         from reprobox_docker.use import run

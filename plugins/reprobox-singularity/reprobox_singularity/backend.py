@@ -28,6 +28,7 @@ from reprobox.backend import (
     ToolRequest,
     ToolResult,
 )
+from reprobox.digest import Entry
 from reprobox.errors import BackendError, BuildError
 from reprobox.redact import Redactor, holders, redacted
 from reprobox.sandbox.command import stage_folder
@@ -187,6 +188,12 @@ class Singularity:
         from reprobox_singularity.client import labels
 
         return labels(realization.location)
+
+    def entries(self, realization: Realization) -> list[Entry]:
+        """What the file system of a SIF is made of. Raises :class:`ValueError` for one that cannot be read."""
+        from reprobox_singularity.realize import entries
+
+        return entries(Path(realization.location))
 
     def run(self, request: RunRequest) -> NoReturn:
         """Never returns: this process becomes an interpreter without other threads, and that becomes Apptainer."""

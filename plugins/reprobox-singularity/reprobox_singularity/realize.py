@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.archives import sif
+from reprobox.archives.entries import tree_entries
+from reprobox.archives.squashfs import SquashFs
 from reprobox.backend import Realization, RealizeRequest
+from reprobox.digest import Entry, hidden
 from reprobox.errors import BackendError, ReproboxError
 from reprobox.staging import staging_folder
 from reprobox.tree import remove
@@ -71,6 +74,15 @@ def is_whole(path: Path) -> bool:
             return file.read(len(_SQUASHFS)) == _SQUASHFS
     except (OSError, sif.SifError):
         return False
+
+
+def entries(path: Path) -> list[Entry]:
+    """What is in the file system of a SIF. Raises :class:`ValueError`, which says why, where that cannot be read."""
+    with path.open("rb") as file:
+        root = sif.read(file).primary
+        if root is None:
+            raise sif.SifError("it has no root file system")
+        return tree_entries(SquashFs(file, root.offset, root.size).entries(hidden))
 
 
 def make(request: RealizeRequest, output: Path, form: str, scratch: Path) -> None:
