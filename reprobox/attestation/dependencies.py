@@ -5,7 +5,7 @@ Sources: in-toto ResourceDescriptor v1; the package URL specification, types ``d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -33,16 +33,20 @@ class Dependency:
 
 def dependencies(lock: Lock) -> tuple[Dependency, ...]:
     """All inputs of a lock, each once, sorted by package URL; none where there are more than :data:`MOST`."""
-    found = {item.sha256: Dependency(uri=purl(item), name=item.name, sha256=item.sha256) for item in _inputs(lock)}
-    if len(found) > MOST:
+    inputs = inputs_of(lock)
+    if len(inputs) > MOST:
         return ()
-    return tuple(sorted(found.values(), key=lambda item: (item.uri, item.sha256)))
+    found = (Dependency(uri=purl(item), name=item.name, sha256=item.sha256) for item in inputs.values())
+    return tuple(sorted(found, key=lambda item: (item.uri, item.sha256)))
 
 
-def _inputs(lock: Lock) -> Iterator[Input]:
+def inputs_of(lock: Lock) -> Mapping[str, Input]:
+    """All inputs of a lock, by sha256 hex: of layers, of the code that is fetched, of data."""
+    found: dict[str, Input] = {}
     alone = [*([lock.checkout] if lock.checkout else []), *lock.downloads.values()]
     for layer in (*(layer for target in lock.targets.values() for layer in target.layers), *alone):
-        yield from layer.inputs
+        found |= {item.sha256: item for item in layer.inputs}
+    return found
 
 
 def purl(item: Input) -> str:

@@ -7,9 +7,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from reprobox import launch
+from reprobox.cli import attestations
 from reprobox.cli.options import add_network_options
 from reprobox.cli.session import open_session
 from reprobox.errors import UsageError
@@ -29,7 +31,9 @@ examples:
   reprobox verify --target gpu       of this target alone
   reprobox verify --rebuild          build it again, and compare
   reprobox verify --rebuild --builder sandbox --builder docker
-  reprobox verify --rebuild --layer python --times 3"""
+  reprobox verify --rebuild --layer python --times 3
+  reprobox verify --rebuild --sign   and vouch for the result, with a key of yours
+  reprobox verify --attestations     who vouches for this lock"""
 _SHOWN = 5  # paths; --json has more
 _MOST = 20  # times that anything is built
 
@@ -42,13 +46,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--builder", metavar="NAME", action="append", help=help_)
     parser.add_argument("--layer", metavar="NAME", action="append", help="only this layer and what it stands on")
     parser.add_argument("--times", type=_times, metavar="N", default=0, help="how often each builder builds it")
+    attestations.add_attestation_options(parser)
     add_network_options(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
+    attestations.check_combination(options)
+    if options.attestations is not None:
+        return attestations.check(options)
     again = _again(options)
-    found = verify(_subject(options), again, tell=lambda check: _tell(options, check))
-    _show(options, found)
+    subject = _subject(options)
+    pen = attestations.open_pen(options, subject) if options.sign else None
+    found = verify(subject, again, tell=lambda check: _tell(options, check))
+    signed = attestations.sign(pen, subject, found) if pen and found.ok else None
+    _show(options, found, signed)
     return found.status
 
 
@@ -86,15 +97,17 @@ def _tell(options: argparse.Namespace, check: Check) -> None:
         print(f"{check.name:13} {mark:6} {check.said}", flush=True)
 
 
-def _show(options: argparse.Namespace, found: Verification) -> None:
+def _show(options: argparse.Namespace, found: Verification, signed: Path | None) -> None:
     if options.json:
-        print(json.dumps(document(found)))
+        print(json.dumps(document(found) | ({"attestation": str(signed)} if signed else {})))
         return
     sys.stdout.flush()
     for line in (*_lines(found.findings), *(line for item in found.divergences for line in _diverged(item))):
         print(line, file=sys.stderr)
     if found.ok:
         print(f"verified: lock {found.lock}")
+    if signed is not None:
+        print(f"signed: {signed}")
 
 
 def _lines(findings: Sequence[Finding]) -> list[str]:
