@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from reprobox.backend import Exporter, RealizeRequest
@@ -19,7 +20,7 @@ from reprobox.download import without_password
 from reprobox.environment import Environment
 from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.image import write_docker_archive, write_layout
-from reprobox.lock import Input, LockedTarget
+from reprobox.lock import Input, Lock, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Reference
 from reprobox.pypi import IndexProvider
@@ -37,8 +38,10 @@ examples:
   reprobox export --format rootfs -o rootfs
   reprobox export --format sif -o env.sif               for Apptainer, with the plugin reprobox-singularity
   reprobox export --format pylock -o pylock.toml        the Python packages, for pip and uv
+  reprobox export --format spdx -o sbom.spdx.json       what it is made of, with licences: a bill of materials
   reprobox export --push registry.example/group/env:1   the image to a registry, for docker pull and apptainer pull"""
-FORMATS = ("oci", "docker-archive", "rootfs", "pylock")
+_BILLS = {"sbom": "spdx", "spdx": "spdx", "cyclonedx": "cyclonedx"}
+FORMATS = ("oci", "docker-archive", "rootfs", "pylock", *_BILLS)
 _EXTRAS = {"sif": "singularity", "squashfs": "singularity"}  # what to install for a plugin's format
 
 
@@ -74,6 +77,8 @@ def execute(options: argparse.Namespace) -> int:
     ensure_fresh(session, manifest, lock, str(project.lock_path), name)
     if options.format == "pylock":
         return _export_pylock(session, lock.targets[name], options)
+    if options.format in _BILLS:
+        return _export_bill(session, manifest, lock, name, options)
     wants_image = exporter.needs_image if exporter else options.format != "rootfs"
     wish = Wish(target=name, image=wants_image, with_code=options.with_code)
     realized = realize(session, project, manifest, lock, wish)
@@ -142,6 +147,27 @@ def _export_pylock(session: Session, target: LockedTarget, options: argparse.Nam
         print(json.dumps({"format": "pylock", "output": str(options.output), "packages": len(packages)}))
     else:
         print(f"wrote {options.output} (pylock, {len(packages)} packages for Python {python} on {target.platform})")
+    return 0
+
+
+def _export_bill(session: Session, manifest: Manifest, lock: Lock, target: str, options: argparse.Namespace) -> int:
+    """Nothing is built but a base whose packages the lock does not name; inputs are fetched, to be asked."""
+    from reprobox.bom.bill import bill
+
+    form = _BILLS[options.format]
+    made = bill(session, manifest, lock, target)
+    with writing(options.output, "-o"):
+        options.output.write_bytes(getattr(import_module(f"reprobox.bom.{form}"), form)(made))
+    unknown = sum(not item.licence.names for item in made.components if item.kind in ("deb", "pypi"))
+    if options.json:
+        document = {"format": form, "output": str(options.output), "components": len(made.components)}
+        print(json.dumps({**document, "without_licence": unknown, "notes": list(made.notes)}))
+        return 0
+    for note in made.notes:
+        session.reporter.say(note)
+    print(f"wrote {options.output} ({form}, {len(made.components)} components of {target} for {made.platform})")
+    if unknown:
+        print(f"{unknown} packages tell no licence that a program can read")
     return 0
 
 

@@ -18,6 +18,7 @@ from reprobox.errors import IntegrityError, LockError, ReproboxError
 from reprobox.image import LAYER_TYPE, write_layer
 from reprobox.layers.code import is_locked_code
 from reprobox.layers.kind import uses_network
+from reprobox.licences import Licence, licence_of
 from reprobox.lock import Input, Lock, LockedLayer
 from reprobox.manifest import Manifest
 from reprobox.project import Project
@@ -27,7 +28,7 @@ from reprobox.session import Session, this_platform
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import file_sha256
 from reprobox.vault.documents import MEDIA_TYPE, NAME, Entry, Kept, Part, sorted_parts
-from reprobox.vault.licences import Licence, inventory, licence_of
+from reprobox.vault.inventory import inventory
 from reprobox.vault.provider import LocalVault
 from reprobox.vault.remote import is_registry, push_vault
 from reprobox.vault.tools import tool_wheels

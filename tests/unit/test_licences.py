@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.licences import CLASSIFIERS, EXPRESSION, LICENSE, PROSE, UNKNOWN, Licence, licence_of
+from reprobox.licences import DEP5 as TOLD
 from reprobox.lock import Input
 from reprobox.store import Store
-from reprobox.vault.licences import UNKNOWN, Licence, inventory, licence_of
+from reprobox.vault.inventory import inventory
 from tests.debs import make_deb
 
 DEP5 = b"""\
@@ -57,10 +59,19 @@ def sdist(text: str) -> bytes:
 @pytest.mark.parametrize(
     ("copyright_file", "section", "expected"),
     [
-        (DEP5, "main/net", Licence(name="Expat, GPL-2+")),
-        (b"Long prose about MIT.\n", "net", Licence(name=UNKNOWN)),
-        (DEP5, "non-free-firmware/kernel", Licence(name="Expat, GPL-2+", closed="it is in non-free")),
-        (DEP5, "multiverse/games", Licence(name="Expat, GPL-2+", closed="it is in multiverse")),
+        (DEP5, "main/net", Licence(name="Expat, GPL-2+", names=("Expat", "GPL-2+"), told_in=TOLD)),
+        (b"Long prose about MIT.\n", "net", Licence(name=UNKNOWN, told_in=PROSE)),
+        (b"See /usr/share/common-licenses/GPL-2.\n", "net", Licence(told_in=PROSE, refers=("GPL-2",))),
+        (
+            DEP5,
+            "non-free-firmware/kernel",
+            Licence(name="Expat, GPL-2+", names=("Expat", "GPL-2+"), told_in=TOLD, closed="it is in non-free"),
+        ),
+        (
+            DEP5,
+            "multiverse/games",
+            Licence(name="Expat, GPL-2+", names=("Expat", "GPL-2+"), told_in=TOLD, closed="it is in multiverse"),
+        ),
     ],
 )
 def test_packages(store, tmp_path, copyright_file, section, expected):
@@ -80,17 +91,30 @@ def test_a_package_without_a_copyright_file_and_one_that_is_none(store, tmp_path
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("License-Expression: BSD-3-Clause", Licence(name="BSD-3-Clause")),
-        ("Classifier: License :: OSI Approved :: MIT License\nLicense: long text", Licence(name="MIT License")),
-        ("License: Apache 2.0", Licence(name="Apache 2.0")),
+        ("License-Expression: BSD-3-Clause", Licence(name="BSD-3-Clause", names=("BSD-3-Clause",), told_in=EXPRESSION)),
+        (
+            "Classifier: License :: OSI Approved :: MIT License\nLicense: long text",
+            Licence(name="MIT License", names=("MIT License",), told_in=CLASSIFIERS),
+        ),
+        ("License: Apache 2.0", Licence(name="Apache 2.0", names=("Apache 2.0",), told_in=LICENSE)),
         ("", Licence()),
         (
             "License: NVIDIA Proprietary Software",
-            Licence(name="NVIDIA Proprietary Software", closed="its licence is NVIDIA Proprietary Software"),
+            Licence(
+                name="NVIDIA Proprietary Software",
+                closed="its licence is NVIDIA Proprietary Software",
+                names=("NVIDIA Proprietary Software",),
+                told_in=LICENSE,
+            ),
         ),
         (
             "Classifier: License :: Other/Proprietary License",
-            Licence(name="Other/Proprietary License", closed="its licence is Other/Proprietary License"),
+            Licence(
+                name="Other/Proprietary License",
+                closed="its licence is Other/Proprietary License",
+                names=("Other/Proprietary License",),
+                told_in=CLASSIFIERS,
+            ),
         ),
     ],
 )
