@@ -468,7 +468,9 @@ def decode(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Lock:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LockError(f"it is not a lock: {_reason(error)}", where=file, hint=_EDITED) from None
     for target in lock.targets.values():
-        _check_ids(target, lock.epoch, file)
+        _check_ids(f"of target {target.name!r} ", target.layers, lock.epoch, file)
+    for layer in (*([lock.checkout] if lock.checkout else []), *lock.downloads.values()):
+        _check_ids("", (layer,), lock.epoch, file)
     return lock
 
 
@@ -481,12 +483,10 @@ def _reason(error: Exception) -> str:
     return f"missing key {error}" if isinstance(error, KeyError) else str(error)
 
 
-def _check_ids(target: LockedTarget, epoch: int, file: str) -> None:
-    for written, computed in zip(target.layers, with_ids(target.layers, epoch), strict=True):
+def _check_ids(whose: str, layers: Sequence[LockedLayer], epoch: int, file: str) -> None:
+    for written, computed in zip(layers, with_ids(layers, epoch), strict=True):
         if written.id != computed.id:
-            raise LockError(
-                f"layer {written.name!r} of target {target.name!r} does not match its id", where=file, hint=_EDITED
-            )
+            raise LockError(f"layer {written.name!r} {whose}does not match its id", where=file, hint=_EDITED)
 
 
 def _lock(document: Mapping[str, Any]) -> Lock:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reprobox.environment import Environment, Outside
-from reprobox.errors import ReproboxError
+from reprobox.errors import LockError, ReproboxError
 from reprobox.session import Session
 from reprobox.tree import remove
 
@@ -41,9 +41,9 @@ def variables(environment: Environment, declared: Mapping[str, str], default_pat
 
 
 def _place(session: Session, item: Outside) -> Path:
-    folder = session.project / str(item.layer.facts["folder"])
+    folder, venv = _checked(session.project, item)
     mark = folder / MARK
-    source = item.stored.tree / str(item.layer.options["venv"]).lstrip("/")
+    source = item.stored.tree / venv.lstrip("/")
     with session.store.working_on(f"placed-{item.layer.id}"):
         if _marked(mark) == item.layer.id:
             return mark
@@ -57,6 +57,25 @@ def _place(session: Session, item: Outside) -> Path:
                 hint='make the project\'s folder writable, or leave `placement = "project"` out',
             ) from None
     return mark
+
+
+def _checked(project: Path, item: Outside) -> tuple[Path, str]:
+    """The folder that is replaced, and where the layer has it. A lock can be anybody's, and says both.
+
+    Raises :class:`LockError` for what is no place of ours.
+    """
+    said, venv = str(item.layer.facts["folder"]), str(item.layer.options["venv"])
+    name = os.path.basename(said)
+    plain = os.path.normpath(said) == said and not said.startswith(("/", "..")) and os.path.normpath(venv) == venv
+    own = os.path.basename(os.path.dirname(said)) == FOLDER and venv.endswith(f"/{FOLDER}/{name}")
+    within_project = Path(os.path.realpath(project / os.path.dirname(said))).is_relative_to(os.path.realpath(project))
+    if not (plain and own and within_project):
+        raise LockError(
+            f"layer {item.layer.name!r} would be put into {said!r}, and such layers go into {FOLDER} of the code",
+            where=str(project),
+            hint="take the lock from somebody you trust, or make it anew with `reprobox lock`",
+        )
+    return project / said, venv
 
 
 def _marked(mark: Path) -> str:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from reprobox.archives.fetched import Archive, ArchiveError
-from reprobox.archives.tar_stream import FILE, FOLDER, TarError, TarStream, decompressed
-from reprobox.errors import IntegrityError, ManifestError, ReproboxError
+from reprobox.archives.fetched import Archive, ArchiveError, Limits, Member
+from reprobox.errors import IntegrityError, LockError, ManifestError, ReproboxError
 from reprobox.git.worktree import Placing, Source
 from reprobox.image import file_header, folder_header, link_header, tar_end
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import copied_sources
 from reprobox.layers.rootfs import copy_rootfs
-from reprobox.lock import FILE_NAME, Input, Lock
+from reprobox.lock import FILE_NAME, Input, Lock, read
 from reprobox.manifest import Manifest
 from reprobox.oci import documents as oci
 from reprobox.project import MANIFEST_NAME, Project
@@ -31,7 +31,6 @@ from reprobox.tree import Tree, opened, walk
 
 _CHUNK = 1 << 20
 _BLOCK = 512
-_WITH_MODE = (FILE, FOLDER)
 
 
 # -- out of a project --------------------------------------------------------------------------------------------------
@@ -164,28 +163,112 @@ def write_project(folder: Path, sink: IO[bytes]) -> None:
     tar_end(sink, written)
 
 
-def unpack_project(tar: Path, folder: Path) -> None:
-    """Put the files of such a tar into the empty ``folder``. Raises :class:`IntegrityError` for one that is none."""
+#: What one packed project may hold.
+LIMITS = Limits(entries=500_000, size=1 << 28, ratio=100)
+#: Folders that no project hands on: what git, Python and reprobox find in them is run or believed without being locked.
+_LEFT_OUT = frozenset((".git", ".reprobox", "__pycache__"))
+_OWN = (MANIFEST_NAME, FILE_NAME)
+_DAMAGED = "it is damaged, or was made to do harm: get it again from where it was published"
+
+
+def unpack_project(packed: Path, folder: Path, *, below: bytes = b"") -> tuple[str, ...]:
+    """Put the files of a tar or zip archive, or those ``below`` a folder of it, into the empty ``folder``.
+
+    Returns the folders that were left out. Modes are 0644, or 0755 for programs and folders; those of a base's files
+    are part of what was locked and stay. Raises :class:`IntegrityError` for an archive that is broken or dangerous.
+    """
     try:
         with Placing(folder, Tree()) as placing:
-            for member, content in Archive(tar).members():
-                if member.kind == "d":
-                    placing.folder(member.path)
-                elif member.kind == "l":
-                    placing.link(member.path, member.target)
-                else:
-                    placing.write(member.path, content, executable=member.kind == "x")
-        _set_modes(tar, folder)
-    except (ArchiveError, TarError, OSError) as error:
-        raise IntegrityError(f"the packed project cannot be unpacked: {error}", where=str(tar)) from None
+            unpacking = _Unpacking(placing, folds_case=_folds_case(folder))
+            for member, content in Archive(packed, below=below, limits=LIMITS).members():
+                unpacking.put(member, content)
+        _set_base_modes(unpacking.modes, folder)
+    except (ArchiveError, OSError) as error:
+        message = f"the project in it cannot be unpacked: {error}"
+        raise IntegrityError(message, where=str(packed), hint=_DAMAGED) from None
+    return tuple(sorted(unpacking.left_out))
 
 
-def _set_modes(tar: Path, folder: Path) -> None:
-    """The modes of a base's files are part of what was locked. Folders last, since some may not be written into."""
-    with tar.open("rb") as file:
-        found = {item.name.rstrip(b"/"): item.mode for item in TarStream(decompressed(file)) if item.kind in _WITH_MODE}
-    for path in sorted(found, reverse=True):
-        os.chmod(os.path.join(os.fsencode(folder), path), found[path])
+class _Unpacking:
+    """One project on its way out of an archive that anybody may have made."""
+
+    def __init__(self, placing: Placing, *, folds_case: bool) -> None:
+        self._placing = placing
+        self._folds_case = folds_case
+        self._seen: set[bytes] = set()
+        self._folded: dict[str, bytes] = {}
+        self.modes: dict[bytes, int] = {}
+        self.left_out: set[str] = set()
+
+    def put(self, member: Member, content: Iterable[bytes]) -> None:
+        if left := left_out_part(os.fsdecode(member.path)):
+            self.left_out.add(left)
+            return
+        self._check_name(member)
+        self.modes[member.path] = member.mode
+        if member.kind == "d":
+            self._placing.folder(member.path)
+        elif member.kind == "l":
+            self._placing.link(member.path, member.target)
+        elif member.kind == "h":
+            self._placing.hard_link(member.path, member.target)
+        else:
+            self._placing.write(member.path, content, executable=member.kind == "x")
+
+    def _check_name(self, member: Member) -> None:
+        path, shown = member.path, repr(os.fsdecode(member.path[:200]))
+        if path in self._seen and member.kind != "d":
+            raise ArchiveError(f"{shown} is in it twice")
+        self._seen.add(path)
+        folded = unicodedata.normalize("NFC", os.fsdecode(path)).casefold()
+        if folded in _OWN and (path != folded.encode() or member.kind not in ("f", "x")):
+            raise ArchiveError(f"{shown} would pass for {folded}, and is another name or no file")
+        if self._folds_case and self._folded.setdefault(folded, path) != path:
+            raise ArchiveError(f"{shown} and {self._folded[folded]!r} are one name on this file system")
+
+
+def left_out_part(path: str) -> str:
+    """The folder that a path lies in and that no project hands on; empty if there is none."""
+    parts = path.split("/")
+    for number, part in enumerate(parts):
+        if part.casefold().rstrip(". ") in _LEFT_OUT:
+            return "/".join(parts[: number + 1])
+    return ""
+
+
+def _folds_case(folder: Path) -> bool:
+    """Whether the file system takes upper and lower case for the same."""
+    marker = folder / "a"
+    marker.touch()
+    try:
+        return os.path.lexists(folder / "A")
+    finally:
+        marker.unlink()
+
+
+def _set_base_modes(modes: Mapping[bytes, int], folder: Path) -> None:
+    """Folders last, since some may not be written into. Where a file has a set-id bit, nobody else gets to it."""
+    for base in _packed_bases(folder):
+        root = os.fsencode(base)
+        below = sorted((path for path in modes if path.startswith(root + b"/")), reverse=True)
+        for path in below:
+            full = os.path.join(os.fsencode(folder), path)
+            if modes[path] and not os.path.islink(full):
+                os.chmod(full, modes[path])
+        if any(modes[path] & 0o6000 for path in below):
+            (folder / base).chmod(0o700)
+
+
+def _packed_bases(folder: Path) -> Iterator[str]:
+    """Folders of the project that hold root file systems."""
+    try:
+        lock = read((folder / FILE_NAME).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, LockError):
+        return  # whoever needs the lock says what is wrong with it
+    for target in lock.targets.values():
+        path = str(target.base.facts.get("path", ""))
+        if target.base.kind == "rootfs" and _is_inside(path) and os.path.normpath(path) != ".":
+            yield os.path.normpath(path)
 
 
 # -- what lies in the project and is an input --------------------------------------------------------------------------

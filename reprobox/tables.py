@@ -489,8 +489,9 @@ def found(value: object) -> str:
 
 
 def quote(text: str) -> str:
-    """``text`` in double quotes on one line, shortened where it is long."""
-    return json.dumps(shortened(text), ensure_ascii=False)
+    """``text`` in double quotes on one line, shortened where it is long. A terminal sees only what it prints."""
+    said = json.dumps(shortened(text), ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in said)
 
 
 def listed(names: Sequence[str], conjunction: str = "or") -> str:

@@ -44,24 +44,29 @@ class Member(NamedTuple):
     """One entry: where it goes (relative, plain), what it is, and a link's target.
 
     ``kind`` is ``d``, ``f``, ``x`` (an executable file), ``l`` (``target`` as it says) or ``h`` (``target`` is the path
-    of an earlier file of this archive).
+    of an earlier file of this archive). ``mode`` are the permission bits that the archive says, 0 where it says none.
     """
 
     path: bytes
     kind: str
     target: bytes = b""
+    mode: int = 0
 
 
 class Archive:
     """The archive at ``path``, whose content goes into the folder ``home`` of the environment (no slash at its ends).
 
-    The first ``strip`` folders of every name are left out, as GNU tar's ``--strip-components`` does.
+    The first ``strip`` folders of every name are left out, as GNU tar's ``--strip-components`` does. With ``below``,
+    only what is in that folder of the archive counts, and it is the archive's root.
     """
 
-    def __init__(self, path: Path, *, home: bytes = b"", strip: int = 0, limits: Limits | None = None) -> None:
+    def __init__(
+        self, path: Path, *, home: bytes = b"", strip: int = 0, below: bytes = b"", limits: Limits | None = None
+    ) -> None:
         self._path = path
         self._home = home
         self._strip = strip
+        self._below = below.split(b"/") if below else []
         self._limits = limits or Limits()
         self._allowed = max(self._limits.size, self._limits.ratio * path.stat().st_size)
         self._unpacked = 0
@@ -109,7 +114,10 @@ class Archive:
         seen.finish(self._strip)
 
     def _stripped(self, path: bytes) -> bytes:
-        return b"/".join(path.split(b"/")[self._strip :])
+        parts = path.split(b"/")
+        if parts[: len(self._below)] != self._below:
+            return b""
+        return b"/".join(parts[len(self._below) + self._strip :])
 
 
 class _Seen:
@@ -210,7 +218,7 @@ class _Tar:
                 if header.kind not in (FILE, *_KINDS):
                     raise ArchiveError(f"{_shown(path)} is a {'FIFO' if header.kind == FIFO else 'device'}")
                 kind = _KINDS.get(header.kind) or ("x" if header.mode & 0o100 else "f")
-                yield Member(path, kind, header.target), _told(stream)
+                yield Member(path, kind, header.target, header.mode & 0o7777), _told(stream)
         except TarError as error:
             if count == 0:
                 raise ArchiveError(f"it is neither a tar nor a zip archive ({error})") from None
@@ -248,7 +256,7 @@ class _Zip:
             raise ArchiveError(f"{_shown(path)} is encrypted")
         mode = info.external_attr >> 16 if info.create_system in _UNIX else 0
         if name.endswith(b"/"):
-            return Member(path, "d"), ()
+            return Member(path, "d", mode=mode & 0o7777), ()
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFLNK):
             raise ArchiveError(f"{_shown(path)} is neither a file, a folder nor a link")
         if stat.S_ISLNK(mode):
@@ -258,7 +266,8 @@ class _Zip:
             if not target or b"\0" in target:
                 raise ArchiveError(f"{_shown(path)} is a link to nothing")
             return Member(path, "l", target), ()
-        return Member(path, "x" if mode & 0o100 else "f"), self._content(packed, info, path)
+        kind = "x" if mode & 0o100 else "f"
+        return Member(path, kind, mode=mode & 0o7777), self._content(packed, info, path)
 
     def _content(self, packed: zipfile.ZipFile, info: zipfile.ZipInfo, path: bytes) -> Iterator[bytes]:
         try:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from reprobox import __version__
-from reprobox.cli.report import reporter
+from reprobox.cli.report import plain, reporter
 from reprobox.errors import HostError, ManifestError, ReproboxError, StaleLockError, UsageError
 
 #: Verbs in the order of the help, each a module of this package with DETAILS, ``configure`` and ``execute``. Only the
@@ -25,6 +25,7 @@ VERBS = {
     "realize": "make the environment exist",
     "run": "run a command in the environment",
     "shell": "open a shell in the environment",
+    "show": "say what a publication, a vault or a repository holds, and do nothing with it",
     "inspect": "show an environment: its image, its lock, its layers, and what a backend holds",
     "freeze": "make layers of what was changed by hand in `shell --writable`",
     "graph": "show the layers, what they stand on, and which are in the store",
@@ -155,7 +156,7 @@ def _tell(error: ReproboxError, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"error": _document(error)}))
     for line in _sentences(error):
-        print(line, file=sys.stderr)
+        print(plain(line), file=sys.stderr)
 
 
 def _sentences(error: ReproboxError) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reprobox import launch
 from reprobox.cli.held import held
@@ -21,12 +21,20 @@ from reprobox.cli.options import (
 from reprobox.cli.report import human
 from reprobox.errors import UsageError
 
+if TYPE_CHECKING:
+    from reprobox.sources.description import Description
+    from reprobox.sources.source import Source
+
 DETAILS = """\
-Builds what the store lacks, from the lock alone, and never locks by itself.
+Builds what the store lacks, from the lock alone, and never locks by itself. A project that is not a folder of yours is
+brought into a new folder, checked and shown; nothing of it is built or run before you agree. `reprobox show SOURCE`
+only shows it.
 
 examples:
   reprobox realize                      the project in this folder
   reprobox realize ../paper             another project
+  reprobox realize paper.zip            a project out of a crate, into a new folder
+  reprobox realize vault.tar --offline  the same out of a vault, from nothing else
   reprobox realize --offline            from the store alone
   reprobox realize --output rootfs      write the whole file system to a new folder
   reprobox realize --ignore-requires    build here what only another machine can run"""
@@ -36,7 +44,7 @@ _FEW = 3  # names that stand for all
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project's folder or its manifest")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project's folder, a crate, a vault")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
     add_backend_option(parser, "holds the environment")
     parser.add_argument("--output", metavar="PATH", type=Path, help="also write the file system to this new folder")
@@ -44,13 +52,68 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_requires_option(parser)
     add_builder_option(parser)
     add_network_options(parser)
+    _add_consent_options(parser)
+
+
+def _add_consent_options(parser: argparse.ArgumentParser) -> None:
+    others = parser.add_argument_group("projects of others")
+    others.add_argument("--into", metavar="DIR", type=Path, help="the new folder to put it into; its name if left out")
+    others.add_argument("--lock", metavar="NAME", default="", help="which of several locks that a vault keeps")
+    others.add_argument("--yes", action="store_true", help="you know what it is: do not ask")
+    others.add_argument(
+        "--allow", metavar="NAME", action="append", default=[], help="let it have this, which is outside its folder"
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
+    if options.source and not os.path.isfile(os.path.join(options.source, "research.toml")):
+        from reprobox.sources.source import understand
+
+        source = understand(options.source)
+        if not source.is_own:
+            return _realize_other(options, source)
+        options.source = source.place
+    _refuse_consent_options(options)
     asks_more = options.output or options.with_code or options.builder != launch.default_builder()
     known = None if asks_more else _already(options)
     _show(options, known if known is not None else _realize(options))
     return 0
+
+
+def _refuse_consent_options(options: argparse.Namespace) -> None:
+    for name in ("into", "lock", "allow"):
+        if getattr(options, name):
+            hint = "leave it out: your own project is used where it is"
+            raise UsageError(f"--{name} is for projects of others", where=options.source or options.project, hint=hint)
+
+
+def _realize_other(options: argparse.Namespace, source: Source) -> int:
+    """Bring it here, have the reader agree, and go on as with an own project."""
+    from reprobox.cli.obtaining import agree, destination, keep, looked_at
+
+    if options.into is not None:
+        check_output(options.into, "--into")
+    place = (options.into or Path("x")).absolute().parent
+    with looked_at(options, source, place, inputs=True) as looked:
+        folder = destination(options, looked.description.name)
+        agree(options, source, looked.description)
+        keep(looked, folder)
+        options.reporter.say(f"put into {folder}")
+        given = {"source": str(folder), "vault": [*looked.obtained.vaults, *options.vault]}
+        result = _realize(argparse.Namespace(**{**vars(options), **given}))
+    _show(options, {**result, "project": str(folder.absolute())})
+    if not options.json:
+        print(f"project       {folder}")
+        print(f"go on with    {_next(looked.description, folder)}")
+    return 0
+
+
+def _next(description: Description, folder: Path) -> str:
+    import shlex
+
+    asked = [f"--mount {mount.target}=PATH" for mount in description.mounts if "give it with --mount" in mount.state]
+    command = "run" if description.command else "shell"
+    return " ".join(["reprobox", command, "-C", shlex.quote(str(folder)), *asked])
 
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:

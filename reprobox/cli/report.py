@@ -40,7 +40,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         with self._lock:
-            print(text, file=sys.stderr, flush=True)
+            print(plain(text), file=sys.stderr, flush=True)
 
     def fetching(self) -> Any:
         return _FetchLines(self)
@@ -99,7 +99,7 @@ class Bars(Lines):
     def say(self, text: str) -> None:
         bars = self._bars
         if bars is not None:
-            bars.console.print(text, markup=False, highlight=False)
+            bars.console.print(plain(text), markup=False, highlight=False)
         else:
             super().say(text)
 
@@ -188,6 +188,17 @@ def reporter(*, quiet: bool) -> Quiet | Lines:
     if quiet:
         return Quiet()
     return Bars() if sys.stderr.isatty() else Lines()
+
+
+def plain(text: str) -> str:
+    """``text`` with everything that would steer a terminal, or turn a line around, written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else _escaped(ord(char)) for char in text)
+
+
+def _escaped(number: int) -> str:
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
 
 
 def human(size: float) -> str:

@@ -37,8 +37,7 @@ def _refuse_vault(source: Path) -> None:
         raise UsageError(
             "this is a vault, and no project",
             where=str(source),
-            hint=f"take the project out of it, `reprobox vault {source} --extract DIR`, and then"
-            f" `reprobox realize DIR --vault {source}`",
+            hint=f"`reprobox realize {source}` makes the project that it keeps exist",
         )
 
 

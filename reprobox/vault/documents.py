@@ -132,6 +132,8 @@ def read_kept(data: bytes, where: str) -> Kept:
     try:
         document = json.loads(data)
         said: Mapping[str, str] = document["annotations"]
+        if not all(said.get(name, "").isprintable() for name in (f"{_OWN}project", _VERSION)):
+            raise ValueError("a name that cannot be printed")
         return Kept(
             lock=_hex(said[f"{_OWN}lock"]),
             project=said[f"{_OWN}project"],
