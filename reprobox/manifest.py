@@ -290,11 +290,35 @@ _day = Check(find=_find_in_day, schema={"format": "date"})
 class Author:
     """Who made the research."""
 
-    name: str = key("Full name.", check=nonempty, hint='add name = "…"')
+    name: str = key(
+        'Full name; write "Family, Given" where the last word is not the family name.',
+        check=nonempty,
+        hint='add name = "…"',
+    )
     orcid: str | None = key("ORCID iD, four groups of four digits.", default=None, check=_orcid_id)
     affiliation: str | None = key("University, institute or company.", default=None, check=nonempty)
     ror: str | None = key("ROR identifier of the affiliation.", default=None, check=_ror)
     email: str | None = key("E-mail address.", default=None, check=_email)
+
+    @property
+    def given_and_family(self) -> tuple[str, str]:
+        """The two parts of the name: of "Family, Given" as written, else the last word and what goes with it (van, de).
+
+        A name of one word is a family name.
+        """
+        family, comma, given = (part.strip() for part in self.name.partition(","))
+        if comma:
+            return given, family
+        words = self.name.split()
+        at = len(words) - 1
+        while at > 1 and words[at - 1].islower():
+            at -= 1
+        return " ".join(words[:at]), " ".join(words[at:])
+
+    @property
+    def full_name(self) -> str:
+        """The name as it is spoken: given names first."""
+        return " ".join(part for part in self.given_and_family if part)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
