@@ -183,11 +183,15 @@ def _made_in_apptainer(manifest: Manifest, target: str, enclosed: Enclosed) -> t
 def _inside(manifest: Manifest, target: str, enclosed: Enclosed) -> str:
     offline = f" --offline --vault {VAULT}" if enclosed.vault else ""
     options = f"{_options(manifest, target)}{offline}"
-    return (
-        't=$(mktemp -d) && python3 -m venv "$t" && "$t/bin/pip" install --quiet reprobox && '
-        f'REPROBOX_STORE="$t/store" "$t/bin/reprobox" export -C {PROJECT}{options} --format docker-archive'
-        f' -o {ENVIRONMENT} && rm -rf "$t"'
+    steps = (
+        "t=$(mktemp -d)",
+        'python3 -m venv "$t"',
+        '"$t/bin/pip" install --quiet reprobox',
+        'export REPROBOX_STORE="$t/store"',
+        f'"$t/bin/reprobox" export -C {PROJECT}{options} --format docker-archive -o {ENVIRONMENT}',
+        'rm -rf "$t"',
     )
+    return " &&\n        ".join(steps)
 
 
 # -- code, data and outputs --------------------------------------------------------------------------------------------

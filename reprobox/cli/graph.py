@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from reprobox import graph
-from reprobox.cli import drawing
+from reprobox import drawing, graph
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError, ReproboxError, StaleLockError, UsageError

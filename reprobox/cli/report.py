@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from reprobox.sizes import human as human  # noqa: PLC0414 - verbs take it from here
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -199,12 +201,3 @@ def plain(text: str) -> str:
 
 def _escaped(number: int) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
-
-
-def human(size: float) -> str:
-    """``13.4 MB``: bytes in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprobox.cli.drawing import Box, dot, mermaid, svg
+from reprobox.drawing import Box, dot, mermaid, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 BOXES = (

@@ -104,6 +104,39 @@ def svg(boxes: Sequence[Box], title: str, description: str) -> str:
     return "\n".join(_svg(rows, lines, title, description, (max(width, 420), height)))
 
 
+def inline(boxes: Sequence[Box], title: str) -> str:
+    """A picture for a page, which styles it: the classes ``line``, ``layer``, ``name`` and ``fact``, and no colours.
+
+    States are not shown: a reader has no store. What stands on what must be told beside it in words.
+    """
+    rows, lines = _rows(boxes)
+    _order(rows)
+    width, height = (round(size) for size in _spread(rows))
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"',
+        f' aria-label="{escape(title)}">',
+        '<g class="line">',
+        *(f'<path d="{_path(line)}"/>' for line in lines),
+        "</g>",
+    ]
+    for place in (place for row in rows for place in row):
+        if place.box is not None:
+            parts += _plainly_drawn(place, place.box)
+    return "\n".join((*parts, "</svg>"))
+
+
+def _plainly_drawn(place: _Place, box: Box) -> Iterator[str]:
+    left, x, y = _n(place.x - place.width / 2), _n(place.x), place.y + _LINE + 4
+    yield f'<g class="layer {box.kind if box.kind.isalnum() and box.kind.isascii() else "other"}">'
+    yield (
+        f'<rect x="{left}" y="{_n(place.y)}" width="{_n(place.width)}" height="{_n(place.height)}" rx="6"/>'
+        f'<text class="name" x="{x}" y="{_n(y)}">{escape(_short(box.name))}</text>'
+    )
+    for number, text in enumerate(_told(box), 1):
+        yield f'<text class="fact" x="{x}" y="{_n(y + number * _LINE)}">{escape(text)}</text>'
+    yield "</g>"
+
+
 def _rows(boxes: Sequence[Box]) -> tuple[list[list[_Place]], list[list[_Place]]]:
     """Places row by row, and lines as the places that they pass."""
     places: dict[str, _Place] = {}
