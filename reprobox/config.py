@@ -196,13 +196,23 @@ def _given_path(variable: str, text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _location(environment: Mapping[str, str]) -> Path | None:
+def place(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the settings stand, or would."""
     if chosen := environment.get("REPROBOX_CONFIG"):
         return Path(chosen)
     import platformdirs
 
-    path = platformdirs.user_config_path("reprobox", appauthor=False) / FILE_NAME
-    return path if path.exists() else None
+    return platformdirs.user_config_path("reprobox", appauthor=False) / FILE_NAME
+
+
+def check(text: str, file: str) -> None:
+    """Raise :class:`UsageError` with every mistake of settings that are not written yet."""
+    _parse(text.encode(), file)
+
+
+def _location(environment: Mapping[str, str]) -> Path | None:
+    path = place(environment)
+    return path if environment.get("REPROBOX_CONFIG") or path.exists() else None
 
 
 def _jobs(environment: Mapping[str, str]) -> int | None:

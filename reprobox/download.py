@@ -34,6 +34,8 @@ USER_AGENT = f"reprobox/{__version__}"
 T = TypeVar("T")
 
 _BUSY = frozenset((408, 429, 500, 502, 503, 504))
+#: How servers refuse HEAD that would answer GET.
+_NO_QUESTIONS = frozenset((400, 403, 405, 501))
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _MAX_REDIRECTS = 10
 _CHUNK = 1 << 18
@@ -63,7 +65,8 @@ class Location:
     ``headers`` and ``auth`` go to that server only, never to one that it redirects to. Where the place is the file's
     own, and no copy of it among others, ``changed`` is what to do when it has other bytes; their hash is told then.
     ``make`` is for what no server has as a file: it hands the bytes to the function that it is given, piece by piece.
-    A server that is to be asked over one connection at a time is asked ``alone``.
+    A server that is to be asked over one connection at a time is asked ``alone``. ``ask`` is for places that ``make``:
+    how many bytes it has of it, or -1 where that is only known when it is made; it raises where it has nothing.
     """
 
     url: str
@@ -73,6 +76,7 @@ class Location:
     changed: str = ""
     make: Callable[[Callable[[bytes], None], Watch], None] | None = None
     alone: bool = False
+    ask: Callable[[], int] | None = None
 
     @property
     def shown(self) -> str:
@@ -256,6 +260,32 @@ class Downloader:
         else:
             self._retrying(place, growing.watch, attempt, progress=lambda: growing.count)
         return growing.digest(), growing.count
+
+    def ask(self, location: str | Location, *, watch: Watch | None = None) -> Document:
+        """What the server says of a document without sending it: status 200, headers, no body.
+
+        A server that does not answer such questions is asked for the first byte. Raises what :meth:`get` does.
+        """
+        place = _usable(location)
+
+        def attempt() -> Document:
+            with self._answer(place, {}, method="HEAD") as response:
+                response.drain_conn()  # there is nothing to drain, and so the connection can be used again
+                if response.status == 200:
+                    return Document(status=200, headers=_headers(response), body=b"")
+                if response.status not in _NO_QUESTIONS:
+                    _refuse(place, response)
+            with self._answer(place, {"Range": "bytes=0-0"}) as response:
+                if response.status not in (200, 206, 416):  # 416: it is empty
+                    _refuse(place, response)
+                headers = _headers(response)
+                total = headers.pop("content-range", "").rpartition("/")[2]
+                size = {"content-length": total} if response.status != 200 and total.isdecimal() else {}
+                return Document(status=200, headers=headers | size, body=b"")
+
+        if path := local_path(place.url):
+            return _asked_local(path, place)
+        return self._retrying(place, watch or Watch(), attempt)
 
     def send(
         self,
@@ -779,6 +809,14 @@ def _read_local(path: Path, limit: int, place: Location) -> Document:
     if len(body) > limit:
         raise FetchError(f"it has more than the {limit} bytes allowed for this document", where=place.shown)
     return Document(status=200, headers={}, body=body)
+
+
+def _asked_local(path: Path, place: Location) -> Document:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise FetchError(f"it cannot be read: {error.strerror}", where=place.shown) from None
+    return Document(status=200, headers={"content-length": str(size)}, body=b"")
 
 
 def _reason(error: Exception) -> str:

@@ -70,7 +70,7 @@ def add_layer(text: str, kind: str, name: str, packages: Sequence[str]) -> str:
     if not text.endswith("\n"):
         return add_layer(f"{text}\n", kind, name, packages).removesuffix("\n")
     document = _Document.read(text)
-    return _with_layer(document, kind, _free(document, name), {"packages": [_string(package) for package in packages]})
+    return _with_layer(document, kind, _free(document, name), {"packages": [string(package) for package in packages]})
 
 
 def add_files(text: str, name: str, source: str, to: str) -> tuple[str, str]:
@@ -85,7 +85,7 @@ def add_files(text: str, name: str, source: str, to: str) -> tuple[str, str]:
     name = _free(document, name)
     files = tomlkit.inline_table()
     files.update({"from": source, "to": to})
-    others = [_string(document.name(index)) for index in range(len(document.layers))]
+    others = [string(document.name(index)) for index in range(len(document.layers))]
     listed = tomlkit.array()
     listed.append(files)
     values = {"files": listed, **({"after": others} if others else {})}
@@ -189,7 +189,7 @@ def _with(document: _Document, kind: str, package: str, layer: str | None, name_
         return _added(document, kind, package, document.name(held[0][0]))
     ((index, at),) = held
     array = document.written[index]["packages"]
-    array[at] = _string(package, like=array[at].as_string()[0])
+    array[at] = string(package, like=array[at].as_string()[0])
     return tomlkit.dumps(document.toml), Done(what="changed", package=package, layer=document.name(index))
 
 
@@ -197,11 +197,11 @@ def _added(document: _Document, kind: str, package: str, layer: str | None) -> t
     index = _chosen(document, kind, layer)
     if index is None:
         name = layer or _free(document, NAMES.get(kind, kind))
-        return _with_layer(document, kind, name, {"packages": [_string(package)]}), Done(
+        return _with_layer(document, kind, name, {"packages": [string(package)]}), Done(
             what="added", package=package, layer=name
         )
     array = document.written[index]["packages"]
-    _append(array, _string(package, like=array[-1].as_string()[0] if array else '"'))
+    append(array, string(package, like=array[-1].as_string()[0] if array else '"'))
     return tomlkit.dumps(document.toml), Done(what="added", package=package, layer=document.name(index))
 
 
@@ -279,7 +279,7 @@ def _with_layer(document: _Document, kind: str, name: str, own: Mapping[str, Any
     if isinstance(layers := document.written, Array):
         inline = tomlkit.inline_table()
         inline.update(values)
-        _append(layers, inline)
+        append(layers, inline)
         return tomlkit.dumps(document.toml)
     table = tomlkit.item(values)
     top = document.toml.body
@@ -363,14 +363,14 @@ def _comments(body: _Body, stop: int) -> _Body:
 # -- lists -------------------------------------------------------------------------------------------------------------
 
 
-def _string(text: str, like: str = '"') -> String:
+def string(text: str, like: str = '"') -> String:
     """A TOML string, in quotes ``like`` those beside it where the text allows."""
     literal = "'" not in text and (like == "'" or '"' in text) and text.isprintable()
     return tomlkit.string(text, literal=literal)
 
 
-def _append(array: Array, item: Item) -> None:
-    """The last item's line, indentation and comma are the new one's too, but no blank line above it."""
+def append(array: Array, item: Item) -> None:
+    """Add an item: the last one's line, indentation and comma are the new one's too, but no blank line above it."""
     with _ending_kept(array):
         array.append(item)
     *others, added = _written(array)

@@ -13,7 +13,7 @@ import tempfile
 import tomllib
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +47,14 @@ class Wheel:
 class Package:
     """A version that was chosen, and its wheels for what was asked, or its source where that was asked for.
 
-    ``name`` is normalised as PEP 503 says.
+    ``name`` is normalised as PEP 503 says. ``yanked`` is the reason for which its owner withdrew it, if that was asked.
     """
 
     name: str
     version: str
     wheels: tuple[Wheel, ...]
     source: Wheel | None = None
+    yanked: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,8 @@ class Question:
 
     ``platform`` is in uv's words, ``""`` asks for the wheels of all platforms. ``constraints`` must hold.
     ``preferences`` are versions by name, kept where they can be. Without ``dependencies`` only the packages themselves;
-    with ``prereleases`` any of their versions; packages of ``build`` as source.
+    with ``prereleases`` any of their versions; packages of ``build`` as source. With ``withdrawn`` the index is asked
+    anew, and for what was yanked (PEP 592).
     """
 
     requirements: Sequence[str]
@@ -73,6 +75,7 @@ class Question:
     dependencies: bool = True
     prereleases: bool = False
     build: Sequence[str] = ()
+    withdrawn: bool = False
 
 
 class NoSolutionError(ResolveError):
@@ -130,13 +133,25 @@ class Uv:
             if question.preferences:
                 (folder / "pylock.toml").write_text(_pylock(question.preferences), encoding="utf-8")
             (folder / "constraints.txt").write_text("\n".join([*question.constraints, ""]), encoding="utf-8")
-            self._run(self._arguments(question), folder, "\n".join([*question.requirements, ""]))
+            said = self._run(self._arguments(question), folder, "\n".join([*question.requirements, ""]))
             answer = tomllib.loads((folder / "pylock.toml").read_text(encoding="utf-8"))
-            return tuple(_packages(answer, folder))
+            yanked = {name: reason or "no reason is given" for name, reason in _YANKED.findall(said)}
+            return tuple(
+                replace(package, yanked=yanked.get(f"{package.name}=={package.version}", ""))
+                for package in _packages(answer, folder)
+            )
 
     def _arguments(self, question: Question) -> tuple[str, ...]:
         return (
-            *("pip", "compile", "-", "--quiet", "--no-header", "--format", "pylock.toml"),
+            *(
+                "pip",
+                "compile",
+                "-",
+                "--refresh" if question.withdrawn else "--quiet",
+                "--no-header",
+                "--format",
+                "pylock.toml",
+            ),
             *("--output-file", "pylock.toml", "--constraints", "constraints.txt"),
             *("--python", sys.executable, "--python-version", question.python, "--only-binary", ":all:"),
             *(("--python-platform", question.platform) if question.platform else ("--universal",)),
@@ -146,7 +161,8 @@ class Uv:
             *(("--offline",) if self._offline else ()),
         )
 
-    def _run(self, arguments: Sequence[str], folder: Path, stdin: str) -> None:
+    def _run(self, arguments: Sequence[str], folder: Path, stdin: str) -> str:
+        """Returns what uv says besides its answer."""
         from uv import find_uv_bin
 
         process = subprocess.Popen(
@@ -164,6 +180,7 @@ class Uv:
             _, said = process.communicate(stdin)
         if process.returncode:
             raise self._failure(_reason(said))
+        return said
 
     def _failure(self, reason: str) -> ReproboxError:
         if self._offline:
@@ -179,6 +196,8 @@ class Uv:
         )
 
 
+#: How uv warns of a version that was asked for, and that its owner has withdrawn.
+_YANKED = re.compile(r'^warning: `([^`]+)` is yanked(?: \(reason: "(.*)"\))?', re.MULTILINE)
 #: Variables that keep uv to the point: no colours or bars in its messages, no downloads of its own accord.
 _QUIET = {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
 
@@ -251,6 +270,24 @@ class IndexProvider:
                 found.setdefault(wheel.sha256, []).append(place)
         return {item.sha256: found[item.sha256] for item in ours if item.sha256 in found}
 
+    def withdrawn(self, inputs: Sequence[Input]) -> Mapping[str, str]:
+        """Those that the index still has, but whose owners have yanked them: the reason by sha256.
+
+        Raises :class:`FetchError` when the index gives no answer.
+        """
+        wanted = [item for item in inputs if item.type in TYPES and not item.facts.keys() & {"url", "path"}]
+        found: dict[tuple[str, str], str] = {}
+        if not wanted or self._offline:
+            return {}
+        uv = Uv(self._store, self._index)
+        sources = sorted({item.facts["package"] for item in wanted if item.type == "sdist"})
+        for python, pins in _questions(wanted):
+            for package in _chosen(uv, python, pins, sources, withdrawn=True):
+                if package.yanked:
+                    found[package.name, package.version] = package.yanked
+        named = {item.sha256: (item.facts.get("package", item.type), item.facts["version"]) for item in wanted}
+        return {digest: found[name] for digest, name in named.items() if name in found}
+
     def _own_places(self, item: Input) -> Iterator[Location]:
         if self._project and "path" in item.facts:
             yield Location(url=(self._project / item.facts["path"]).absolute().as_uri(), label="the project")
@@ -275,17 +312,23 @@ def _questions(wanted: Sequence[Input]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _listed(uv: Uv, python: str, pins: Sequence[str], sources: Sequence[str]) -> list[Wheel]:
-    """Every wheel of these pins, or the source of those that are ``sources``.
-
-    Those that the index has no more are found by halving, and left out.
-    """
-    try:
-        packages = uv.resolve(Question(requirements=pins, python=python, dependencies=False, build=sources))
-    except NoSolutionError:
-        if len(pins) == 1:
-            return []
-        middle = len(pins) // 2
-        return [*_listed(uv, python, pins[:middle], sources), *_listed(uv, python, pins[middle:], sources)]
+    """Every wheel of these pins, or the source of those that are ``sources``."""
+    packages = _chosen(uv, python, pins, sources)
     return [
         wheel for package in packages for wheel in (*package.wheels, *((package.source,) if package.source else ()))
     ]
+
+
+def _chosen(
+    uv: Uv, python: str, pins: Sequence[str], sources: Sequence[str], *, withdrawn: bool = False
+) -> tuple[Package, ...]:
+    """The packages that these pins name; those that the index has no more are found by halving, and left out."""
+    question = Question(requirements=pins, python=python, dependencies=False, build=sources, withdrawn=withdrawn)
+    try:
+        return uv.resolve(question)
+    except NoSolutionError:
+        if len(pins) == 1:
+            return ()
+        middle = len(pins) // 2
+        halves = (pins[:middle], pins[middle:])
+        return tuple(package for half in halves for package in _chosen(uv, python, half, sources, withdrawn=withdrawn))

@@ -92,18 +92,22 @@ class Session:
         """Bring inputs into the store, showing progress."""
         missing = [item for item in inputs if not self.store.has_blob(item.sha256)]
         if missing:
-            offered = self.plugins.providers(self)
-            first = [provider for provider in offered if getattr(provider, "first", False)]
-            others = [provider for provider in offered if provider not in first]
             providers.fetch(
                 missing,
-                [*self.vaults, *first, self.hints, *others, *self.far_vaults],
+                self.in_order(),
                 self.store,
                 progress=self.reporter.fetching(),
                 downloader=self.downloader,
                 jobs=self.jobs,
                 offline=self.offline,
             )
+
+    def in_order(self) -> list[providers.Provider]:
+        """Who knows places for inputs of the target at hand, in the order in which they are asked."""
+        offered = self.plugins.providers(self)
+        first = [provider for provider in offered if getattr(provider, "first", False)]
+        others = [provider for provider in offered if provider not in first]
+        return [*self.vaults, *first, self.hints, *others, *self.far_vaults]
 
     def obtain(self, urls: Sequence[str]) -> list[providers.Found]:
         """Bring files of unknown content into the store, showing progress. For one command, a URL has one content."""

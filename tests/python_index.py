@@ -66,6 +66,7 @@ class Index:
         self._hashes = hashes
         self._login = login
         self.wheels: dict[str, dict[str, bytes]] = {}
+        self.yanked: dict[str, str] = {}  # reasons by file name
         server.otherwise = self._answer
 
     @property
@@ -113,6 +114,7 @@ class Index:
                 "hashes": {"sha256": hashlib.sha256(data).hexdigest()} if self._hashes else {},
                 "size": len(data),
                 "core-metadata": file.endswith(".whl"),
+                **({"yanked": self.yanked[file]} if file in self.yanked else {}),
             }
             for file, data in self.wheels[name].items()
         ]

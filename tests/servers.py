@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.plain()
 
-    do_POST = do_GET  # noqa: N815  (the names that http.server calls)
+    do_POST = do_HEAD = do_GET  # noqa: N815  (the names that http.server calls)
 
     @property
     def data(self) -> bytes | None:
@@ -77,7 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body) if promised is None else promised))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
     def hang_up(self) -> None:
         self.close_connection = True

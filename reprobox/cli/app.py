@@ -33,6 +33,7 @@ VERBS = {
     "verify": "check manifest, lock, store and realizations against one another",
     "vault": "keep every input, for the day when its upstream is gone",
     "key": "make and keep the keys with which people vouch for a lock",
+    "outlook": "say who can still supply every input, and for how long",
     "cache": "look at the store, make it smaller, check it, share it",
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",

@@ -142,6 +142,14 @@ class Clone:
         self._fetch_all()
         return self._commit(rev, rev)
 
+    def ask(self, commit: str) -> None:
+        """That the repository has a commit (sha1 hex), without any of its files where the server can do that.
+
+        Raises :class:`FetchError` where it has not.
+        """
+        if commit not in self.refs().values():
+            self._fetch(f"{commit}:{_WANTED}", "--filter=tree:0")
+
     def known(self, rev: str) -> str | None:
         """The commit that a tag or branch is, if that can be said without fetching it."""
         if is_oid(rev):
@@ -176,8 +184,8 @@ class Clone:
                 raise
             self._fetch_all()
 
-    def _fetch(self, refspec: str) -> None:
-        options = ("--quiet", "--no-tags", "--force", "--depth=1", *self._pack())
+    def _fetch(self, refspec: str, *more: str) -> None:
+        options = ("--quiet", "--no-tags", "--force", "--depth=1", *more, *self._pack())
         try:
             self._talk("fetch", *options, "--", self._remote.url, refspec)
         except FetchError as error:

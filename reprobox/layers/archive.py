@@ -83,9 +83,22 @@ class ImageArchiveProvider:
         }
 
     def _location(self, file: Path, item: Input) -> Location:
-        return Location(url=file.absolute().as_uri(), label=str(file), make=partial(self._make, file, item.sha256))
+        return Location(
+            url=file.absolute().as_uri(),
+            label=str(file),
+            make=partial(self._make, file, item.sha256),
+            ask=partial(self._ask, file, item),
+        )
+
+    def _ask(self, file: Path, item: Input) -> int:
+        self._found(file, item.sha256)
+        return item.size
 
     def _make(self, file: Path, digest: str, write: Callable[[bytes], None], _: Watch) -> None:
+        for piece in extract(file, self._found(file, digest), digest):
+            write(piece)
+
+    def _found(self, file: Path, digest: str) -> Contents:
         if not file.is_file():
             hint = "copy the archive there from where the lock was made"
             raise FetchError("the archive is not there", where=str(file), hint=hint)
@@ -96,5 +109,4 @@ class ImageArchiveProvider:
                 where=str(file),
                 hint="put the old archive back, or run `reprobox lock` to take the image that it holds now",
             )
-        for piece in extract(file, found, digest):
-            write(piece)
+        return found

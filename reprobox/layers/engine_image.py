@@ -92,7 +92,20 @@ class EngineProvider:
 
     def _location(self, item: Input) -> Location:
         identity = item.facts[_FACT]
-        return Location(url="file:///", label=f"{DAEMON}{identity}", make=partial(self._make, identity, item.sha256))
+        return Location(
+            url="file:///",
+            label=f"{DAEMON}{identity}",
+            make=partial(self._make, identity, item.sha256),
+            ask=partial(self._ask, identity),
+        )
+
+    def _ask(self, identity: str) -> int:
+        """Whether the engine still has the image; whether that has the same layers is known when it gives them."""
+        try:
+            Engine(find()).image_id(identity)
+        except BackendError as error:
+            raise FetchError(error.message, where=f"{DAEMON}{identity}", hint=error.hint) from None
+        return -1
 
     def _make(self, identity: str, digest: str, write: Callable[[bytes], None], _: Watch) -> None:
         with self._lock:  # one archive has all that is missing

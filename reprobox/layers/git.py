@@ -317,9 +317,16 @@ class CommitProvider:
         for item in inputs:
             remote = self._remotes.get(item.facts.get("source", ""))
             if item.type == "git" and remote is not None:
-                make = partial(self._make, remote, item)
-                found[item.sha256] = [Location(url=remote.url, label=remote.shown, make=make)]
+                make, ask = partial(self._make, remote, item), partial(self._ask, remote, item)
+                found[item.sha256] = [Location(url=remote.url, label=remote.shown, make=make, ask=ask)]
         return found
+
+    def _ask(self, remote: Remote, item: Input) -> int:
+        """Whether the repository still has the commit; of a submodule, the one that it is in."""
+        commit = item.facts["top"] if "path" in item.facts else item.facts["commit"]
+        with self._store.scratch() as folder:
+            Clone(folder / "clone", remote).ask(commit)
+        return -1
 
     def _make(self, remote: Remote, item: Input, write: Callable[[bytes], None], watch: Watch) -> None:
         try:

@@ -189,6 +189,12 @@ class Repository:
         server, access = self._servers[-1]
         return Location(url=self._url(server, path), auth=access)
 
+    def tagged(self, reference: Reference) -> Location:
+        """Where the registry itself says what a name stands for now."""
+        server, access = self._servers[-1]
+        path = f"manifests/{reference.digest or reference.tag}"
+        return Location(url=self._url(server, path), label=str(reference), headers=_MANIFESTS, auth=access)
+
     def image(self, reference: Reference, platform: str) -> oci.Image:
         """The image for ``platform`` that the registry has under this name now; every document is checked by its hash.
 

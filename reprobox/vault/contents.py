@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from reprobox import image
 from reprobox.attestation.check import attested_lock
@@ -77,9 +78,18 @@ class _Parts:
 
 
 def keep(
-    session: Session, project: Project, manifest: Manifest, lock: Lock, place: str, choice: Choice | None = None
+    session: Session,
+    project: Project,
+    manifest: Manifest,
+    lock: Lock,
+    place: str,
+    choice: Choice | None = None,
+    *,
+    lost: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
     """Put the project, whose lock is fresh, into the vault at ``place``, a path or ``oci://…``; inputs are fetched.
+
+    Those that are ``lost`` (names by sha256 hex), since no place has them, are left out and named.
 
     Raises :class:`LockError` where the code is not the locked one, and what fetching and writing do.
     """
@@ -91,7 +101,8 @@ def keep(
     if choice.images and private:
         name, reason = next(iter(private.values()))
         raise ReproboxError(f"an image would hand on {name}: {reason}", hint="leave out --with-image")
-    left_out = {digest: reason for digest, (_, reason) in private.items()} | dict(_not_kept(manifest, lock))
+    private |= {digest: (name, f"{name}: no place had it") for digest, name in lost.items()}
+    left_out = {digest: reason for digest, (_, reason) in private.items()} | dict(not_kept(manifest, lock))
     inputs = {item.sha256: item for item in _fetched(session, lock, private)}
     with session.store.scratch() as stage:
         parts = _Parts()
@@ -135,7 +146,8 @@ def keep(
 # -- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def _all_layers(lock: Lock) -> Iterator[LockedLayer]:
+def all_layers(lock: Lock) -> Iterator[LockedLayer]:
+    """Those of every target, the code's, and those of data that is downloaded."""
     for target in lock.targets.values():
         yield from target.layers
     if lock.checkout:
@@ -157,8 +169,8 @@ def _private(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, tuple[str, s
             yield item.sha256, (item.name, f"{item.name}: the data at {path} is private")
 
 
-def _not_kept(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, str]]:
-    """What is no input, and so never in a vault."""
+def not_kept(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, str]]:
+    """What is no input, and so never in a vault: what it is, and why."""
     for path, mount in manifest.mounts.items():
         if mount.mode == "ro" and path not in lock.downloads:
             yield f"data {path}", "data that is mounted is no input: keep its folder yourself"
@@ -239,7 +251,7 @@ def _add_indices(parts: _Parts, session: Session, lock: Lock) -> Iterator[tuple[
     Yields those that are not here.
     """
     wanted: dict[str, str] = {}
-    for layer in _all_layers(lock):
+    for layer in all_layers(lock):
         for index in _tables(layer.facts.get("indices")):
             wanted[str(index["sha256"])] = f"indices/{index['archive']}_{index['suite']}_InRelease".replace(" ", "-")
         if keys := layer.facts.get("keys"):

@@ -31,7 +31,14 @@ class LocalVault:
         """A place for each: what the vault lacks, it says so itself, and whose it is."""
         uri = self._shelf.path.as_uri()
         return {
-            item.sha256: [Location(url=f"{uri}#{item.sha256}", label=self.name, make=partial(self._copy, item.sha256))]
+            item.sha256: [
+                Location(
+                    url=f"{uri}#{item.sha256}",
+                    label=self.name,
+                    make=partial(self._copy, item.sha256),
+                    ask=partial(self._size, item.sha256),
+                )
+            ]
             for item in inputs
         }
 
@@ -42,6 +49,12 @@ class LocalVault:
         except IntegrityError:
             return b""
         return data if sha256(data) == digest else b""
+
+    def _size(self, digest: str) -> int:
+        size = self._shelf.size(BLOBS + digest)
+        if size is None:
+            raise FetchError(self._lack(digest), where=self.name)
+        return size
 
     def _copy(self, digest: str, write: Callable[[bytes], None], _: Watch) -> None:
         pieces = self._shelf.read(BLOBS + digest)

@@ -43,6 +43,35 @@ def test_the_rules_about_what_layers_leave_out_are_the_real_ones():
         assert ("that install packages" in what) == rule.installing
 
 
+def test_the_grades_of_an_outlook_are_the_real_ones():
+    from reprobox.outlook.grade import GRADES
+
+    assert {row[0]: row[1] for row in rows("outlook.md") if len(row) == 2 and len(row[0]) == 1} == GRADES
+
+
+def test_the_rules_of_an_outlook_are_the_real_ones():
+    from reprobox.outlook.rules import rules
+
+    told = [row for row in rows("outlook.md") if len(row) == 6 and row[0].startswith("`")]
+    assert [(row[0].strip("`"), row[1], row[4], row[5]) for row in told] == [
+        (rule.id, rule.place, rule.says, f"{rule.source} ({rule.read})") for rule in rules().rules
+    ]
+    days = [re.findall(r"(\d+) days", row[3]) for row in told]
+    assert days == [[str(rule.days)] if rule.days else [] for rule in rules().rules]
+    lives = [row for row in rows("outlook.md") if len(row) == 3 and row[0] in rules().lives]
+    assert {row[0]: row[1] for row in lives} == {
+        name: ", ".join(f"{version} {day}" for version, day in life.ends.items())
+        for name, life in rules().lives.items()
+    }
+
+
+def test_every_finding_of_an_outlook_is_told():
+    source = (ROOT / "reprobox" / "outlook" / "findings.py").read_text()
+    made = set(re.findall(r'kind="([a-z-]+)"', source)) | set(re.findall(r'"(key-[a-z]+)"', source))
+    told = {name for row in rows("outlook.md") if len(row) == 2 for name in re.findall(r"`([a-z-]+)`", row[0])}
+    assert told == made
+
+
 def test_every_exit_status_is_told():
     told = {int(row[0]) for row in rows("exit-statuses.md") if row[0].isdigit()}
     real = {error.status for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "status")}
