@@ -359,7 +359,8 @@ def write_archive(image: Image, tag: str, sink: _Sink) -> None:
     documents = {f"{_BLOBS}/{sha256(data)}": data for data in (config, manifest)}
     layers = [(f"{_BLOBS}/{layer.descriptor.digest}", layer) for layer in image.layers]
     entry = {"Config": f"{_BLOBS}/{sha256(config)}", "RepoTags": [tag], "Layers": [name for name, _ in layers]}
-    written = 0
+    # Apptainer unpacks it, and makes no folder that the tar does not name.
+    written = sum(folder_header(sink, name.encode()) for name in (_BLOBS.partition("/")[0], _BLOBS))
     for name, data in documents.items():
         written += _member(sink, name, data, image.epoch)
     for name, layer in _once(layers):

@@ -55,7 +55,7 @@ def gather(session: Session, project: Project, manifest: Manifest, lock: Lock, f
         if (session.project / name).is_file():
             _put(session.project / name, folder / name)
     _put_base(session, lock, folder)
-    _refuse_secrets(session, manifest, folder)
+    refuse_secrets(session, manifest, folder)
 
 
 def _put_copied(project: Path, manifest: Manifest, origin: str, folder: Path) -> None:
@@ -125,7 +125,7 @@ def _is_document(path: Path) -> bool:
         return file.read(1) == b"{"
 
 
-def _refuse_secrets(session: Session, manifest: Manifest, folder: Path) -> None:
+def refuse_secrets(session: Session, manifest: Manifest, folder: Path) -> None:
     """No file of the project that is kept may hold the value of a secret that is known here."""
     values: dict[str, bytes] = {}
     for name in manifest.secrets:

@@ -31,6 +31,7 @@ VERBS = {
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",
     "verify": "check manifest, lock, store and realizations against one another",
+    "publish": "put the environment with the paper: a research object for people and archives",
     "vault": "keep every input, for the day when its upstream is gone",
     "key": "make and keep the keys with which people vouch for a lock",
     "outlook": "say who can still supply every input, and for how long",

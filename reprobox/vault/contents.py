@@ -97,7 +97,7 @@ def keep(
     session.manifest = manifest
     if not is_locked_code(session.project, manifest, lock):
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
-    private = dict(_private(manifest, lock))
+    private = dict(private_inputs(manifest, lock))
     if choice.images and private:
         name, reason = next(iter(private.values()))
         raise ReproboxError(f"an image would hand on {name}: {reason}", hint="leave out --with-image")
@@ -155,7 +155,7 @@ def all_layers(lock: Lock) -> Iterator[LockedLayer]:
     yield from lock.downloads.values()
 
 
-def _private(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, tuple[str, str]]]:
+def private_inputs(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, tuple[str, str]]]:
     """Inputs that are left out, by sha256 hex: name and reason. Private layers without inputs by their own name."""
     names = {layer.name for layer in manifest.layers if layer.private}
     mounts = {path for path, mount in manifest.mounts.items() if mount.private}
