@@ -12,6 +12,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from reprobox.digest import bare, prefixed
 from reprobox.lock import Lock, LockedTarget
@@ -115,7 +116,7 @@ def _root(crate: Crate) -> Entity:
         "identifier": doi_url(project.doi) if project.doi else prefixed(crate.lock_digest),
         "url": project.url or project.repository,
         "funder": [_ref(_funder_id(funding, number)) for number, funding in enumerate(project.funding, 1)],
-        "hasPart": [_ref(item) for item in (*_parts(crate, ""), *_urls(crate))],
+        "hasPart": [_ref(item) for item in (*_folders_of(crate), *_files_of(crate), *_urls(crate))],
         "mentions": about,
     }
 
@@ -329,35 +330,42 @@ def _downloads(crate: Crate, path: str, urls: Sequence[str]) -> Iterator[Entity]
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _parts(crate: Crate, folder: str) -> list[str]:
-    """Ids of what lies directly in a folder of the crate, folders too."""
-    found: dict[str, None] = {}
-    for file in crate.files:
-        if not file.path.startswith(folder) or not file.sha256 or file.path == METADATA:
-            continue
-        inside = file.path[len(folder) :]
-        name, slash, _ = inside.partition("/")
-        found[uri(folder + name) + slash] = None
-    return list(found)
+def _files_of(crate: Crate) -> list[str]:
+    return [file.id for file in crate.files if file.sha256 and file.path != METADATA]
 
 
-def _folders(crate: Crate) -> Iterator[Entity]:
-    """Every folder, as a dataset of its own; the code is software too."""
+def _folders_of(crate: Crate) -> list[str]:
+    """Ids of all folders that hold files, outer ones first."""
     names: dict[str, None] = {}
     for file in crate.files:
         parts = file.path.split("/")[:-1]
         if file.sha256:
-            names |= {"/".join(parts[:depth]) + "/": None for depth in range(1, len(parts) + 1)}
+            names |= {uri("/".join(parts[:depth])) + "/": None for depth in range(1, len(parts) + 1)}
+    return sorted(names)
+
+
+def _inside(crate: Crate) -> dict[str, list[str]]:
+    """By the id of each folder, the ids of what lies directly in it."""
+    found: dict[str, list[str]] = {}
+    for name in (*_folders_of(crate), *_files_of(crate)):
+        parent = name.rstrip("/").rpartition("/")[0]
+        found.setdefault(f"{parent}/", []).append(name)
+    return found
+
+
+def _folder_id(place: str) -> str:
+    return uri(posixpath.normpath(f"{PROJECT}/{place}")) + "/"
+
+
+def _folders(crate: Crate) -> Iterator[Entity]:
+    """Every folder, as a dataset of its own; the code is software too."""
     project = crate.manifest.project
-    code = posixpath.normpath(f"{PROJECT}/{crate.manifest.code.path}") + "/" if crate.lock.checkout is None else ""
-    about = {f"{posixpath.normpath(f'{PROJECT}/{place}')}/": path for path, place in crate.data.items()}
-    for name in sorted(names):
-        entity: Entity = {
-            "@id": uri(name),
-            "@type": "Dataset",
-            "name": name,
-            "hasPart": [_ref(x) for x in _parts(crate, name)],
-        }
+    code = _folder_id(crate.manifest.code.path) if crate.lock.checkout is None else ""
+    about = {_folder_id(place): path for path, place in crate.data.items()}
+    inside = _inside(crate)
+    for name in _folders_of(crate):
+        parts = [_ref(part) for part in inside[name]]
+        entity: Entity = {"@id": name, "@type": "Dataset", "name": unquote(name), "hasPart": parts}
         if name == code:
             entity |= {
                 "@type": ["Dataset", "SoftwareSourceCode"],
