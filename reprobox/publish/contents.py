@@ -12,6 +12,7 @@ from reprobox.digest import sha256
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.image import Image, write_archive
 from reprobox.layers.code import is_locked_code
+from reprobox.licences import licence_of
 from reprobox.lock import Input, Lock
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest, Mount
@@ -29,7 +30,6 @@ from reprobox.session import Session, this_platform
 from reprobox.tree import opened, walk
 from reprobox.vault.contents import Choice as VaultChoice
 from reprobox.vault.contents import keep, not_kept, private_inputs
-from reprobox.vault.licences import licence_of
 
 _CHUNK = 1 << 20
 _METADATA_LICENCE = "CC0-1.0"
