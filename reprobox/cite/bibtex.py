@@ -47,5 +47,5 @@ def _bibtex_name(given: str, family: str) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """Fields that biblatex takes as they are: no brace, percent sign or backslash may be in them."""
-    return "".join(f"%{ord(char):02X}" if char in "{}\\" else char for char in one_line(text)).replace("%", "\\%")
+    """Fields that are taken as they are: no brace and no backslash may be in them, and nothing else is escaped."""
+    return "".join(f"%{ord(char):02X}" if char in "{}\\" else char for char in one_line(text))

@@ -35,9 +35,9 @@ def latex(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text for CommonMark and GitHub's dialect: nothing in it is markup, HTML or a link."""
-    plain = re.sub(r"([\\`*_{}\[\]()<>#!|~&$@:^])", r"\\\1", one_line(text))
-    plain = re.sub(r"(?i)(www)\.", r"\1\\.", plain)
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", _escaped_start, plain)
+    plain = re.sub(r"([\\`*_{}\[\]<#|~&$@])", r"\\\1", one_line(text))
+    plain = re.sub(r"(?i)(www)\.", r"\1\\.", plain.replace("://", "\\://"))
+    return re.sub(r"^([-+=>]|\d+(?=[.)]))", _escaped_start, plain)
 
 
 def _escaped_start(found: re.Match[str]) -> str:

@@ -30,6 +30,7 @@ VERBS = {
     "freeze": "make layers of what was changed by hand in `shell --writable`",
     "graph": "show the layers, what they stand on, and which are in the store",
     "export": "hand the environment to other tools",
+    "cite": "write how to cite the environment: a paragraph for the methods section, a reference, a badge",
     "verify": "check manifest, lock, store and realizations against one another",
     "publish": "put the environment with the paper: a research object for people and archives",
     "vault": "keep every input, for the day when its upstream is gone",
