@@ -213,13 +213,13 @@ class Downloader:
         """
         place = _usable(location)
         part = _Partial(file, sha256, size, watch or Watch())
-        resumed = part.count > 0
+        part.continued = part.count > 0
         try:
             if place.make:
                 part.made(place.make, place)
                 return
             self._fill(part, place)
-            if resumed and not part.right():  # what was there before may be at fault: once more from the start
+            if part.continued and not part.right():  # what was there before may be at fault: once more from the start
                 part.restart()
                 self._fill(part, place)
             if not part.right():
@@ -537,6 +537,7 @@ class _Partial:
         self.watch = watch
         self.count = 0
         self.reached = 0  # the most bytes ever in place: progress for the retry rule
+        self.continued = False  # whether bytes of two answers, which may be of two files, are in it
         self._file = file
         self._sha256 = sha256
         self._state = hashlib.sha256()
@@ -569,7 +570,7 @@ class _Partial:
             if self.count:
                 self.restart()
         elif response.status == 206 and response.headers.get("content-range", "").startswith(f"bytes {self.count}-"):
-            pass
+            self.continued = True
         elif response.status in (206, 416) and self.count:
             self.restart()
             raise _InterruptedError("it cannot continue where the download stopped")
