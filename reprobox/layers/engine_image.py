@@ -101,10 +101,7 @@ class EngineProvider:
 
     def _ask(self, identity: str) -> int:
         """Whether the engine still has the image; whether that has the same layers is known when it gives them."""
-        try:
-            Engine(find()).image_id(identity)
-        except BackendError as error:
-            raise FetchError(error.message, where=f"{DAEMON}{identity}", hint=error.hint) from None
+        Engine(find()).image_id(identity)
         return -1
 
     def _make(self, identity: str, digest: str, write: Callable[[bytes], None], _: Watch) -> None:

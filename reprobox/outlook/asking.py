@@ -18,7 +18,7 @@ from typing import Any
 
 from reprobox.crew import Crew, Errand, Silent
 from reprobox.download import Downloader, Location, StatusError, local_path, without_password
-from reprobox.errors import FetchError, OfflineError, ReproboxError
+from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.lock import Input
 from reprobox.providers import Provider
 from reprobox.pypi import LABEL as INDEX
@@ -250,13 +250,15 @@ class Asker:
         except StatusError as error:
             return self._status(origin, error)
         except FetchError as error:
-            if place.make and not _out_of_reach(error.message):
+            if place.make and (not origin or _absent(error.message)):
                 return LOST, error.message
             if origin and not place.make:
                 self._closed[origin] = f"{error.message}; it was not asked again"
             return SILENT if origin else LOST, error.message
-        except ReproboxError as error:
+        except IntegrityError as error:
             return OTHER, error.message
+        except ReproboxError as error:  # an engine that does not run here
+            return SILENT, error.message
         if size not in (-1, item.size):
             return OTHER, f"it has {size} bytes under this name where {item.size} are locked"
         return HAS, ""
@@ -306,10 +308,10 @@ def _elsewhere(suppliers: Iterable[Supplier]) -> bool:
     return any(item.state == HAS and item.kind != "store" for item in suppliers)
 
 
-def _out_of_reach(message: str) -> bool:
-    """Whether git could not reach a server, by its words: that says nothing of what the server has."""
-    words = ("Could not resolve", "Failed to connect", "Connection refused", "timed out", "unreachable", "network may")
-    return any(word in message for word in words)
+def _absent(message: str) -> bool:
+    """Whether git says that the repository or the commit is not there, and not that the server is out of reach."""
+    words = ("not our ref", "not found", "does not exist", "no such", "not a git repository", "has no commit")
+    return any(word in message.lower() for word in words)
 
 
 def _told(question: Question, place: Location, state: str, said: str) -> Supplier:

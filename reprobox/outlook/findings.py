@@ -91,7 +91,7 @@ def _reason(letter: str, grades: Sequence[str], capped: Sequence[str]) -> str:
     if not count:
         return f"{capped[0]} is not locked as an input: nobody but you can have it"
     which = "every input" if count == len(grades) else f"{count} of {len(grades)} inputs"
-    return f"of {which}: {GRADES[letter]}"
+    return f"{which}: {GRADES[letter]}"
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------

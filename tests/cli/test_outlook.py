@@ -259,7 +259,7 @@ def test_people_see_a_table_and_what_to_do(world: World):
     told = world()
     assert told.status == 6
     lines = told.out.splitlines()
-    assert lines[0] == "grade F: of 1 of 5 inputs: no place has it"
+    assert lines[0] == "grade F: 1 of 5 inputs: no place has it"
     assert lines[1] == "inputs: 4 D, 1 F"
     assert lines[3:7] == [
         "layer   inputs  in a vault  one supplier  none  grade",
