@@ -8,21 +8,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox.bom.component import Component
+from reprobox.cite import badge, citation_of
 from reprobox.digest import sha256
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.image import Image, write_archive
 from reprobox.layers.code import is_locked_code
-from reprobox.licences import licence_of
+from reprobox.licences import UNKNOWN, licence_of
 from reprobox.lock import Input, Lock
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest, Mount
+from reprobox.preview import Known, page, page_of
 from reprobox.project import Project
 from reprobox.project_files import gather, refuse_secrets
+from reprobox.publish.attestations import put_attestations
 from reprobox.publish.checklist import Contents, Item, checklist
 from reprobox.publish.citation import citation
 from reprobox.publish.codemeta import codemeta
 from reprobox.publish.crate import Crate, Requirement, metadata
-from reprobox.publish.files import METADATA, PROJECT, VAULT, File, files_in
+from reprobox.publish.files import METADATA, PREVIEW, PROJECT, VAULT, File, files_in
 from reprobox.publish.readme import readme
 from reprobox.realize import Wish, make
 from reprobox.recreate import Enclosed, image_file, image_tag
@@ -114,7 +118,8 @@ def assemble(
     gather(session, project, manifest, lock, folder / PROJECT)
     data = _put_data(session, manifest, folder / PROJECT) if choice.data else {}
     inputs = _inputs(session, manifest, lock)
-    requirements = {name: _requirements(session, lock, name) for name in lock.targets}
+    requirements, licences = _put_bills(session, manifest, lock, folder)
+    vouchers = put_attestations(session, project, lock, lock_digest, folder)
     refuse_secrets(session, manifest, folder)
     if choice.vault and not dry:
         keep(session, project, manifest, lock, str(folder / VAULT), VaultChoice())
@@ -125,6 +130,8 @@ def assemble(
     packages = sorted({f"{item.name} {item.version}" for items in requirements.values() for item in items})
     _write(folder / "CITATION.cff", citation(manifest, lock_digest))
     _write(folder / "codemeta.json", codemeta(manifest, lock, lock_digest, packages))
+    first = next(iter(lock.targets))
+    _write(folder / "badge.svg", badge(citation_of(manifest, lock, first, digest=lock_digest)).encode())
     _write(folder / "README.md", readme(manifest, lock, lock_digest, list(files_in(folder)), enclosed, left_out))
     crate = Crate(
         manifest=manifest,
@@ -135,7 +142,10 @@ def assemble(
         images=images,
         data=data,
     )
-    _write(folder / METADATA, metadata(crate))
+    described = metadata(crate)
+    _write(folder / METADATA, described)
+    known = Known(licences=licences, vouchers=vouchers, metadata=described.decode())
+    _write(folder / PREVIEW, page(page_of(manifest, lock, digest=lock_digest, enclosed=enclosed, known=known)))
     files = (*files_in(folder), *later)
     closed = {item.name: item.closed for item in inputs if item.closed and (choice.vault or choice.images)}
     contents = Contents(paths=frozenset(file.path for file in files), data=frozenset(data), closed=closed)
@@ -201,28 +211,36 @@ def _inputs(session: Session, manifest: Manifest, lock: Lock) -> tuple[Packed, .
     return tuple(packed)
 
 
-def _requirements(session: Session, lock: Lock, target: str) -> tuple[Requirement, ...]:
-    """The packages of a target, as the lock names them."""
-    found = {}
-    for layer in lock.targets[target].layers:
-        for item in layer.inputs:
-            if item.type not in ("deb", "wheel", "sdist"):
-                continue
-            name, version = item.facts["package"], item.facts["version"]
-            licence = licence_of(item, session.store).name if session.store.has_blob(item.sha256) else ""
-            purl = _purl(item, name, version)
-            found[purl] = Requirement(name=name, version=version, purl=purl, licence=licence.removeprefix("unknown"))
-    return tuple(found[purl] for purl in sorted(found))
+def _put_bills(
+    session: Session, manifest: Manifest, lock: Lock, folder: Path
+) -> tuple[dict[str, list[Requirement]], dict[str, str]]:
+    """Bills of materials of every target; the packages of each, and licences by the sha256 hex of their files."""
+    from reprobox.bom.bill import bill
+    from reprobox.bom.cyclonedx import cyclonedx
+    from reprobox.bom.spdx import spdx
+
+    requirements: dict[str, list[Requirement]] = {}
+    licences: dict[str, str] = {}
+    for name in lock.targets:
+        made = bill(session, manifest, lock, name)
+        _write(folder / f"sbom/{name}.spdx.json", spdx(made))
+        _write(folder / f"sbom/{name}.cdx.json", cyclonedx(made))
+        requirements[name] = [_requirement(item) for item in made.components if _is_package(item)]
+        licences |= {item.sha256: item.licence.name for item in made.components if item.licence.name != UNKNOWN}
+        for note in made.notes:
+            session.reporter.say(f"{name}: {note}" if len(lock.targets) > 1 else note)
+    return requirements, licences
 
 
-def _purl(item: Input, name: str, version: str) -> str:
-    """As https://github.com/package-url/purl-spec names debs and Python packages."""
-    from urllib.parse import quote
+def _is_package(item: Component) -> bool:
+    """Whether it is a package that is still there in the end."""
+    gone = item.build_only or item.replaced_by or item.removed_in
+    return bool(item.kind in ("deb", "pypi") and item.purl and not gone)
 
-    if item.type == "deb":
-        vendor = item.facts.get("archive", "debian").partition("-")[0]
-        return f"pkg:deb/{vendor}/{quote(name, safe='')}@{quote(version, safe='')}?arch={item.facts['architecture']}"
-    return f"pkg:pypi/{name.lower().replace('_', '-')}@{quote(version, safe='')}"
+
+def _requirement(item: Component) -> Requirement:
+    licence = "" if item.licence.name == UNKNOWN else item.licence.name
+    return Requirement(name=item.name, version=item.version, purl=item.purl, licence=licence)
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from reprobox.digest import bare, prefixed
 from reprobox.lock import Lock, LockedTarget
 from reprobox.manifest import Author, Funding, Manifest, Mount
 from reprobox.publish.description import doi_url, licence_url, licences, orcid_url, published, title
-from reprobox.publish.files import METADATA, PROJECT, File, uri
+from reprobox.publish.files import METADATA, PREVIEW, PROJECT, File, uri
 
 CONTEXT = ("https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context")
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
@@ -79,6 +79,7 @@ def _entities(crate: Crate) -> Iterator[Entity]:
         "license": "https://creativecommons.org/publicdomain/zero/1.0/",
     }
     yield _root(crate)
+    yield {"@id": PREVIEW, "@type": "CreativeWork", "name": "This crate as a page", "about": _ref("./")}
     yield {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
     yield _generator()
     yield from _licences(crate)
@@ -387,7 +388,6 @@ _TOLD = {
     "README.md": "How to recreate the environment, for readers",
     "CITATION.cff": "How to cite",
     "codemeta.json": "The software in CodeMeta's words",
-    "ro-crate-preview.html": "This crate as a page",
     "badge.svg": "A badge with the lock's digest",
     "vault.tar": "Everything that the environment is made of: realizes it with no network",
     f"{PROJECT}/research.toml": "The manifest: what the environment must hold",

@@ -17,13 +17,14 @@ from urllib.parse import unquote, urlsplit
 
 from reprobox.errors import UsageError
 from reprobox.publish.crate import GENERATOR
-from reprobox.publish.files import METADATA, files_in
+from reprobox.publish.files import METADATA, PREVIEW, files_in
 from reprobox.store import flush_all
 from reprobox.tree import opened, remove, walk
 
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the oldest that a zip can name: no clock
 _UNIX = 3
 _CHUNK = 1 << 20
+_OF_ITSELF = (METADATA, PREVIEW)  # they tell of all others, and so nothing tells their hashes
 
 
 def is_zip(path: Path) -> bool:
@@ -143,7 +144,7 @@ def _in_folder(path: Path) -> tuple[bytes, dict[str, str]]:
     if path.is_symlink():
         raise ValueError(path)
     document = (path / METADATA).read_bytes()
-    return document, {file.path: file.sha256 for file in files_in(path) if file.sha256 and file.path != METADATA}
+    return document, {file.path: file.sha256 for file in files_in(path) if file.sha256 and file.path not in _OF_ITSELF}
 
 
 def _in_zip(path: Path) -> tuple[bytes, dict[str, str]]:
@@ -154,7 +155,7 @@ def _in_zip(path: Path) -> tuple[bytes, dict[str, str]]:
             if stat.S_ISLNK(entry.external_attr >> 16):
                 target = os.path.join(os.path.dirname(entry.filename), archive.read(entry).decode())
                 links[entry.filename] = os.path.normpath(target)
-            elif not entry.is_dir() and entry.filename != METADATA:
+            elif not entry.is_dir() and entry.filename not in _OF_ITSELF:
                 with archive.open(entry) as file:
                     found[entry.filename] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return document, found | {name: found[target] for name, target in links.items() if target in found}

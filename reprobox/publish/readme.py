@@ -72,6 +72,7 @@ _CONTENTS = {
     "ro-crate-metadata.json": "all of this for programs: an RO-Crate",
     "CITATION.cff": "how to cite",
     "codemeta.json": "the software in CodeMeta's words",
+    "badge.svg": "a badge with the beginning of the lock's sha256",
 }
 
 

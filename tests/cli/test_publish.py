@@ -91,9 +91,12 @@ def test_the_project_is_in_it_as_it_is_handed_on(described: Project, published: 
     assert sorted(os.listdir(published)) == [
         "CITATION.cff",
         "README.md",
+        "badge.svg",
         "codemeta.json",
         "project",
         "ro-crate-metadata.json",
+        "ro-crate-preview.html",
+        "sbom",
     ]
     assert (published / "project/research.lock").read_bytes() == described.lock.read_bytes()
     assert (published / "project/data/numbers").read_text() == "1 2 3\n"
@@ -106,7 +109,7 @@ def test_every_file_is_described_with_its_hash_and_size_and_every_description_ha
     entities = graph(published)
     files = {unquote(name): item for name, item in entities.items() if "File" in item["@type"]}
     there = {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
-    assert files.keys() == there - {"ro-crate-metadata.json"}
+    assert files.keys() == there - {"ro-crate-metadata.json", "ro-crate-preview.html"}
     for name, item in files.items():
         data = (published / name).read_bytes()
         assert (item["sha256"], int(item["contentSize"])) == (hashlib.sha256(data).hexdigest(), len(data))
