@@ -437,7 +437,7 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
         raise LockError(
             f"the lock has format {version}, and this reprobox knows up to {FORMAT}",
             where=file,
-            hint="upgrade reprobox, or make a new lock with `reprobox lock --upgrade`",
+            hint=_NEWER,
         )
     try:
         sound = document.get("checksum") == _checksum(document)
@@ -447,23 +447,34 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
         raise LockError("its content does not match its checksum", where=file, hint=_EDITED)
     rules = document.get("normaliser")
     if rules != NORMALISER:
+        newer = isinstance(rules, int) and rules > NORMALISER
         raise LockError(
             f"its layers are built by rules of version {rules}, and this reprobox has version {NORMALISER}",
             where=file,
-            hint="install the version of reprobox that made it, or make a new lock with `reprobox lock --upgrade`",
+            hint=_NEWER
+            if newer
+            else "install the version of reprobox that made it, or make a new lock with `reprobox lock --upgrade`",
         )
     return document
 
 
+_NEWER = (
+    "it was made by a newer reprobox: install that (`pip install --upgrade reprobox`, or the one in a vault that keeps"
+    " this lock); `reprobox lock --upgrade` would make another lock, of other versions"
+)
 _EDITED = "the lock is written by reprobox and was changed by hand or cut short: restore it, or run `reprobox lock`"
 
 
 def decode(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Lock:
     """The Lock of a parsed document. Every layer id is recomputed: a lock edited by hand is refused.
 
-    Raises :class:`LockError` naming what does not fit.
+    Raises :class:`LockError` naming what does not fit, or a key that only a newer reprobox understands: what such a
+    key asks for would be left out.
     """
     try:
+        unknown = next(_unknown_keys(document), "")
+        if unknown:
+            raise LockError(f"it has a key that this reprobox does not know: {unknown}", where=file, hint=_NEWER)
         lock = _lock(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LockError(f"it is not a lock: {_reason(error)}", where=file, hint=_EDITED) from None
@@ -477,6 +488,36 @@ def decode(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Lock:
 def read(text: str, *, file: str = FILE_NAME) -> Lock:
     """The Lock that ``text`` is."""
     return decode(parse(text, file=file), file=file)
+
+
+_KEYS = frozenset(
+    ("version", "normaliser", "checksum", "epoch", "code", "manifest", "checkout", "mounts", "downloads", "targets")
+)
+_MANIFEST_KEYS = frozenset(("digest", "keys"))
+_MOUNT_KEYS = frozenset(("files", "size", "tree"))
+_TARGET_KEYS = frozenset(("platform", "request", "layers", "seal"))
+_SEAL_KEYS = frozenset(("image_digest", "tree_digest", "layers"))
+_LAYER_KEYS = frozenset(
+    (
+        *("name", "kind", "recipe", "id", "request", "placement", "parents"),
+        *("options", "facts", "environment", "inputs", "shared_with"),
+    )
+)
+
+
+def _unknown_keys(document: Mapping[str, Any]) -> Iterator[str]:
+    """Paths of keys that this version does not write. What inputs say besides their own keys are hints."""
+    tables = [("", document, _KEYS), ("manifest.", document["manifest"], _MANIFEST_KEYS)]
+    tables += [(f"mounts.{path}.", table, _MOUNT_KEYS) for path, table in document.get("mounts", {}).items()]
+    tables += [(f"downloads.{path}.", table, _LAYER_KEYS) for path, table in document.get("downloads", {}).items()]
+    tables += [("checkout.", document["checkout"], _LAYER_KEYS)] if "checkout" in document else []
+    for name, target in document["targets"].items():
+        tables.append((f"targets.{name}.", target, _TARGET_KEYS))
+        tables += [(f"targets.{name}.seal.", target["seal"], _SEAL_KEYS)] if "seal" in target else []
+        for number, layer in enumerate(target["layers"]):
+            tables.append((f"targets.{name}.layers[{number}].", layer, _LAYER_KEYS))
+    for place, table, known in tables:
+        yield from (f"{place}{key}" for key in table if key not in known)
 
 
 def _reason(error: Exception) -> str:

@@ -224,7 +224,7 @@ def test_a_lock_of_a_newer_format_says_so(project):
     project.lock.write_text(newer(project.lock.read_text()))
     told = project("realize")
     assert "the lock has format 99" in told.err
-    assert "upgrade reprobox" in told.err
+    assert "made by a newer reprobox" in told.err
 
 
 def test_a_lock_that_is_not_text(project):

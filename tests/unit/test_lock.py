@@ -303,7 +303,38 @@ def test_a_lock_that_was_cut_short_is_refused(part):
 def test_a_newer_format_says_so():
     error = refused(TEXT.replace("version = 1\n", "version = 2\n"))
     assert error.message == "the lock has format 2, and this reprobox knows up to 1"
-    assert error.hint == "upgrade reprobox, or make a new lock with `reprobox lock --upgrade`"
+    assert error.hint == (
+        "it was made by a newer reprobox: install that (`pip install --upgrade reprobox`, or the one in a vault that keeps"
+        " this lock); `reprobox lock --upgrade` would make another lock, of other versions"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("epoch =", 'colour = "red"\nepoch =', "colour"),
+        ("[manifest.keys]", 'colour = "red"\n[manifest.keys]', "manifest.colour"),
+        ('platform = "linux/amd64"', 'platform = "linux/amd64"\ncolour = "red"', "targets.default.colour"),
+        ('name = "conf"', 'name = "conf"\ncolour = "red"', "targets.default.layers[1].colour"),
+        ("tree_digest =", 'colour = "red"\ntree_digest =', "targets.default.seal.colour"),
+    ],
+)
+def test_a_key_that_only_a_newer_version_knows_is_not_left_out(old, new, key):
+    """The same format, and one key more: what it asks for would not be done."""
+    text = TEXT.replace(old, new, 1)
+    text = re.sub('checksum = ".*"', f'checksum = "{lock._checksum(tomllib.loads(text))}"', text)
+    error = refused(text)
+    assert error.message == f"it has a key that this reprobox does not know: {key}"
+    assert error.hint.startswith("it was made by a newer reprobox: install that ")
+
+
+def test_rules_of_another_version_say_which_reprobox_is_needed():
+    for version, hint in ((1, "install the version of reprobox that made it"), (99, "it was made by a newer reprobox")):
+        text = TEXT.replace("normaliser = 2\n", f"normaliser = {version}\n")
+        text = re.sub('checksum = ".*"', f'checksum = "{lock._checksum(tomllib.loads(text))}"', text)
+        error = refused(text)
+        assert error.message == f"its layers are built by rules of version {version}, and this reprobox has version 2"
+        assert error.hint.startswith(hint)
 
 
 def test_a_newer_format_need_not_be_understood():
