@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pypdf
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject, NumberObject, TextStringObject
@@ -44,6 +44,27 @@ def assembled(objects: dict[int, bytes], trailer: str = "") -> bytes:
     data += b"xref\n0 %d\n%b" % (size, b"".join(entries))
     data += b"trailer\n<< /Size %d /Root 1 0 R %b >>\nstartxref\n%d\n%%%%EOF\n" % (size, trailer.encode(), start)
     return bytes(data)
+
+
+def signed(sign: Callable[[bytes], bytes] = lambda _: b"", *, certified: bool = False) -> bytes:
+    """A PDF with a signature field; ``sign`` gives the detached CMS signature (DER) of the bytes that are signed."""
+    room = 8192
+    perms = b"/Perms << /DocMDP 5 0 R >>" if certified else b""
+    objects = {
+        1: b"<< /Type /Catalog /Pages 2 0 R /AcroForm << /Fields [4 0 R] /SigFlags 3 >> %b >>" % perms,
+        2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        3: b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 300] /Annots [4 0 R] >>",
+        4: b"<< /FT /Sig /T (Sig) /V 5 0 R /Type /Annot /Subtype /Widget /Rect [0 0 0 0] /P 3 0 R /F 132 >>",
+        5: b"<< /Type /Sig /Filter /Adobe.PPKLite /SubFilter /adbe.pkcs7.detached /ByteRange [0 %010d %010d %010d] /Contents <%b> >>"
+        % (0, 0, 0, b"0" * room),
+    }
+    data = assembled(objects)
+    start = data.index(b"/Contents <") + len(b"/Contents ")
+    end = start + room + 2
+    spans = b"[0 %010d %010d %010d]" % (start, end, len(data) - end)
+    data = data.replace(b"[0 %010d %010d %010d]" % (0, 0, 0), spans)
+    signature = sign(data[:start] + data[end:]).hex().encode()
+    return data[: start + 1] + signature.ljust(room, b"0") + data[end - 1 :]
 
 
 def carrying(files: Sequence[tuple[str, bytes]], **facts: object) -> bytes:

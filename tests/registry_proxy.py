@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import http.server
 import json
@@ -17,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeAlias
+
+INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 class Answer(NamedTuple):
@@ -98,11 +101,14 @@ class _Rule:
 @dataclass
 class Proxy:
     """``seen`` are the requests in the order they came. ``login`` (``user:password`` in base64) is asked for. With
-    ``tokens``, whoever asks needs a token, which the proxy gives to everybody, for reading or for writing."""
+    ``tokens``, whoever asks needs a token, which the proxy gives to everybody, for reading or for writing. With
+    ``referrers``, it keeps the list of referrers as the OCI Distribution Specification v1.1 says, one on a page."""
 
     upstream: str
     login: str = ""
     tokens: bool = False
+    referrers: bool = False
+    listed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     seen: list[Request] = field(default_factory=list)
     rules: list[_Rule] = field(default_factory=list)
 
@@ -144,7 +150,35 @@ class Proxy:
             rule = next((rule for rule in self.rules if rule.times and _fits(rule, request)), None)
             if rule:
                 rule.times -= 1
-        return rule.fault(request, self.ask) if rule else self.ask(request)
+        if rule:
+            return rule.fault(request, self.ask)
+        return self._with_referrers(request) if self.referrers else self.ask(request)
+
+    def _with_referrers(self, request: Request) -> Answer:
+        path, _, query = request.path.partition("?")
+        name, digest = path.rpartition("/")[::2]
+        if name.endswith("/referrers") and request.method == "GET":
+            page = int(dict(urllib.parse.parse_qsl(query)).get("page", 0))
+            items = self.listed.get(digest, [])
+            body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": items[page : page + 1]}).encode()
+            more = {"Link": f'<{path}?page={page + 1}>; rel="next"'} if page + 1 < len(items) else {}
+            return Answer(200, {"Content-Type": INDEX, **more}, body)
+        found = self.ask(request)
+        if name.endswith("/manifests") and found.status in (201, 202):
+            return self._kept(request, digest, found)
+        return found
+
+    def _kept(self, request: Request, name: str, found: Answer) -> Answer:
+        """A manifest was put or deleted: the lists follow."""
+        for items in self.listed.values():
+            items[:] = [item for item in items if item["digest"] != name]
+        if request.method != "PUT" or not (document := json.loads(request.body)).get("subject"):
+            return found
+        said = {"artifactType": document.get("artifactType"), "annotations": document.get("annotations", {})}
+        digest = f"sha256:{hashlib.sha256(request.body).hexdigest()}"
+        of = {"mediaType": document["mediaType"], "digest": digest, "size": len(request.body)}
+        self.listed.setdefault(document["subject"]["digest"], []).append({**of, **said})
+        return found._replace(headers={**found.headers, "OCI-Subject": document["subject"]["digest"]})
 
     def _without_token(self, request: Request) -> Answer | None:
         path, _, query = request.path.partition("?")
@@ -179,7 +213,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        found = self.world.answer(Request(self.command, self.path, dict(self.headers.items()), body))
+        headers = {
+            name: ", ".join(self.headers.get_all(name, [])) for name in self.headers
+        }  # skopeo says Accept thrice
+        found = self.world.answer(Request(self.command, self.path, headers, body))
         if found is None:
             self.close_connection = True
             return
@@ -197,7 +234,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if found.cut >= 0:
             self.close_connection = True
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_GET  # noqa: N815  (the names that http.server calls)
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815  (the names that http.server calls)
 
     def handle_one_request(self) -> None:
         try:

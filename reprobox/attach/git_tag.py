@@ -14,18 +14,29 @@ The code is the commit's own tree, below ``folder``. Neither the working tree no
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reprobox.attach.files import LOCK, MANIFEST, MOST, Attached, found
+from reprobox.attach.files import LOCK, MANIFEST, MOST, Attached, found, prepare
 from reprobox.digest import prefixed, sha256
-from reprobox.errors import IntegrityError, ReproboxError, UsageError
+from reprobox.errors import IntegrityError, LockError, ReproboxError, StaleLockError, UsageError
+from reprobox.manifest import Manifest
+from reprobox.project import Project
+from reprobox.session import Session
 
 NOTES = "refs/notes/reprobox"
 _FIRST = b"reprobox 1"
 _MOST_HEAD = 4096
+#: What would have git look at another repository, as it does inside a hook.
+_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_NAMESPACE")
+_OTHER_COMMIT = (
+    "check that commit out and run `reprobox lock` there; or commit all that belongs to the project, and tag that"
+)
 _AGAIN = "its authors write it anew with `reprobox attach --git`"
 
 
@@ -68,6 +79,79 @@ def parse_note(data: bytes, where: str) -> Note:
     return Note(folder=folder, manifest=files[0], lock=files[1])
 
 
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def check_out(project: Path, commit: str, folder: Path) -> Path:
+    """Write the files of a commit into the empty ``folder``, past the index and the working tree.
+
+    ``project`` is a folder of a repository; returns where it lies in ``folder``. Raises :class:`UsageError` where it is
+    in no repository, :class:`ReproboxError` with git's words.
+    """
+    prefix = git(project, "rev-parse", "--show-prefix")
+    if prefix.returncode:
+        raise UsageError("the project is in no git repository", where=str(project), hint="`git init` makes one")
+    extra = {"GIT_INDEX_FILE": str(folder / "index"), "GIT_WORK_TREE": str(folder)}
+    tree = folder / "tree"
+    tree.mkdir()
+    top = Path(git(project, "rev-parse", "--show-toplevel").stdout.decode().rstrip("\n"))
+    _done(git(top, "read-tree", commit, extra=extra), top)
+    _done(git(top, "checkout-index", "--all", f"--prefix={tree}/", extra=extra), top)
+    inside = tree / prefix.stdout.decode().strip("/\n")
+    inside.mkdir(parents=True, exist_ok=True)
+    return inside
+
+
+def prepare_at(
+    session: Session, project: Project, commit: str, revision: str, folder: Path
+) -> tuple[Attached, Manifest, str]:
+    """What :func:`reprobox.attach.files.prepare` makes of a commit's own files with the project's manifest and lock.
+
+    Also returns the project's folder in the commit, empty for its top. Raises :class:`LockError` where the commit has
+    not what was locked.
+    """
+    there = check_out(project.root, commit, folder)
+    for path in (project.manifest_path, project.lock_path):
+        (there / path.name).unlink(missing_ok=True)
+        shutil.copyfile(path, there / path.name)
+    files = folder / "files"
+    files.mkdir()
+    manifest_path = there / project.manifest_path.name
+    try:
+        attached, manifest, _ = prepare(
+            replace(session, project=there), replace(project, root=there, manifest_path=manifest_path), files
+        )
+    except StaleLockError as error:
+        raise StaleLockError(error.keys, where=f"{project.root}@{revision}", hint=_OTHER_COMMIT) from None
+    except LockError as error:
+        raise LockError(f"{error.message} ({revision})", where=str(project.root), hint=_OTHER_COMMIT) from None
+    inside = str(there.relative_to(folder / "tree"))
+    return attached, manifest, "" if inside == "." else inside
+
+
+def attach(project: Path, commit: str, note: Note) -> bool:
+    """Put the note on the commit, in place of one that is there; False where it had the same."""
+    if note_on(project, commit) == note.data():
+        return False
+    blob = _done(git(project, "hash-object", "-w", "--stdin", data=note.data()), project).decode().strip()
+    _done(git(project, "notes", f"--ref={NOTES}", "add", "--force", "-C", blob, commit), project)
+    return True
+
+
+def remove(project: Path, commit: str) -> None:
+    """Take the note off the commit. Raises :class:`ReproboxError` where it has none."""
+    if note_on(project, commit) is None:
+        raise ReproboxError(f"there is no note of reprobox's on commit {commit[:12]}", where=str(project))
+    _done(git(project, "notes", f"--ref={NOTES}", "remove", commit), project)
+
+
+def _done(done: subprocess.CompletedProcess[bytes], where: Path) -> bytes:
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ") or f"status {done.returncode}"
+        raise ReproboxError(f"git does not do it: {said}", where=str(where))
+    return done.stdout
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +169,7 @@ def read(repository: Path, revision: str, folder: Path) -> tuple[Attached, str, 
         raise ReproboxError(
             f"there is no note of reprobox's on commit {commit[:12]}",
             where=where,
-            hint=f"notes are fetched by themselves: `git fetch origin {NOTES}:{NOTES}`; its authors write one with"
+            hint=f"notes are not fetched with the rest: `git fetch origin {NOTES}:{NOTES}`; its authors write one with"
             " `reprobox attach --git`",
         )
     note = parse_note(data, where)
@@ -118,11 +202,15 @@ def note_on(repository: Path, commit: str) -> bytes | None:
     return git(repository, "cat-file", "blob", blob).stdout
 
 
-def git(repository: Path, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+def git(
+    repository: Path, *arguments: str, data: bytes | None = None, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run git there, without its hooks; it asks nobody for anything."""
     argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+    environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **(extra or {})}
     try:
-        return subprocess.run(argv, cwd=repository, input=data, capture_output=True, check=False)
+        return subprocess.run(argv, cwd=repository, env=environment, input=data, capture_output=True, check=False)
     except FileNotFoundError:
         raise UsageError("git is not installed here", where=str(repository), hint="install git") from None
     except NotADirectoryError:

@@ -38,7 +38,7 @@ def notice(project: str, version: str, lock: str, names: Sequence[str], file: st
             ("code", 10, "  ".join(names)),
             ("text", 10, "The lock names every byte of the environment by its hash. Its own sha256 is"),
             ("code", 8.5, lock),
-            ("text", 10, "With reprobox on a Linux machine, this makes the environment again and runs the work:"),
+            ("text", 10, "With reprobox on a Linux machine, this makes the environment again:"),
             ("code", 10, "pip install reprobox"),
             ("code", 10, f"reprobox realize {file}"),
             ("text", 10, "Any PDF reader shows the files under its attachments; pdfdetach -saveall takes them out."),
@@ -55,11 +55,11 @@ def add_line(revision: Revision, words: str) -> None:
     own = {name: serialized(fonts.raw_get(name)) for name in fonts} | {"/RpbxText": _font(revision, "/Helvetica")}
     given = {name: serialized(resources.raw_get(name)) for name in resources}
     entries["/Resources"] = dictionary({**given, "/Font": dictionary(own)})
-    there = resolved(page.get("/Contents"), [])
-    kept = [serialized(item) for item in there] if there else _alone(page)
-    text = b"/Artifact BMC q 0.35 g BT /RpbxText %.1f Tf %b Tm (%b) Tj ET Q EMC" % (
-        _LINE_SIZE,
-        _placed(page),
+    kept = _contents(page)
+    matrix, width = _placed(page)
+    text = b"/Artifact BMC q 0.35 g BT /RpbxText %.2f Tf %b Tm (%b) Tj ET Q EMC" % (
+        min(_LINE_SIZE, (width - 2 * _LINE_X) / len(words) / 0.5),
+        matrix,
         _escaped(words),
     )
     first, last = (_content(revision, data).encode() for data in (b"q", b"Q " + text))
@@ -67,13 +67,17 @@ def add_line(revision: Revision, words: str) -> None:
     revision.change(page.indirect_reference, dictionary(entries))
 
 
-def _alone(page: Any) -> list[bytes]:
-    """The one content stream of a page, or none."""
-    return [serialized(page.raw_get("/Contents"))] if resolved(page.get("/Contents"), {}) else []
+def _contents(page: Any) -> list[bytes]:
+    """References to the page's content streams."""
+    if "/Contents" not in page:
+        return []
+    raw = page.raw_get("/Contents")
+    several = raw.get_object()
+    return [serialized(item) for item in several] if isinstance(several, list) else [serialized(raw)]
 
 
-def _placed(page: Any) -> bytes:
-    """The text matrix at the lower left corner as readers see it, however the page is turned."""
+def _placed(page: Any) -> tuple[bytes, float]:
+    """The text matrix at the lower left corner as readers see it, however the page is turned; and the page's width."""
     box = page.cropbox
     left, bottom, right, top = (float(side) for side in (box.left, box.bottom, box.right, box.top))
     turns = {
@@ -82,8 +86,9 @@ def _placed(page: Any) -> bytes:
         180: (-1, 0, 0, -1, right - _LINE_X, top - _LINE_Y),
         270: (0, -1, 1, 0, left + _LINE_Y, top - _LINE_X),
     }
-    turn = turns.get(int(page.get("/Rotate", 0) or 0) % 360, turns[0])
-    return b"%d %d %d %d %.2f %.2f" % turn
+    turn = int(resolved(page.get("/Rotate"), 0)) % 360
+    width = top - bottom if turn in (90, 270) else right - left
+    return b"%d %d %d %d %.2f %.2f" % turns.get(turn, turns[0]), width
 
 
 def add_page(revision: Revision, said: Notice) -> None:
@@ -95,7 +100,7 @@ def add_page(revision: Revision, said: Notice) -> None:
     for font, size, words in said.paragraphs:
         height -= size * _LEADING * (1 if font == "code" else 1.4)
         name = {"text": b"/RpbxText", "bold": b"/RpbxBold", "code": b"/RpbxCode"}[font]
-        fitted = min(size, (right - left - 2 * _MARGIN) / max(1, len(words)) / 0.6)
+        fitted = min(size, (right - left - 2 * _MARGIN) / len(words) / (0.6 if font == "code" else 0.5))
         place = left + _MARGIN + (12 if font == "code" else 0)
         lines.append(b"%b %.1f Tf 1 0 0 1 %.2f %.2f Tm (%b) Tj" % (name, fitted, place, height, _escaped(words)))
     content = _content(revision, b"BT\n" + b"\n".join(lines) + b"\nET")

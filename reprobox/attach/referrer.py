@@ -5,20 +5,24 @@ Source: OCI Image Specification v1.1, "Guidelines for Artifact Usage"; OCI Distr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reprobox.attach.files import LOCK, MANIFEST, MOST, NAMES, PROJECT, Attached, found
-from reprobox.digest import bare, prefixed, sha256
+from reprobox.digest import Json, bare, canonical, prefixed, sha256
 from reprobox.download import Watch
-from reprobox.errors import FetchError, IntegrityError, ReproboxError
-from reprobox.image import Descriptor
+from reprobox.errors import FetchError, IntegrityError, PushError, ReproboxError, UsageError
+from reprobox.image import MANIFEST_TYPE, Descriptor, rfc3339
+from reprobox.lock import Lock
 from reprobox.oci import documents as oci
-from reprobox.oci.referrers import Listed, listed, subject_of
+from reprobox.oci.image_push import IMAGE_DIGEST
+from reprobox.oci.push import Blob, Writer
+from reprobox.oci.referrers import Listed, Referrer, add, fallback_tag, listed, subject_of, take_away
 from reprobox.oci.registry import Reference, Registries, Repository
-from reprobox.vault.documents import MEDIA_TYPE, TITLE
+from reprobox.tree import file_sha256
+from reprobox.vault.documents import EMPTY, EMPTY_TYPE, MEDIA_TYPE, TITLE
 
 ARTIFACT_TYPE = "application/vnd.reprobox.research.v1"
 MEDIA_TYPES: Mapping[str, str] = {
@@ -158,6 +162,141 @@ def _save(repository: Repository, blob: Descriptor, path: Path, where: str, watc
             raise IntegrityError(f"{path.name}: {error.message}", where=where, hint=_OTHER) from None
 
 
-def digest_of(document: bytes) -> str:
-    """sha256 hex, as the registry names it."""
-    return sha256(document)
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """What is attached now: sha256 hex of the image and of the artifact, and what a person should know.
+
+    ``api`` says that the registry keeps the list of referrers itself; else it is under the tag ``fallback``.
+    """
+
+    subject: str
+    artifact: str
+    size: int
+    api: bool
+    fallback: str
+    replaced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def attach(registries: Registries, reference: Reference, attached: Attached, lock: Lock, platform: str = "") -> Done:
+    """Attach the files to the image, or to the index of images, that ``reference`` names; for a ``platform``, to that
+    one image of the index. What was attached by us before is replaced.
+
+    Raises :class:`FetchError` where there is no such image, :class:`PushError` where the registry does not take it.
+    """
+    repository = registries.repository(reference)
+    subject, document = subject_of(repository, reference)
+    if document.get("artifactType") == ARTIFACT_TYPE:
+        raise UsageError(
+            "this names what is attached, and not an image", where=str(reference), hint="give the image's own name"
+        )
+    if platform:
+        subject = _of_platform(repository, reference, subject, document, platform)
+    writer = Writer(repository=repository, where=str(reference))
+    before = {item.digest for item in listed(repository, subject.digest).of(ARTIFACT_TYPE)}
+    data = _artifact(subject, attached, lock)
+    _send(writer, attached)
+    referrer = Referrer(digest=sha256(data), size=len(data), artifact=ARTIFACT_TYPE, annotations=_facts(attached, lock))
+    now = add(writer, subject, data, referrer)
+    kept = {item.digest for item in now.of(ARTIFACT_TYPE)}
+    return Done(
+        subject=subject.digest,
+        artifact=referrer.digest,
+        size=attached.size,
+        api=now.api,
+        fallback="" if now.api else fallback_tag(subject.digest),
+        replaced=tuple(sorted(before - kept)),
+        notes=tuple(_notes(subject, document, lock, kept - {referrer.digest})),
+    )
+
+
+def remove(registries: Registries, reference: Reference) -> Done:
+    """Take off the image what is attached to it. Raises :class:`PushError` where the registry does not delete it."""
+    repository = registries.repository(reference)
+    there = look(repository, reference)
+    writer = Writer(repository=repository, where=str(reference))
+    left = take_away(writer, there.subject, ARTIFACT_TYPE)
+    if left.of(ARTIFACT_TYPE):
+        raise PushError(
+            f"{repository.registry} does not delete {prefixed(there.artifact.digest)}",
+            where=str(reference),
+            hint="ask those who keep the registry to allow it, or to do it",
+        )
+    return Done(
+        subject=there.subject.digest,
+        artifact=there.artifact.digest,
+        size=0,
+        api=left.api,
+        fallback="",
+        replaced=(there.artifact.digest,),
+        notes=(),
+    )
+
+
+def _of_platform(
+    repository: Repository, reference: Reference, subject: Descriptor, document: Mapping[str, Any], platform: str
+) -> Descriptor:
+    if subject.media_type not in oci.INDEX_TYPES:
+        return repository.image(reference, platform).descriptor
+    found = oci.read_manifest(canonical(dict(document)), subject.media_type, str(reference))
+    assert isinstance(found, oci.Index)
+    chosen = found.select(platform, str(reference))
+    return subject_of(repository, replace(reference, tag="", digest=prefixed(chosen.digest)))[0]
+
+
+def _artifact(subject: Descriptor, attached: Attached, lock: Lock) -> bytes:
+    """The artifact's manifest."""
+    empty = Blob.of(EMPTY, EMPTY_TYPE).descriptor
+    layers: list[Json] = [
+        {**blob.descriptor.document(), "annotations": {TITLE: name}} for name, blob in _blobs(attached).items()
+    ]
+    return canonical(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "artifactType": ARTIFACT_TYPE,
+            "config": empty.document(),
+            "layers": layers,
+            "subject": subject.document(),
+            "annotations": dict(_facts(attached, lock)),
+        }
+    )
+
+
+def _facts(attached: Attached, lock: Lock) -> dict[str, str]:
+    """What the list of referrers says of it."""
+    return {
+        "org.opencontainers.image.created": rfc3339(lock.epoch),
+        "org.reprobox.lock": prefixed(file_sha256(attached.lock)),
+    }
+
+
+def _blobs(attached: Attached) -> dict[str, Blob]:
+    return {
+        name: Blob(
+            media_type=MEDIA_TYPES[name],
+            digest=file_sha256(attached.folder / name),
+            size=(attached.folder / name).stat().st_size,
+            path=attached.folder / name,
+        )
+        for name in attached.names
+    }
+
+
+def _send(writer: Writer, attached: Attached) -> None:
+    writer.blob(Blob.of(EMPTY, EMPTY_TYPE))
+    for blob in _blobs(attached).values():
+        writer.blob(blob)
+
+
+def _notes(subject: Descriptor, document: Mapping[str, Any], lock: Lock, others: Collection[str]) -> Iterator[str]:
+    sealed = {target.seal.image_digest for target in lock.targets.values() if target.seal}
+    said = str((document.get("annotations") or {}).get(IMAGE_DIGEST, "")).removeprefix("sha256:")
+    if subject.media_type in oci.MANIFEST_TYPES and sealed and not sealed & {subject.digest, said}:
+        yield "the image is none that the lock's seal names: was it made from this lock?"
+    if others:
+        listed = ", ".join(map(prefixed, sorted(others)))
+        yield f"the registry does not delete what was attached before, and readers must choose between it and {listed}"

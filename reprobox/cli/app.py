@@ -36,6 +36,8 @@ VERBS = {
     "vault": "keep every input, for the day when its upstream is gone",
     "key": "make and keep the keys with which people vouch for a lock",
     "outlook": "say who can still supply every input, and for how long",
+    "attach": "put manifest, lock and code into a PDF, beside an image, or on a git tag",
+    "detach": "take out, or off, what was attached",
     "cache": "look at the store, make it smaller, check it, share it",
     "doctor": "say what this machine can do, and how to fix what it cannot",
     "plugins": "show what is installed, and where it came from",

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import __version__, launch
+from reprobox.attach.pdf import is_pdf
 from reprobox.backend import Realization
 from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
+from reprobox.cli.subject import PDF, add_git_option, subject_of
 from reprobox.config import load
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
@@ -28,23 +30,31 @@ from reprobox.session import Session, available
 DETAILS = """\
 Of a project: the image, the lock that it is of, the layers that it is made of, and what the backend holds. Nothing is
 built or fetched; what is not in the store yet has no digests. SOURCE may also be something that a backend holds and
-reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown.
+reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of a PDF, an image
+in a registry (oci://…) or a commit (--git) it shows what is attached; exit 5 if that does not belong together.
 
 examples:
   reprobox inspect
   reprobox inspect --backend docker --json
   reprobox inspect --backend singularity xor.sif
-  reprobox inspect --backend docker debian:bookworm"""
+  reprobox inspect --backend docker debian:bookworm
+  reprobox inspect paper.pdf
+  reprobox inspect oci://registry.example/lab/xor:1.0"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help="a project, or what the backend calls its own")
+    parser.add_argument(
+        "subject", nargs="?", metavar="SOURCE", help="a project, a PDF, oci://…, or what the backend calls its own"
+    )
+    add_git_option(parser, "show what is attached to the commit that TAG names")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
     add_backend_option(parser, "holds the environment")
 
 
 def execute(options: argparse.Namespace) -> int:
-    source = options.source and Path(options.source)
+    if kind := _carrier(options):
+        return _attached(options, kind)
+    source = options.subject and Path(options.subject)
     if source and not (source.is_dir() or source.suffix == ".toml"):
         document = _foreign(options)
     else:
@@ -56,21 +66,40 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
+def _carrier(options: argparse.Namespace) -> str:
+    """The kind of thing that files may be attached to, if it is one."""
+    text = options.subject or ""
+    if options.git or text.startswith("oci://"):
+        return subject_of(options)
+    return PDF if text and (text.endswith(".pdf") or is_pdf(Path(text))) else ""
+
+
+def _attached(options: argparse.Namespace, kind: str) -> int:
+    from reprobox.cli.attached import describe, show, status
+
+    document = describe(options, kind, Plugins().kinds)
+    if options.json:
+        print(json.dumps(document))
+    else:
+        show(document)
+    return status(document)
+
+
 def _foreign(options: argparse.Namespace) -> dict[str, Any]:
     """The labels of something that the backend can read."""
     backend = Plugins().backend(options.backend)
     if options.backend == launch.SANDBOX:
         raise UsageError(
             "the sandbox holds folders of layers, which have no labels",
-            where=options.source,
+            where=options.subject,
             hint="say who holds it: --backend singularity for a SIF, --backend docker for the name of an image",
         )
     backend = available(backend, open_store(load(), options.reporter.say))
-    place = str(Path(options.source).absolute()) if Path(options.source).exists() else options.source
+    place = str(Path(options.subject).absolute()) if Path(options.subject).exists() else options.subject
     there = Realization(location=place)
     if not backend.has(there):
         raise UsageError(
-            f"{options.backend} has nothing of that name", where=options.source, hint="look how it is spelled"
+            f"{options.backend} has nothing of that name", where=options.subject, hint="look how it is spelled"
         )
     return {"backend": options.backend, "location": place, "there": True, "labels": dict(backend.inspect(there))}
 
