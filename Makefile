@@ -52,7 +52,7 @@ backends: $(VENV)/.installed-docker,singularity ## install the backends for Dock
 
 .PHONY: test
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS='-k name' to choose, TEST_JOBS=0 to see one at a time)
-	"$(BIN)/python" -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	"$(BIN)/python" -m pytest --numprocesses $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.installed-dev ## check style, types and the arrows of the design

@@ -50,6 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Table(Path(path)), "conformance-table")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: handed out last, the longest of them would be waited for with one processor busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     availability.require_marked(item)
 

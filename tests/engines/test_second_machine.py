@@ -13,14 +13,14 @@ import pytest
 from tests.engines.project import Project
 from tests.engines.second_machine import Machine, installed
 
-pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.docker, pytest.mark.slow]
+pytestmark = [pytest.mark.userns, pytest.mark.network, pytest.mark.docker, pytest.mark.registry, pytest.mark.slow]
 
 MANIFEST = """\
 [project]
 name = "abroad"
 
 [base]
-bootstrap = "debian:bookworm"
+image = "{base}"
 
 [[layers]]
 name = "system"
@@ -45,10 +45,10 @@ def folder():
 
 
 @pytest.fixture(scope="module")
-def sealed(session_folder) -> Project:
+def sealed(session_folder, base_image) -> Project:
     path = session_folder / "abroad"
     path.mkdir()
-    (path / "research.toml").write_text(MANIFEST)
+    (path / "research.toml").write_text(MANIFEST.format(base=base_image))
     project = Project(path=path, store=session_folder / "abroad-store")
     project("lock", "--seal")
     return project
