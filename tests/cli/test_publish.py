@@ -253,9 +253,11 @@ def elsewhere(project: Project, folder: Path, output: Path, *before: str) -> Non
 
 
 @pytest.mark.tool("faketime")
-def test_the_same_bytes_on_another_day_in_another_folder(described: Project, tmp_path: Path):
+@pytest.mark.tool("unshare")
+def test_the_same_bytes_on_another_day_by_another_user_in_another_folder(described: Project, tmp_path: Path):
     assert described("publish", "-o", tmp_path / "first.zip", "--with-data").status == 0
-    elsewhere(described, tmp_path / "copy", tmp_path / "second.zip", "faketime", "2031-05-06 07:08:09")
+    somebody = ("unshare", "--user", "--map-user=4242", "--map-group=4242")
+    elsewhere(described, tmp_path / "copy", tmp_path / "second.zip", "faketime", "2031-05-06 07:08:09", *somebody)
     subprocess.run(["cmp", tmp_path / "first.zip", tmp_path / "second.zip"], check=True)
 
 
