@@ -7,6 +7,7 @@ They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the plat
     backend = "docker"                                  # of realize, run and shell
     builder = "sandbox"                                 # what runs build steps
     vaults = ["/archive/lab", "oci://registry.lan/lab"] # asked before other places; those in a registry last
+    doi-resolver = "https://doi.org"                    # what says where a DOI leads
 
     [archives]                                          # base URIs of package archives, by the archive's name
     debian = ["https://mirror.example/debian"]
@@ -50,6 +51,7 @@ FILE_NAME = "config.toml"
 MAX_BYTES = 1 << 20
 MOST_JOBS = 64
 TRUST = ("seal", "pushers")
+DOI_RESOLVER = "https://doi.org"
 
 
 def _path(text: str) -> Finding | None:
@@ -113,6 +115,7 @@ class _File:
     backend: str | None = key("The backend of realize, run and shell.", default=None, check=_backend)
     builder: str | None = key("The backend that runs build steps.", default=None, check=_backend)
     vaults: tuple[str, ...] = key("Vaults that are looked into, best first.", default=(), check=_vault)
+    doi_resolver: str = key("What resolves DOIs.", default=DOI_RESOLVER, toml_name="doi-resolver", check=_web)
     archives: Mapping[str, tuple[str, ...]] = key("Package archives.", default=EMPTY, check=_url, nonempty=True)
     snapshots: Mapping[str, tuple[str, ...]] = key("Snapshot services.", default=EMPTY, check=_url, nonempty=True)
     registries: Registries = key("OCI registries.", default=Registries())
@@ -139,6 +142,7 @@ class Config:
     remote: Remote = field(default_factory=Remote)
     index: Mapping[str, str] = field(default_factory=dict)
     vaults: tuple[str, ...] = ()
+    doi_resolver: str = DOI_RESOLVER
     plain: bool = False
     path: Path | None = None
 
@@ -162,6 +166,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Config:
         remote=_remote(environment, said.remote),
         index=_index(said.index),
         vaults=said.vaults,
+        doi_resolver=said.doi_resolver,
         plain=environment.get("REPROBOX_PLAIN", "0") not in ("", "0"),
         path=path,
     )

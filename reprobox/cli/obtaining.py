@@ -52,6 +52,7 @@ def means_of(options: argparse.Namespace, *, inputs: bool) -> Means:
         registries=Registries(downloader, settings.registries),
         reporter=options.reporter,
         lock=getattr(options, "lock", ""),
+        resolver=settings.doi_resolver,
         inputs=inputs,
     )
 

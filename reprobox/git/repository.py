@@ -150,6 +150,13 @@ class Clone:
         if commit not in self.refs().values():
             self._fetch(f"{commit}:{_WANTED}", "--filter=tree:0")
 
+    def fetch_ref(self, name: str) -> bool:
+        """Have what a whole name such as ``refs/notes/commits`` is now, under that name; False where there is none."""
+        if name not in self.refs():
+            return False
+        self._fetch(f"{name}:{name}")
+        return True
+
     def known(self, rev: str) -> str | None:
         """The commit that a tag or branch is, if that can be said without fetching it."""
         if is_oid(rev):

@@ -91,7 +91,7 @@ def _far(text: str) -> Source | None:
     if match := _DOI.fullmatch(address):
         return Source(kind=DOI, text=text, place=match[1], inside=_checked(text, inside))
     if is_registry(text):
-        return Source(kind=VAULT, text=text, place=text)
+        return Source(kind=IMAGE, text=text, place=text)
     if text.startswith("docker://"):
         return Source(kind=IMAGE, text=text, place=text.removeprefix("docker://"))
     if match := _DOT_GIT.fullmatch(address):

@@ -16,6 +16,7 @@ import pytest
 
 from reprobox.cli import main
 from reprobox.testing import small_root
+from tests.cli.publications import published, reader  # noqa: F401 - fixtures
 from tests.engines import availability
 
 PROGRAMS = ("sh", "bash", "cat", "cp", "env", "ls", "mkdir", "pwd", "true", "sleep", "touch")
