@@ -120,6 +120,14 @@ class PushError(ReproboxError):
         self.code = code
 
 
+class DepositError(ReproboxError):
+    """An archive does not take what is deposited; the message holds what it says, ``code`` is its HTTP status."""
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None, code: int = 0) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.code = code
+
+
 class PlatformError(FetchError):
     """What a base is made of does not exist for the platform; the message lists those that it exists for."""
 

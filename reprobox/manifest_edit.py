@@ -121,6 +121,31 @@ def remove(
     return text, tuple(done)
 
 
+def set_project_key(text: str, key: str, value: str) -> str:
+    """``text`` with this ``key`` of its ``[project]``: in place where it has one, else on a line below the name."""
+    document = _Document.read(text)
+    project: Any = document.toml["project"]
+    if key in project and str(project[key]) == value:
+        return text
+    if key not in project and (name := _NAME.search(text, text.find("[project]"))):
+        line = f"{name['indent']}{key} = {string(value).as_string()}\n"
+        return _checked(text, f"{text[: name.end()]}{line}{text[name.end() :]}", key, value)
+    project[key] = string(value, like=project[key].as_string()[0] if key in project else '"')
+    return _checked(text, tomlkit.dumps(document.toml), key, value)
+
+
+_NAME = re.compile(r"""^(?P<indent>[ \t]*)name[ \t]*=[ \t]*(?:"[^"\n]*"|'[^'\n]*')[ \t]*(?:#[^\n]*)?\n""", re.MULTILINE)
+
+
+def _checked(old: str, new: str, key: str, value: str) -> str:
+    """``new``, if it says what ``old`` says but for one key of the project."""
+    wanted = tomlkit.parse(old).unwrap()
+    wanted["project"][key] = value
+    if tomlkit.parse(new).unwrap() != wanted:
+        raise _not_editable()
+    return new
+
+
 # -- the document ------------------------------------------------------------------------------------------------------
 
 

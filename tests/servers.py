@@ -31,6 +31,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         world = self.world
+        if (count := world.cuts.pop(self.path, None)) is not None:
+            self.rfile.read(count)
+            self.hang_up()
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with world.lock:
             world.seen.append(Request(self.command, self.path, dict(self.headers.items()), body))
@@ -44,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.plain()
 
-    do_POST = do_HEAD = do_GET  # noqa: N815  (the names that http.server calls)
+    do_POST = do_HEAD = do_PUT = do_DELETE = do_GET  # noqa: N815  (the names that http.server calls)
 
     @property
     def data(self) -> bytes | None:
@@ -194,7 +198,8 @@ class Request:
 class Server:
     """``files`` by path; ``faults`` are used up one a request, ``always`` is not; ``answers`` compute theirs.
 
-    ``otherwise`` answers for every other path, as a server does that stands in front of another.
+    ``otherwise`` answers for every other path, as a server does that stands in front of another. ``cuts`` says, once for
+    each path, after how many bytes of a request's body the connection is cut.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -203,6 +208,7 @@ class Server:
     answers: dict[str, Callable[[Request], tuple[int, Mapping[str, str], bytes]]] = field(default_factory=dict)
     otherwise: Callable[[Request], tuple[int, Mapping[str, str], bytes]] | None = None
     seen: list[Request] = field(default_factory=list)
+    cuts: dict[str, int] = field(default_factory=dict)
     context: ssl.SSLContext | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -34,6 +34,7 @@ VERBS = {
     "verify": "check manifest, lock, store and realizations against one another",
     "publish": "put the environment with the paper: a research object for people and archives",
     "vault": "keep every input, for the day when its upstream is gone",
+    "deposit": "put what was published into Zenodo or another archive, and get its DOI",
     "key": "make and keep the keys with which people vouch for a lock",
     "outlook": "say who can still supply every input, and for how long",
     "attach": "put manifest, lock and code into a PDF, beside an image, or on a git tag",

@@ -20,7 +20,17 @@ from reprobox.errors import IntegrityError, ReproboxError
 from reprobox.tree import Tree
 
 #: Never part of code or of a copied folder: what reprobox, version control and a run of the code write themselves.
-NEVER = frozenset((b".git", b".reprobox", b"research.lock", b"research.runs", b"research.attestations", b"__pycache__"))
+NEVER = frozenset(
+    (
+        b".git",
+        b".reprobox",
+        b"research.lock",
+        b"research.runs",
+        b"research.attestations",
+        b"research.deposit.json",
+        b"__pycache__",
+    )
+)
 
 _FILE, _PROGRAM, _LINK, _FOLDER = b"100644", b"100755", b"120000", b"40000"
 _CHUNK = 1 << 20

@@ -1,0 +1,1 @@
+"""Deposits: files and their metadata in an archive that runs InvenioRDM: drafts until somebody agrees."""
