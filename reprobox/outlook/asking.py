@@ -11,7 +11,7 @@ import time
 import urllib.parse
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,7 @@ class Asker:
     def suppliers(self, inputs: Sequence[Input], providers: Sequence[Provider]) -> dict[str, list[Supplier]]:
         """What every place says of every input, by sha256; those on this machine first."""
         found: dict[str, list[Supplier]] = {item.sha256: list(self._in_store(item)) for item in inputs}
-        questions: list[Question] = []
-        for provider in providers:
-            questions += self._questions(provider, inputs, found)
+        questions = list(self._all_questions(inputs, providers, found))
         near = [question for question in questions if not question.origin]
         far = [question for question in questions if question.origin and not question.alone]
         self._ask(near, found)
@@ -123,6 +121,22 @@ class Asker:
     def _in_store(self, item: Input) -> Iterator[Supplier]:
         if self.store.has_blob(item.sha256):
             yield Supplier(kind="store", place="the store", authority="store", state=HAS)
+
+    def _all_questions(
+        self, inputs: Sequence[Input], providers: Sequence[Provider], found: Mapping[str, list[Supplier]]
+    ) -> Iterator[Question]:
+        """Each place once: where something was seen before is mostly a place that another provider knows by name."""
+        asked: set[tuple[str, str]] = set()
+        for provider in sorted(providers, key=lambda provider: provider.name == _SEEN):
+            for question in self._questions(provider, inputs, found):
+                places = tuple(
+                    place
+                    for place in question.places
+                    if place.make or (question.item.sha256, without_password(place.url)) not in asked
+                )
+                asked |= {(question.item.sha256, without_password(place.url)) for place in places}
+                if places:
+                    yield replace(question, places=places)
 
     def _questions(
         self, provider: Provider, inputs: Sequence[Input], found: Mapping[str, list[Supplier]]

@@ -128,6 +128,15 @@ def _inputs(outlook: Outlook) -> Iterator[Finding]:
     )
     yield from _grouped(
         outlook,
+        lambda item: bool(_certificates(item)),
+        kind="certificate",
+        level=WARNING,
+        message="the certificate of a server is not trusted, as when it has expired",
+        do="only its owner can renew it: name another place in the settings, or keep a vault, which needs none",
+        said=_certificates,
+    )
+    yield from _grouped(
+        outlook,
         lambda item: _states(item, OTHER),
         kind="replaced",
         level=WARNING,
@@ -184,6 +193,10 @@ def _layers_of(outlook: Outlook, digests: Iterable[str]) -> tuple[str, ...]:
     wanted = set(digests)
     names = (layer.layer.name for layer in outlook.layers if any(item.item.sha256 in wanted for item in layer.inputs))
     return tuple(dict.fromkeys(names))
+
+
+def _certificates(item: Looked) -> tuple[str, ...]:
+    return tuple(word for word in _said(item, SILENT) if "certificate" in word)
 
 
 def _states(item: Looked, state: str, *kinds: str) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -405,7 +408,19 @@ def test_fix_names_the_mirrors_that_this_machine_knows(server, settings, tmp_pat
     assert f"config.toml: [archives] debian has {base}\n" in told.err
 
 
-# -- keys --------------------------------------------------------------------------------------------------------------
+# -- what no lock holds ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.userns
+def test_a_base_outside_the_project_is_nobodys_but_yours(fresh: Project):
+    told = fresh("outlook", "--json")
+    assert (told.status, told.json["grade"]) == (0, "D")
+    assert told.json["reason"] == "base of default is not locked as an input: nobody but you can have it"
+    kinds = [(one["kind"], one["message"].partition(":")[0]) for one in told.json["findings"]]
+    assert kinds == [("not-locked", "data /data"), ("not-locked", "base of default")]
+
+
+# -- keys and certificates --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_key_that_expired_and_one_that_soon_will(settings: Path, tmp_path: Path, monkeypatch, capsys):
@@ -430,3 +445,46 @@ def test_a_key_that_expired_and_one_that_soon_will(settings: Path, tmp_path: Pat
     assert finding["message"].startswith(f"the key {expired.fingerprint} of debian bookworm expired on 20")
     assert finding["message"].endswith("The lock stays good: hashes count when realizing")
     assert finding["do"].startswith("get the archive's current key")
+
+
+def expired_certificate(folder: Path) -> Path:
+    """A certificate of 127.0.0.1 that was good until yesterday, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key(), serial_number=1)
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now - timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "both.pem").write_bytes(secret + made.public_bytes(pem))
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    return folder / "both.pem"
+
+
+def test_a_certificate_that_expired(settings: Path, tmp_path: Path, monkeypatch, capsys):
+    both = expired_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    item, _ = deb_of(tmp_path, "jq")
+    text = '[project]\nname = "x"\n[base]\nbootstrap = "debian:bookworm"\n'
+    root = LockedLayer(name="base", kind="bootstrap", recipe=1, request="", inputs=(item,))
+    locked_project(tmp_path / "project", text, [root])
+    monkeypatch.chdir(tmp_path / "project")
+    with Server(context=context) as secure:
+        settings.write_text(f'[archives]\ndebian = ["{secure.url("/mirror")}"]\n')
+        told = Project(tmp_path / "project", capsys)("outlook", "--json")
+    assert (told.status, told.json["grade"]) == (0, "E")
+    (finding,) = [one for one in told.json["findings"] if one["kind"] == "certificate"]
+    assert finding["said"][0].startswith(f"debian ({secure.url('/mirror')}): its certificate is not trusted: ")
+    assert "certificate has expired" in finding["said"][0]
+    assert finding["do"].startswith("only its owner can renew it")
