@@ -5,6 +5,7 @@ Source: OCI Image Specification v1.1, "Guidelines for Artifact Usage"; OCI Distr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,8 @@ MEDIA_TYPES: Mapping[str, str] = {
     LOCK: MEDIA_TYPE.format(kind="lock"),
     PROJECT: "application/x-tar",
 }
-REGISTRY = "oci://"
+#: Ways to say that a name is an image's; :mod:`reprobox.vault.remote` reads the first one as a vault.
+_REGISTRY = re.compile(r"(?:oci|docker)://")
 _MOST_IMAGES = 32  # of an index, that are asked for what is attached to them
 _OTHER = "ask whoever pushed it; `reprobox attach` puts it there anew"
 
@@ -46,8 +48,9 @@ class Found:
 
 
 def reference_of(text: str) -> Reference:
-    """What ``oci://registry/name:tag``, or the same without ``oci://``, names. Raises :class:`UsageError`."""
-    return Reference.parse(text.removeprefix(REGISTRY))
+    """What ``registry/name:tag`` names, with ``oci://`` or ``docker://`` before it or not. Raises
+    :class:`UsageError`."""
+    return Reference.parse(_REGISTRY.sub("", text, count=1))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def _print(document: dict[str, Any]) -> None:
         print(f"attached to {document['digest']} as {document['referrer']}")
         if document["fallback_tag"]:
             print(f"this registry has no referrers API: it is listed under the tag {document['fallback_tag']}")
-        print(f"readers: reprobox realize oci://{document['subject']}")
+        print(f"readers: reprobox realize {document['subject']}")
     else:
         how = "attached to" if document["new"] else "was there already on"
         print(f"{how} commit {document['commit']}, in {document['ref']}")

@@ -26,13 +26,13 @@ belong together. With --remove, takes them off instead: a PDF is then what it wa
 
 examples:
   reprobox detach paper.pdf                            into the folder paper-research
-  reprobox detach oci://registry.example/lab/xor:1.0 -o xor
+  reprobox detach registry.example/lab/xor:1.0 -o xor
   reprobox detach --git v1.0 -o xor
   reprobox detach paper.pdf --remove -o plain.pdf"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", nargs="?", metavar="PDF|REF", help="a PDF, or an image: oci://REGISTRY/NAME:TAG")
+    parser.add_argument("subject", nargs="?", metavar="PDF|REF", help="a PDF, or an image: REGISTRY/NAME:TAG")
     add_git_option(parser, "what is attached to the commit that TAG names, in the repository here")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("-o", "--output", metavar="PATH", type=Path, help="the folder, or the PDF that --remove writes")

@@ -14,7 +14,7 @@ from reprobox.backend import Realization
 from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
-from reprobox.cli.subject import PDF, add_git_option, subject_of
+from reprobox.cli.subject import PDF, add_git_option, is_image, subject_of
 from reprobox.config import load
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
@@ -31,7 +31,7 @@ DETAILS = """\
 Of a project: the image, the lock that it is of, the layers that it is made of, and what the backend holds. Nothing is
 built or fetched; what is not in the store yet has no digests. SOURCE may also be something that a backend holds and
 reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of a PDF, an image
-in a registry (oci://…) or a commit (--git) it shows what is attached; exit 5 if that does not belong together.
+in a registry or a commit (--git) it shows what is attached; exit 5 if that does not belong together.
 
 examples:
   reprobox inspect
@@ -39,12 +39,15 @@ examples:
   reprobox inspect --backend singularity xor.sif
   reprobox inspect --backend docker debian:bookworm
   reprobox inspect paper.pdf
-  reprobox inspect oci://registry.example/lab/xor:1.0"""
+  reprobox inspect registry.example/lab/xor:1.0"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "subject", nargs="?", metavar="SOURCE", help="a project, a PDF, oci://…, or what the backend calls its own"
+        "subject",
+        nargs="?",
+        metavar="SOURCE",
+        help="a project, a PDF, an image, or what the backend calls its own",
     )
     add_git_option(parser, "show what is attached to the commit that TAG names")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
@@ -69,7 +72,7 @@ def execute(options: argparse.Namespace) -> int:
 def _carrier(options: argparse.Namespace) -> str:
     """The kind of thing that files may be attached to, if it is one."""
     text = options.subject or ""
-    if options.git or text.startswith("oci://"):
+    if options.git or (is_image(text) and ("://" in text or options.backend == launch.SANDBOX)):
         return subject_of(options)
     return PDF if text and (text.endswith(".pdf") or is_pdf(Path(text))) else ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from reprobox.errors import UsageError
 
 PDF, IMAGE, COMMIT = "PDFs", "images", "commits"
-_KINDS = "give a PDF, an image (oci://REGISTRY/NAME:TAG), or a commit with --git TAG"
+_KINDS = "give a PDF, an image (REGISTRY/NAME:TAG), or a commit with --git TAG"
 
 
 def add_git_option(parser: argparse.ArgumentParser, does: str) -> None:
@@ -32,7 +32,9 @@ def subject_of(options: argparse.Namespace) -> str:
 
 
 def is_image(text: str) -> bool:
-    """Whether it names an image at a registry: ``oci://…``, or ``host.name/…`` where no file has that name."""
+    """Whether it names an image at a registry: ``docker://…``, or ``host.name/…`` where no file has that name."""
     first, slash, _ = text.partition("/")
     named = slash and first not in (".", "..") and (set(".:") & set(first) or first == "localhost")
-    return text.startswith("oci://") or bool(named and not Path(text).exists() and not text.endswith(".pdf"))
+    return text.startswith(("oci://", "docker://")) or bool(
+        named and not Path(text).exists() and not text.endswith(".pdf")
+    )

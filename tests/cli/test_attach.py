@@ -107,7 +107,7 @@ def test_a_large_project_is_told_of(project: Project, paper: Path) -> None:
             ["attach", "paper"],
             2,
             ("paper: it is neither a PDF nor the name of an image with its registry\n"
-            "  hint: give a PDF, an image (oci://REGISTRY/NAME:TAG), or a commit with --git TAG"),
+            "  hint: give a PDF, an image (REGISTRY/NAME:TAG), or a commit with --git TAG"),
         ),
         (["attach", "none.pdf", "-o", "x.pdf"], 2, "none.pdf: it cannot be read: No such file or directory\n  hint: give the path of a PDF"),
         (["attach", "text.pdf", "-o", "x.pdf"], 2, "text.pdf: it is no PDF\n  hint: give the path of a PDF"),
@@ -116,7 +116,7 @@ def test_a_large_project_is_told_of(project: Project, paper: Path) -> None:
             2,
             "--platform is for images\n  hint: `reprobox attach --help` has examples",
         ),
-        (["attach"], 2, "it is not said to what\n  hint: give a PDF, an image (oci://REGISTRY/NAME:TAG), or a commit with --git TAG"),
+        (["attach"], 2, "it is not said to what\n  hint: give a PDF, an image (REGISTRY/NAME:TAG), or a commit with --git TAG"),
         (
             ["attach", "paper.pdf", "--git", "v1"],
             2,

@@ -100,7 +100,7 @@ def test_a_registry_with_the_api_lists_the_referrer(made: Machine, proxy: Proxy,
         "application/x-tar",
     ]
     assert told(made, "attach", reference)["referrer"] == done["referrer"]  # the same files, the same artifact
-    found = told(made, "inspect", f"oci://{reference}")
+    found = told(made, "inspect", reference)
     assert (found["belongs"], found["digest"], found["referrer"]) == (True, done["digest"], done["referrer"])
     made("detach", reference, "-o", tmp_path / "out")
     assert (tmp_path / "out/research.lock").read_bytes() == (made.path / "research.lock").read_bytes()
@@ -125,9 +125,9 @@ def test_a_registry_without_the_api_has_them_under_a_tag(made: Machine, registry
     assert document["mediaType"] == INDEX
     assert [item["digest"] for item in document["manifests"]] == [done["referrer"]]
     assert told(made, "attach", reference, "--without-code")["replaced"] == [done["referrer"]]
-    assert told(made, "inspect", f"oci://{reference}")["belongs"]
+    assert told(made, "inspect", reference)["belongs"]
     made("detach", reference, "--remove")
-    assert refusal(made.call("inspect", f"oci://{reference}"), 1) == (
+    assert refusal(made.call("inspect", reference), 1) == (
         f"{reference}: no research.lock is attached to it\n  hint: its authors attach one with `reprobox attach`"
     )
 
