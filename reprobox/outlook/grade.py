@@ -65,7 +65,7 @@ def grade(standings: Sequence[Standing], today: date) -> str:
     keeps = any(item.keeps for item in firm)
     if others:
         return "B" if several and keeps else "C" if several or keeps else "D"
-    upstream = [item.supplier.state for item in standings if item.supplier.kind not in (*_HERE, *_OWN)]
+    upstream = [item.supplier.state for item in standings if item.supplier.kind not in ("store", "vault")]
     unknown = not upstream or any(state in (SILENT, UNASKED) for state in upstream)
     return "E" if there or unknown else "F"
 

@@ -488,3 +488,30 @@ def test_a_certificate_that_expired(settings: Path, tmp_path: Path, monkeypatch,
     assert finding["said"][0].startswith(f"debian ({secure.url('/mirror')}): its certificate is not trusted: ")
     assert "certificate has expired" in finding["said"][0]
     assert finding["do"].startswith("only its owner can renew it")
+
+
+# -- registries of one's own -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.registry
+def test_a_vault_in_a_registry_of_ones_own_is_a_vault(world: World):
+    place = f"oci://{world.registry.host}/outlook/vault-{world.wheel.sha256[:8]}:x"
+    done = world.project("vault", "--without-reprobox", place)
+    assert done.status == 0, done.err
+    told = world("--vault", place, "--json")
+    assert (told.status, told.json["grade"]) == (0, "A")
+    kinds = {one["kind"] for one in world.input(world.deb, told)["suppliers"] if one["state"] == "has"}
+    assert kinds == {"store", "vault", "mirror"}
+
+
+@pytest.mark.registry
+@pytest.mark.userns
+def test_layers_that_the_remote_has_built_are_told(fresh: Project, registry: Registry, monkeypatch):
+    monkeypatch.setenv("REPROBOX_REMOTE", f"{registry.host}/outlook/layers")
+    assert fresh("lock", "--seal").status == 0
+    before = {layer["name"]: layer["built"] for layer in fresh("outlook", "--json").json["layers"]}
+    assert set(before.values()) == {False}
+    done = fresh("cache", "push")
+    assert done.status == 0, done.err
+    after = {layer["name"]: layer["built"] for layer in fresh("outlook", "--json").json["layers"]}
+    assert (after["settings"], after["greeting"]) == (True, True)

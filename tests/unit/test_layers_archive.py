@@ -16,7 +16,7 @@ import zstandard
 
 from reprobox.digest import tree_digest
 from reprobox.errors import FetchError, IntegrityError, ManifestError, PlatformError
-from reprobox.layers.archive import ArchiveBase
+from reprobox.layers.archive import ArchiveBase, ImageArchiveProvider
 from reprobox.layers.image import OciLayout
 from reprobox.oci import image_archive
 from reprobox.store import Store
@@ -299,3 +299,18 @@ def test_what_is_read_once(world: SmallWorld, tmp_path: Path) -> None:
 def test_the_fixture_is_what_docker_wrote() -> None:
     with tarfile.open(fileobj=io.BytesIO(images.tar(*(entry(name) for name in saved(LAYERS[0]))))) as packed:
         assert packed.getnames() == ["0/layer.tar", "abc.json", "manifest.json"]
+
+
+def test_an_archive_is_asked_what_it_has_without_taking_it_out(world: SmallWorld) -> None:
+    file = archive(world.project / "base.tar", saved(images.tar(entry("a", b"1"))))
+    found = ArchiveBase().resolve(asked(world, {"archive": "base.tar"}))
+    provider = ImageArchiveProvider(world.store, world.project)
+    places = [place for item in found.inputs for place in provider.locate([item])[item.sha256]]
+    asked_each = [place.ask for place in places if place.ask]
+    assert [ask() for ask in asked_each] == [item.size for item in found.inputs]
+    archive(file, saved(images.tar(entry("a", b"2"))))
+    with pytest.raises(FetchError, match="the archive holds another image than the one that was locked"):
+        asked_each[-1]()
+    file.unlink()
+    with pytest.raises(FetchError, match="the archive is not there"):
+        asked_each[-1]()

@@ -306,6 +306,8 @@ SNAPSHOT = standing("snapshot", rule="debian-snapshot")
         ("E", [standing("store"), standing("archive", LOST)]),
         ("E", [standing("archive", LOST), standing("snapshot", SILENT)]),
         ("E", []),
+        ("E", [standing("engine")]),
+        ("F", [standing("project", LOST)]),
         ("E", [standing("vault", LOST)]),
         ("F", [standing("archive", LOST), standing("snapshot", OTHER), standing("vault", LOST)]),
     ],
