@@ -148,7 +148,7 @@ def _with_apptainer(
     words += [f"--bind {_volume(bound)}" for bound in _bound(selected)]
     words += ["--nv"] if _wants_gpu(selected, target) else []
     run = Step(says=_run_says(selected), commands=(*_made(selected), _lines([*words, sif])))
-    needs = "Apptainer 1.2 or newer, or SingularityCE 4.0 or newer, under the name `singularity`"
+    needs = "Apptainer 1.2 or newer (or SingularityCE 4.0 or newer, whose command is singularity)"
     return Way(name="apptainer", title="With Apptainer only", needs=needs, steps=(*made, build, *before, run))
 
 
@@ -251,8 +251,8 @@ def _data_in_place(selected: Manifest, lock: Lock, enclosed: Enclosed) -> tuple[
     ]
     if not missing:
         return ()
-    listed = "; ".join(f"{bound.folder}, which is seen at {bound.target}" for bound in missing)
-    return (Step(says=f"Put the data in place, which is not enclosed: {listed}."),)
+    folders = " and ".join(f"{bound.folder} (seen at {bound.target})" for bound in missing)
+    return (Step(says=f"The data is not enclosed. Put it into {folders}."),)
 
 
 def _bound(selected: Manifest) -> list[_Bound]:

@@ -88,8 +88,11 @@ def _fact(name: str, value: Markup) -> Markup:
 def _standing(page: Page) -> Markup:
     sealed = sum(target.sealed for target in page.targets)
     pinned = all(layer.pinned for target in page.targets for layer in target.layers)
-    words = standing(sealed, len(page.targets), len(page.vouchers), pinned=pinned)
-    return join(*(tag("span", word) for word in words), between=" ")
+    signed = [f"signed by {_keys(page)}"] if page.vouchers else []  # by whom, only the reader's own keys can tell
+    words = [*standing(sealed, len(page.targets), 0, pinned=pinned), *signed]
+    loose = ("in part", " of ")  # not all of it
+    kinds = ("open" if any(sign in word for sign in loose) else "good" for word in words)
+    return join(*(tag("span", word, class_=kind) for word, kind in zip(words, kinds, strict=True)), between=" ")
 
 
 def contents(sections: Sequence[Section]) -> Markup:
@@ -146,7 +149,7 @@ def _about(page: Page) -> Markup:
 
 
 def _counted(packages: Sequence[Package]) -> list[tuple[str, int]]:
-    kinds = sorted(_kind(package) for package in packages)
+    kinds = sorted(_kind(package) for package in packages if package.kind != "uv")
     return [
         (f"{kind} package{'s' if count > 1 else ''}", count)
         for kind, group in groupby(kinds)
@@ -215,7 +218,7 @@ def _layers(page: Page) -> Markup:
 
 
 def _target(target: Target, *, alone: bool, shut: bool) -> Markup:
-    told = join(_picture(target), _layer_table(target))
+    told = tag("div", _picture(target), _layer_table(target), class_="beside")
     if alone:
         return told
     title = tag("h3", f"Target {target.name}", Markup(" "), tag("small", target.platform))
@@ -298,9 +301,7 @@ def _packages(page: Page) -> Markup:
     full = tag(
         "p", tag("input", type="checkbox", id="full", class_="full"), tag("label", " Show hashes in full", for_="full")
     )
-    intro = (
-        f"{len(page.packages):,} files are installed. Bills of materials in SPDX and CycloneDX list them for programs."
-    )
+    intro = f"{len(page.packages):,} files are installed, each named by the hash of its bytes."
     caption = "Installed packages, by layer and name"
     return join(
         tag("p", intro), tag("div", search, full, class_="tools"), _table(caption, heads, rows, id_="package-list")
@@ -313,7 +314,7 @@ def _package(package: Package, *, several: bool, licences: bool) -> tuple[Markup
         tag("td", package.version or _NONE),
         tag("td", f"{_kind(package)}, {package.layer}"),
         tag("td", ", ".join(package.targets) or "all") if several else None,
-        tag("td", package.licence or _NONE) if licences else None,
+        tag("td", package.licence or _NONE, class_="words") if licences else None,
         tag("td", human(package.size), class_="number"),
         tag("td", _digest(package.sha256)),
     )
@@ -363,7 +364,7 @@ def _content(data: Data) -> Iterator[Markup]:
     for url, digest, size in data.downloads:
         yield tag("p", _link(url, url), f", {human(size)}, sha256 ", tag("code", digest, class_="whole"))
     if not data.tree and not data.downloads:
-        yield tag("p", _NONE if data.mode == "rw" else "not locked: nothing is known of it")
+        yield tag("p", _NONE if data.mode == "rw" else "not locked: its content was not recorded")
 
 
 # -- people, licence, citation -----------------------------------------------------------------------------------------
@@ -420,7 +421,8 @@ def _verification(page: Page) -> Markup:
     note = (
         "This page says what was known when it was written; it proves nothing. These commands check it on your machine:"
     )
-    commands = "reprobox verify -C project\nreprobox realize -C project"
+    signed = ["reprobox verify -C project --attestations attestations"] if page.vouchers else []
+    commands = "\n".join(("reprobox verify -C project", "reprobox realize -C project", *signed))
     return join(
         tag("ul", *checks, class_="checks"),
         _voucher_table(page) if page.vouchers else None,
@@ -462,11 +464,15 @@ def _sealed(page: Page) -> Markup:
 
 
 def _vouched(page: Page) -> Markup:
-    count = len(page.vouchers)
-    if not count:
+    if not page.vouchers:
         return _open("Nobody vouches.", "No signed statement of a rebuild is enclosed.")
-    keys = f"{count} key vouches" if count == 1 else f"{count} keys vouch"
-    return _good(f"{keys}.", "Signed statements say that it was built again and gave the recorded results.")
+    says = "Statements are enclosed that it was built again and gave the recorded results; whether the signatures hold,"
+    return _good(f"Signed by {_keys(page)}.", f"{says} is for you to check with the keys that you believe.")
+
+
+def _keys(page: Page) -> str:
+    count = len({voucher.key for voucher in page.vouchers})
+    return "1 key" if count == 1 else f"{count} keys"
 
 
 def _recorded(page: Page) -> Markup:
@@ -479,14 +485,19 @@ def _recorded(page: Page) -> Markup:
 def _voucher_table(page: Page) -> Markup:
     rows = [
         (
-            tag("th", tag("code", item.key, class_="whole"), scope="row"),
-            tag("td", item.who or _NONE),
-            tag("td", item.when or _NONE),
+            tag("th", item.who or "A key", scope="row"),
+            tag("td", _moment(item.when)),
             tag("td", item.says or _NONE),
+            tag("td", tag("code", item.key, class_="whole")),
         )
         for item in page.vouchers
     ]
-    return _table("Who vouches", ("Key", "Name", "When", "Says"), rows)
+    return _table("Signed statements", ("Name", "When", "Says", "Key"), rows)
+
+
+def _moment(when: str) -> Markup:
+    """A moment of RFC 3339 as people write it."""
+    return tag("time", when.replace("T", " ").replace("Z", " UTC"), datetime=when) if when else tag("span", _NONE)
 
 
 def _run_table(page: Page) -> Markup:
@@ -495,7 +506,7 @@ def _run_table(page: Page) -> Markup:
             tag("th", tag("code", item.command), scope="row"),
             tag("td", item.target or _NONE),
             tag("td", item.who or _NONE),
-            tag("td", item.ended or _NONE),
+            tag("td", _moment(item.ended)),
             tag("td", str(item.status), class_="number"),
             tag("td", f"{item.outputs:,}", class_="number"),
         )

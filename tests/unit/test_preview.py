@@ -6,6 +6,7 @@ import html.parser
 import itertools
 import json
 import re
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_everything_that_a_reader_looks_for_is_on_the_page():
         "With reprobox", "With Docker only", "With Apptainer only", "docker load --input environment.tar",
         "numpy>=2", "python3", "3.11.2-1+b1", "GPL-3.0-or-later", digest(9000),
         "c0de" * 10, "dd" * 32, "ee" * 32, "https://example.org/data.csv", "/final_log",
-        "11" * 32, "22" * 32, "ab" * 32, "aa" * 32, "1 key vouches", "1 run recorded", "2023-11-14T22:13:20Z",
+        "11" * 32, "22" * 32, "ab" * 32, "aa" * 32, "reprobox verify -C project --attestations attestations", "signed by 1 key", "1 run recorded", "2023-11-14T22:13:20Z",
         "Carberry, J. & Lovelace, A. (2026)", "@misc{carberry2026-xor,",
     ):  # fmt: skip
         assert word in told, word
@@ -310,3 +311,203 @@ def test_no_page_is_wider_than_its_window(browser, shown, width):
     quiet(browser, shown)
     assert browser.value("document.documentElement.scrollWidth") == width
     assert browser.value("document.title") == "A network learns XOR 1.0.0"
+
+
+@needs_chromium
+def test_long_words_hostile_names_and_many_targets_stay_in_their_window(browser, tmp_path):
+    names = [f"t{number}" for number in range(30)]
+    many = WHOLE.partition("[targets.cpu]")[0] + "".join(f"[targets.{name}]\n" for name in names)
+    long = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerk" * 4
+    evil = (
+        WHOLE.replace("Four numbers, learned", json.dumps(EVIL)[1:-1])
+        .replace("Ada Lovelace", long)
+        .replace("A network learns XOR", long)
+    )
+    pages = {
+        "many": page_of(manifest_of(many), lock_of(*names)),
+        "evil": page_of(
+            manifest_of(evil),
+            lock_of("cpu", "gpu", packages=(deb(1, EVIL.replace("/", ""), long),)),
+            known=Known(metadata=EVIL),
+        ),
+        "bare": page_of(manifest_of(HEAD), lock_of()),
+    }
+    for name, content in pages.items():
+        path = tmp_path / f"{name}.html"
+        path.write_bytes(page(content))
+        for width in (1280, 390):
+            browser.open(path, width)
+            quiet(browser, path)
+            assert browser.value("document.documentElement.scrollWidth") == width, name
+
+
+#: For every text that is seen: its contrast (WCAG 2.2) with what is behind it, if that is less than it must be.
+FAINT = """
+(() => {
+  const number = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, at) => sum + c * [0.2126, 0.7152, 0.0722][at], 0);
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const style = getComputedStyle(at);
+      if (at.tagName === "g" && at.querySelector("rect")) return number(getComputedStyle(at.querySelector("rect")).fill);
+      const colour = number(style.backgroundColor);
+      if (colour.length === 3 || colour[3] === 1) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let seen = 0;
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || ["SCRIPT", "STYLE"].includes(element.tagName) || !element.getClientRects().length) continue;
+    const style = getComputedStyle(element);
+    const [one, two] = [number(element.closest("svg") ? style.fill : style.color), behind(element)].map(light);
+    const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    seen += 1;
+    if (ratio < 4.5) faint.push([node.data.trim().slice(0, 40), ratio]);
+  }
+  return { seen, faint };
+})()
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_has_contrast(browser, shown, dark):
+    found = browser.open(shown, dark=dark).value(FAINT)
+    assert found["faint"] == []
+    assert found["seen"] > 150
+    assert browser.value("matchMedia('(prefers-color-scheme: dark)').matches") is dark
+
+
+@needs_chromium
+def test_the_accessibility_tree_has_landmarks_tables_and_names(browser, shown):
+    nodes = browser.open(shown).call("Accessibility.getFullAXTree")["nodes"]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored")]
+    roles = [role for role, _ in told]
+    for role in ("banner", "navigation", "main", "contentinfo", "search"):
+        assert roles.count(role) == 1, role
+    assert ("searchbox", "Search the packages") in told
+    assert ("checkbox", "Show hashes in full") in told
+    assert {name for role, name in told if role == "table"} >= {
+        "Layers of the target cpu",
+        "Installed packages, by layer and name",
+        "Digests (sha256)",
+    }
+    assert all(
+        name
+        for role, name in told
+        if role in ("link", "table", "region", "image", "heading", "rowheader", "columnheader", "searchbox", "checkbox")
+    )
+    assert [name for role, name in told if role == "image"] == [
+        f"What stands on what in the target {target}; the table below says the same" for target in ("cpu", "gpu")
+    ]
+    assert browser.value("document.documentElement.lang") == "en"
+
+
+@needs_chromium
+def test_keys_reach_everything_in_its_order_and_focus_is_seen(browser, shown):
+    browser.open(shown)
+    browser.press("Tab")
+    assert browser.value("document.activeElement.textContent") == "Skip to the content"
+    assert browser.value("document.activeElement.getBoundingClientRect().left") == 0
+    browser.press("Enter")
+    assert browser.value("location.hash") == "#content"
+    wanted = browser.value("document.querySelectorAll('a[href], input, [tabindex=\"0\"], summary').length")
+    browser.open(shown)
+    seen = []
+    for _ in range(wanted):
+        browser.press("Tab")
+        seen.append(browser.value("(() => { const at = document.activeElement; at.dataset.seen = 1; const box = at.getBoundingClientRect();"
+                                  " return [getComputedStyle(at).outlineStyle, box.width > 0, at.tagName]; })()"))  # fmt: skip
+    assert all(style == "solid" and there for style, there, _ in seen)
+    assert browser.value("document.querySelectorAll('[data-seen]').length") == wanted
+    assert browser.value("[...document.querySelectorAll('[tabindex]')].every(e => e.tabIndex === 0)")
+
+
+@needs_chromium
+def test_two_thousand_packages_are_searched_at_once(browser, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_bytes(
+        page(page_of(manifest_of(HEAD), lock_of(packages=tuple(deb(number) for number in range(1, 2000)))))
+    )
+    browser.open(path, 390)
+    quiet(browser, path)
+    assert browser.value("document.getElementById('found').textContent") == "2,000 of 2,000 shown"
+    browser.value("document.getElementById('search').focus()")
+    browser.type("LIB1999  1.0")
+    assert browser.value("document.getElementById('found').textContent") == "1 of 2,000 shown"
+    assert browser.value(
+        "[...document.querySelectorAll('#package-list tbody tr')].filter(r => r.checkVisibility()).map(r => r.cells[0].textContent)"
+    ) == ["lib1999"]
+    spent = "(() => { const box = document.getElementById('search'); const start = performance.now();"
+    spent += " for (const text of ['l', 'li', 'lib1', '']) { box.value = text; box.dispatchEvent(new Event('input')); }"
+    spent += " return (performance.now() - start) / 4; })()"
+    assert browser.value(spent) < 300  # milliseconds for each letter, on a machine that does other things too
+    assert browser.value("document.getElementById('found').textContent") == "2,000 of 2,000 shown"
+
+
+@needs_chromium
+def test_hashes_are_shown_in_full_when_asked_for_without_any_script(browser, shown):
+    hidden = "[...document.querySelectorAll('#package-list td:last-child')].filter(c => c.scrollWidth > c.clientWidth).length"
+    browser.open(shown, scripts=False)
+    assert browser.value(hidden) == 3
+    x, y = browser.value(
+        "(() => { const box = document.getElementById('full'); box.scrollIntoView(); const r = box.getBoundingClientRect(); return [r.x + 5, r.y + 5]; })()"
+    )
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    assert browser.value(hidden) == 0
+
+
+@needs_chromium
+def test_without_scripts_everything_is_there_but_the_search(browser, shown):
+    browser.open(shown, scripts=False)
+    quiet(browser, shown)
+    assert browser.value("document.getElementById('search-packages').checkVisibility()") is False
+    assert browser.value("[...document.querySelectorAll('#package-list tbody tr')].every(r => r.checkVisibility())")
+
+
+@needs_chromium
+def test_nothing_moves_for_those_who_want_no_motion(browser, shown):
+    browser.open(shown)
+    assert browser.value("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    moving = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).animationName !== 'none' || parseFloat(getComputedStyle(e).transitionDuration)).length"
+    assert browser.value(moving) == 0
+
+
+@needs_chromium
+def test_the_policy_lets_nothing_else_run_or_load(browser, shown):
+    """A page in which a stranger's markup was not escaped, by somebody's mistake."""
+    hurt = shown.with_name("hurt.html")
+    hurt.write_bytes(
+        shown.read_bytes().replace(
+            b"<main",
+            b"<script>document.title='hurt'</script><img src='https://example.org/x.png' onerror='document.title=1'><main",
+        )
+    )
+    browser.open(hurt)
+    assert browser.value("document.title") == "A network learns XOR 1.0.0"
+    assert len(browser.said("Log.entryAdded")) >= 2
+    assert [item["response"]["url"] for item in browser.said("Network.responseReceived")] == [hurt.as_uri()]
+
+
+@needs_chromium
+@pytest.mark.tool("pdftotext")
+def test_it_prints_whole(browser, shown, tmp_path):
+    (tmp_path / "page.pdf").write_bytes(browser.open(shown).pdf())
+    argv = ["pdftotext", "-layout", tmp_path / "page.pdf", "-"]
+    told = " ".join(subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split())
+    for word in (
+        "A network learns XOR",
+        "With Apptainer only",
+        "Layers of the target gpu",
+        "lib2",
+        "How to cite",
+        "11" * 32,
+    ):
+        assert word in told, word
+    assert "On this page" not in told
+    assert "Search the packages" not in told

@@ -91,7 +91,7 @@ def test_without_an_image_reprobox_makes_it_inside_a_container():
 
 def test_data_that_is_not_enclosed_is_asked_for_before_it_runs():
     told = [step.says for way in of(XOR).values() for step in way.steps if not step.commands]
-    assert told == 3 * ["Put the data in place, which is not enclosed: project/data, which is seen at /dataset."]
+    assert told == 3 * ["The data is not enclosed. Put it into project/data (seen at /dataset)."]
     assert not any(
         step.commands == ()
         for way in of(XOR, enclosed=Enclosed(data=frozenset({"/dataset"}))).values()
