@@ -9,6 +9,7 @@ Sources: POSIX.1-2017 pax(1); PKWARE APPNOTE 6.3.10; Info-ZIP's external attribu
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 import zlib
@@ -25,6 +26,8 @@ _DEEPEST = 256
 _LONGEST_LINK = 4096
 _UNIX = (3, 19)  # "version made by": Unix, macOS
 _ENCRYPTED, _UTF8 = 0x1, 0x800
+_LONGEST_END = (1 << 16) + 22 + 20  # the end record with the longest comment, and the locator of zip64 before it
+_LOCATOR, _IN_ZIP64 = 20, 0xFFFFFFFF
 
 
 class ArchiveError(ValueError):
@@ -79,6 +82,11 @@ class Archive:
             file.seek(0)
             found = _Zip(self) if start in (b"PK\x03\x04", b"PK\x05\x06") else _Tar(self)
             yield from self._checked(found.entries(file), once=isinstance(found, _Zip))
+
+    @property
+    def most_directory(self) -> int:
+        """Bytes that a zip's directory may take: it is read into memory before anything of it can be counted."""
+        return 200 * self._limits.entries
 
     def check(self) -> None:
         """Read it all, and raise :class:`ArchiveError` for what :meth:`members` would."""
@@ -240,6 +248,9 @@ class _Zip:
         self._archive = archive
 
     def entries(self, file: IO[bytes]) -> Iterator[tuple[Member, Iterable[bytes]]]:
+        size = _directory_size(file)
+        if size > self._archive.most_directory:
+            raise ArchiveError(f"the list of what is in it takes {size} bytes")
         try:
             with zipfile.ZipFile(file) as packed:
                 for info in packed.infolist():
@@ -279,6 +290,23 @@ class _Zip:
             ) from None
         except (zlib.error, zipfile.BadZipFile, EOFError, OSError, UnicodeDecodeError) as error:
             raise ArchiveError(f"{_shown(path)} is broken: {error}") from None
+
+
+def _directory_size(file: IO[bytes]) -> int:
+    """Bytes of the central directory, as the end of the archive says; 0 where there is no end.
+
+    Source: PKWARE APPNOTE 6.3.10, 4.3.14 to 4.3.16.
+    """
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - _LONGEST_END))
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    size = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    if size == _IN_ZIP64 and at >= _LOCATOR and tail[at - _LOCATOR :].startswith(b"PK\x06\x07"):
+        file.seek(min(end, int.from_bytes(tail[at - 12 : at - 4], "little")))
+        size = int.from_bytes(file.read(56)[40:48], "little")
+    file.seek(0)
+    return size
 
 
 def _zip_name(info: zipfile.ZipInfo) -> bytes:

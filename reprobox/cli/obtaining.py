@@ -176,4 +176,8 @@ def destination(options: argparse.Namespace, name: str) -> Path:
 def keep(looked: Looked, folder: Path) -> None:
     """Make the project the reader's own."""
     looked.obtained.folder.chmod(0o755)
-    looked.obtained.folder.rename(folder)
+    try:
+        looked.obtained.folder.rename(folder)
+    except OSError as error:
+        message = f"the project cannot be put there: {error.strerror}"
+        raise UsageError(message, where=str(folder), hint="give --into another name") from None

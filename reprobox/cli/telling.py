@@ -9,20 +9,23 @@ from reprobox.sources.description import Description, LayerSaid, TargetSaid, com
 
 _FEW = 5
 _LINES = 30
+_LONGEST = 2000
 _WIDTH = 13
 
 
 def sentences(said: Description, *, brief: bool = False) -> Iterator[str]:
     """Line by line; ``brief`` shows the beginning of long scripts only."""
     for line in _sentences(said, brief=brief):
-        yield plain(line)
+        shown = plain(line)
+        more = len(shown) - _LONGEST
+        yield f"{shown[:_LONGEST]}… ({more} more: `reprobox show` shows all)" if brief and more > 0 else shown
 
 
 def _sentences(said: Description, *, brief: bool) -> Iterator[str]:
     yield f"{said.name} {said.version}".strip() + (f": {_one_line(said.about)}" if said.about else "")
     yield from _pairs(said)
     for target in said.targets:
-        yield from _target(target, brief=brief)
+        yield from _target(target, brief=brief, vault=bool(said.vaults))
     for mount in said.mounts:
         shown = f" {mount.source}" if mount.source else ""
         yield _row("mount", f"{mount.target} ({mount.mode}){shown}: {mount.state}")
@@ -45,7 +48,7 @@ def _pairs(said: Description) -> Iterator[str]:
     yield _row("lock", f"sha256:{said.lock}, epoch {said.epoch}")
 
 
-def _target(target: TargetSaid, *, brief: bool) -> Iterator[str]:
+def _target(target: TargetSaid, *, brief: bool, vault: bool) -> Iterator[str]:
     sealed = "sealed: what is built must have the digests in the lock" if target.sealed else "not sealed"
     yield _row("target", f"{target.name}, {target.platform}, {sealed}")
     yield _row("base", target.base)
@@ -53,9 +56,10 @@ def _target(target: TargetSaid, *, brief: bool) -> Iterator[str]:
         yield _row("layer", _layer(layer))
         yield from _script(layer, brief=brief)
     if target.downloads:
-        yield _row("to fetch", f"{target.downloads} files, {human(target.download_size)}")
+        place = "in the vault that comes with it" if vault else "to be downloaded"
+        yield _row("inputs", f"{target.downloads} files, {human(target.download_size)}, {place}")
     else:
-        yield _row("to fetch", "nothing: all inputs are here")
+        yield _row("inputs", "all are here already")
 
 
 def _layer(layer: LayerSaid) -> str:

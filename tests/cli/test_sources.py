@@ -84,7 +84,7 @@ layer         settings         copy
 layer         made             run        runs a script, without network
               | cat /etc/xor/name > /made
               | echo ready >> /made
-to fetch      nothing: all inputs are here
+inputs        all are here already
 mount         /data (ro) data: in the project
 mount         /out (rw) out: for output
 command       /bin/sh /work/main.sh 'two words'
@@ -287,7 +287,7 @@ def test_no_manifest_and_no_lock(reader: Reader):
         reader("realize", "--yes", reader.zip()),
         3,
         "error: paper.zip: it has no research.lock: which bytes its environment is made of is not said\n"
-        "  hint: ask its authors for the lock; with -C you can lock its manifest anew, for another environment\n",
+        "  hint: ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, and not theirs\n",
     )
 
 
@@ -322,6 +322,37 @@ def test_hostile_names(reader: Reader, entry, said):
     assert done.err.endswith(_AGAIN)
     assert nothing_left()
     assert not Path("../evil").exists()
+
+
+def test_what_a_folder_may_not_hold(reader: Reader):
+    crate = Path(as_folder(reader))
+    os.mkfifo(crate / "project/src/pipe")
+    refused(
+        reader("realize", "--yes", crate),
+        5,
+        f"error: {crate}/project: 'src/pipe' is neither a file, a folder nor a link\n{_ONE}",
+    )
+    shutil.rmtree(crate / "project")
+    (crate / "project").symlink_to(reader.paper)
+    refused(
+        reader("realize", "--yes", crate),
+        2,
+        f"error: {crate}: this crate has no project/research.toml\n"
+        "  hint: it was not made with reprobox, or is not whole\n",
+    )
+
+
+def test_names_cannot_steer_a_terminal(reader: Reader):
+    """A line end would forge a line of what is shown; U+202E turns what follows around."""
+    reader.edit('name = "Ada Lovelace"', r'name = "Ada\u202E\nlicence       public domain"', lock=False)
+    (reader.paper / "src/\x1b[2Jevil\ncode").write_text("x")
+    reader.lock()
+    done = reader("show", reader.zip())
+    assert "authors       Ada\\u202e licence public domain (0000-0002-1825-0097)\n" in done.out
+    assert "code          src, 3 files (\\x1b[2Jevil\\ncode, deep/more.txt, main.sh), as locked\n" in done.out
+    with zipfile.ZipFile("paper.zip", "a") as packed:
+        packed.writestr("../\x1b[2J", "x")
+    assert "'../\\x1b[2J' leads out" in reader("show", "paper.zip").err
 
 
 def test_a_zip_bomb(reader: Reader, monkeypatch):

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import stat
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -237,6 +238,27 @@ def test_a_zip_that_says_two_things(tmp_path):
     encrypted = bytearray(packed(("one", b"1")))
     encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
     assert refused(tmp_path, bytes(encrypted)) == "'one' is encrypted"
+
+
+def test_a_zip_whose_directory_alone_would_fill_the_memory(tmp_path):
+    path = tmp_path / "x.zip"
+    data = packed(*((f"{number:0100}", b"") for number in range(3)))
+    end = data.rindex(b"PK\x05\x06")
+    size, at = data[end + 12 : end + 16], data[end + 16 : end + 20]
+    record = b"PK\x06\x06" + struct.pack("<QHHLLQQ", 44, 45, 45, 0, 0, 3, 3) + size + bytes(4) + at + bytes(4)
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, end, 1)
+    large = data[:end] + record + locator + data[end : end + 12] + b"\xff" * 4 + data[end + 16 :]
+    for content in (data, large):
+        path.write_bytes(content)
+        assert len(list(Archive(path, limits=Limits(entries=10)).members())) == 3
+        with pytest.raises(ArchiveError, match=r"the list of what is in it takes 438 bytes"):
+            Archive(path, limits=Limits(entries=2)).check()
+
+
+def test_only_what_is_below_a_folder(tmp_path):
+    (tmp_path / "x.zip").write_bytes(packed(("a/b", b"1"), ("a/c/d", b"2"), ("ab/e", b"3"), ("f", b"4")))
+    found = [member.path for member, _ in Archive(tmp_path / "x.zip", below=b"a").members()]
+    assert found == [b"b", b"c/d"]
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", bytes(100), b"7z\xbc\xaf\x27\x1c" + bytes(600)])

@@ -349,6 +349,15 @@ def test_a_seal_may_be_taken_away_or_changed():
     assert other.targets["default"].seal.tree_digest == "sha256:" + "4" * 64
 
 
+def test_layers_beside_the_targets_are_checked_by_their_ids_too():
+    """Their ids are names of folders in the store: nobody else chooses them."""
+    (layer,) = with_ids([LockedLayer(name="code", kind="git", recipe=1, request="")], LOCK.epoch)
+    assert lock.read(lock.write(replace(LOCK, checkout=layer, downloads={"/data": layer}))).checkout == layer
+    bad = replace(layer, id="../../evil")
+    for forged in (replace(LOCK, checkout=bad), replace(LOCK, downloads={"/data": bad})):
+        assert refused(lock.write(forged)).message == "layer 'code' does not match its id"
+
+
 def test_errors_name_the_layer():
     layers = LOCK.targets["default"].layers
     broken = replace(
