@@ -45,7 +45,7 @@ def read_documents(folder: Path, kinds: Mapping[str, Kind], store: Store, where:
         raise LockError(
             f"it has no {FILE_NAME}: which bytes its environment is made of is not said",
             where=where,
-            hint="ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, and not theirs",
+            hint="ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, not theirs",
         )
     if path.stat().st_size > MOST_LOCK:
         raise LockError(

@@ -287,7 +287,7 @@ def test_no_manifest_and_no_lock(reader: Reader):
         reader("realize", "--yes", reader.zip()),
         3,
         "error: paper.zip: it has no research.lock: which bytes its environment is made of is not said\n"
-        "  hint: ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, and not theirs\n",
+        "  hint: ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, not theirs\n",
     )
 
 
