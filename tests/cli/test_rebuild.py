@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.cli import main
+from tests.cli.conftest import Project
+
 pytestmark = pytest.mark.userns
 
 STAMP = '[[layers]]\nname = "stamp"\nkind = "run"\nscript = "mkdir /srv; cat /proc/uptime > /srv/stamp; true"\n'
@@ -172,3 +175,43 @@ def test_interrupted_it_leaves_nothing(fresh, builder):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert not unfinished()
+
+
+# -- where inputs come from --------------------------------------------------------------------------------------------
+
+LOCKS = Path(__file__).resolve().parents[1] / "locks" / "format-1"
+
+
+@pytest.fixture
+def from_vault(tmp_path, monkeypatch, capsys) -> Project:
+    """A sealed project whose base only a registry or a vault has, and nothing in the store."""
+    root = tmp_path / "kept"
+    assert main(["vault", str(LOCKS / "vault"), "--extract", str(root), "--lock", "base-image"]) == 0
+    monkeypatch.chdir(root)
+    return Project(root, capsys)
+
+
+def test_inputs_come_from_a_vault_by_their_hashes(from_vault):
+    told = from_vault("verify", "--rebuild", "--offline", "--vault", LOCKS / "vault")
+    assert told.status == 0, told.err
+    assert rebuild_line(told).endswith(": the same as the seal")
+
+
+def test_offline_an_input_that_is_nowhere_is_named(from_vault):
+    told = from_vault("verify", "--rebuild", "--offline")
+    assert told.status == 6
+    assert "config.json" in told.err
+    assert not unfinished()
+    assert from_vault("verify", "--offline").status == 0  # nothing is needed for a look
+
+
+def test_a_damaged_input_is_not_built_from(from_vault):
+    assert from_vault("realize", "--offline", "--vault", LOCKS / "vault").status == 0
+    blob = max(Path(os.environ["REPROBOX_STORE"]).glob("blobs/*/*"), key=lambda path: path.stat().st_size)
+    blob.chmod(0o644)
+    blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    told = from_vault("verify", "--rebuild", "--offline")
+    assert told.status == 5
+    assert rebuild_line(told).endswith("not done: some of its inputs are damaged")
+    assert f"error: {blob}: " in told.err
+    assert "its bytes are not those of its name" in told.err
