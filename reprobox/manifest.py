@@ -382,6 +382,7 @@ class Base:
     name: str | None = key(
         "Which of several images in an archive or a layout: its name and tag.", default=None, check=word
     )
+    private: bool = key("Keep what it is made of out of vaults and publications.", default=False, said=False)
     key: str | None = key(
         "File with the distribution's archive keys, where the host has none.", default=None, check=host_path
     )
@@ -438,7 +439,7 @@ class Layer:
         "Targets that have this layer; all if left out.", default=(), refers="targets", nonempty=True
     )
     env: Mapping[str, str] = key("Environment variables of its build.", default=EMPTY, check_names=env_name)
-    private: bool = key("Keep what it is made of out of vaults.", default=False)
+    private: bool = key("Keep what it is made of out of vaults.", default=False, said=False)
     options: Any = None
     index: int = field(default=0, compare=False)
 
@@ -453,9 +454,7 @@ class Layer:
 
     def document(self) -> dict[str, Json]:
         """Canonical form: common keys and the kind's own side by side, as in the manifest."""
-        said = tables.document(self)
-        said.pop("private", None)  # who may have the inputs changes nothing of what is built
-        return {**said, **(tables.document(self.options) if self.options is not None else {})}
+        return {**tables.document(self), **(tables.document(self.options) if self.options is not None else {})}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -585,6 +584,13 @@ class Manifest:
             env=MappingProxyType({**self.env, **chosen.env}),
             targets=MappingProxyType({name: chosen}),
         )
+
+    def private_layers(self, target: str | None = None) -> frozenset[str]:
+        """Names of the layers whose inputs nobody else may have, of one target or of all; ``base`` is its base."""
+        names = {layer.name for layer in self.layers if layer.private}
+        chosen = self.targets.items() if target is None else [(target, self.targets[target])]
+        private_base = any((item.base or self.base).private for _, item in chosen)
+        return frozenset(names | ({"base"} if private_base else set()))
 
     def _target(self, target: str | None) -> str:
         if target is not None and target in self.targets:

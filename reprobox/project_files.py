@@ -42,7 +42,7 @@ def gather(session: Session, project: Project, manifest: Manifest, lock: Lock, f
     Raises :class:`IntegrityError` where the base is another one than was locked, and :class:`ReproboxError` for a file
     that holds a secret.
     """
-    private = {layer.name for layer in manifest.layers if layer.private}
+    private = manifest.private_layers()
     _put(project.manifest_path, folder / MANIFEST_NAME)
     _put(project.lock_path, folder / FILE_NAME)
     if lock.checkout is None:
@@ -54,7 +54,8 @@ def gather(session: Session, project: Project, manifest: Manifest, lock: Lock, f
     for name in _read_files(manifest, lock, private):
         if (session.project / name).is_file():
             _put(session.project / name, folder / name)
-    _put_base(session, lock, folder)
+    _put_base(session, manifest, lock, folder)
+    _refuse_private_base(manifest, lock, folder)
     refuse_secrets(session, manifest, folder)
 
 
@@ -100,10 +101,12 @@ def _is_inside(name: str) -> bool:
     return not os.path.isabs(name) and not os.path.normpath(name).startswith("..")
 
 
-def _put_base(session: Session, lock: Lock, folder: Path) -> None:
+def _put_base(session: Session, manifest: Manifest, lock: Lock, folder: Path) -> None:
     """A base that lies in the project: a root file system whole; of a layout the documents, its layers being inputs."""
-    for target in lock.targets.values():
+    for name, target in lock.targets.items():
         path = str(target.base.facts.get("path", ""))
+        if target.base.name in manifest.private_layers(name):
+            continue
         if not path or not _is_inside(path) or (folder / path / "oci-layout").exists():
             continue
         if target.base.kind == "rootfs" and not (folder / path).exists():
@@ -113,11 +116,23 @@ def _put_base(session: Session, lock: Lock, folder: Path) -> None:
             _put(session.project / path, folder / path)
         elif target.base.kind == "oci":
             layout = session.project / path
-            for name in ("index.json", "oci-layout"):
-                _put(layout / name, folder / path / name)
+            for document in ("index.json", "oci-layout"):
+                _put(layout / document, folder / path / document)
             for blob in sorted((layout / "blobs" / "sha256").iterdir()):
                 if blob.stat().st_size <= oci.MOST_MANIFEST and _is_document(blob):
                     _put(blob, folder / path / "blobs" / "sha256" / blob.name)
+
+
+def _refuse_private_base(manifest: Manifest, lock: Lock, folder: Path) -> None:
+    """A base that is private must not come along as code, or as a file of a layer."""
+    for name, target in lock.targets.items():
+        path = str(target.base.facts.get("path", ""))
+        if target.base.name in manifest.private_layers(name) and path and os.path.lexists(folder / path):
+            raise ReproboxError(
+                f"the base is private, and the code has it: {path}",
+                where="base.private",
+                hint=f'leave it out of the code: [code] exclude = ["{path}"]',
+            )
 
 
 def _is_document(path: Path) -> bool:

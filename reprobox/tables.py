@@ -137,6 +137,7 @@ class Key:
     available: bool
     since: str
     hint: str
+    said: bool
 
 
 def key(  # noqa: PLR0913 - one keyword for each thing that can be declared
@@ -151,6 +152,7 @@ def key(  # noqa: PLR0913 - one keyword for each thing that can be declared
     available: bool = True,
     since: str = LATER,
     hint: str = "",
+    said: bool = True,
 ) -> Any:
     """Declare a field as a key of the table; its type says what values it takes.
 
@@ -160,6 +162,7 @@ def key(  # noqa: PLR0913 - one keyword for each thing that can be declared
     Python cannot spell (``from``). ``check`` is applied to every string of the value, ``check_names`` to the keys of a
     mapping. ``refers`` names the top-level table whose entries the strings must name. ``nonempty`` refuses an empty
     list or mapping. ``available=False`` marks a key that is read and checked but has no behaviour before ``since``.
+    ``said=False`` marks one that changes nothing of what is built, and so is no part of the canonical form.
     """
     declared = Key(
         doc=doc,
@@ -172,6 +175,7 @@ def key(  # noqa: PLR0913 - one keyword for each thing that can be declared
         available=available,
         since=since,
         hint=hint,
+        said=said,
     )
     if default is REQUIRED:
         return field(metadata={"key": declared})
@@ -548,7 +552,7 @@ def document(table: Any) -> dict[str, Json]:
 def _said(table: Any) -> Iterator[tuple[str, Json]]:
     for item in declared(table.__class__).values():
         value = getattr(table, item.attribute)
-        if item.key.default is REQUIRED or value != item.key.default:
+        if item.key.said and (item.key.default is REQUIRED or value != item.key.default):
             yield item.name, canonical_value(value)
 
 

@@ -41,11 +41,11 @@ def bill(session: Session, manifest: Manifest, lock: Lock, name: str) -> Bill:
     """
     selected, target = manifest.select(name), lock.targets[name]
     session.manifest, session.target = manifest, target
-    private = {layer.name for layer in selected.layers if layer.private}
+    private = manifest.private_layers(name)
     alone = (lock.checkout,) if lock.checkout else ()
     layers = (*target.layers, *alone)
     found = _inputs(session, [layer for layer in layers if layer.name not in private])
-    inside = _inside(session, target, lock.epoch)
+    inside = [] if BASE in private else _inside(session, target, lock.epoch)
     components = _components(selected, layers, private, found, inside)
     project = manifest.project
     return Bill(

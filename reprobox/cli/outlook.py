@@ -107,8 +107,7 @@ def _lock(session: Session, project: Project, manifest: Manifest, target: str | 
 
 
 def _judged(outlook: Outlook, manifest: Manifest, lock: Lock) -> Verdict:
-    private = [layer.name for layer in manifest.layers if layer.private]
-    return judge(outlook, dict(not_kept(manifest, lock)), private)
+    return judge(outlook, dict(not_kept(manifest, lock)), manifest.private_layers())
 
 
 def _status(verdict: Verdict, least: str | None) -> int:

@@ -91,7 +91,7 @@ def check_publishable(session: Session, project: Project, manifest: Manifest, lo
     if not is_locked_code(session.project, manifest, lock):
         raise LockError("the code is not what was locked", where=str(project.root), hint="run `reprobox lock`")
     check_data(session, manifest, lock, {}, needed=choice.data)
-    private = sorted({layer.name for layer in manifest.layers if layer.private})
+    private = sorted(manifest.private_layers())
     if choice.images and private:
         raise UsageError(
             f"an image would hand on what is private: layer {', '.join(private)}", hint="leave out --with-image"
@@ -187,9 +187,8 @@ def _left_out(manifest: Manifest, lock: Lock, data: Mapping[str, str]) -> Iterat
         elif path not in data:
             private = manifest.mounts[path].private
             yield name, "it is private" if private else "its folder is not in here"
-    for layer in manifest.layers:
-        if layer.private:
-            yield f"layer {layer.name}", "what it is made of is private"
+    for layer in sorted(manifest.private_layers()):
+        yield f"layer {layer}", "what it is made of is private"
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------

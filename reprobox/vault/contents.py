@@ -157,9 +157,13 @@ def all_layers(lock: Lock) -> Iterator[LockedLayer]:
 
 def private_inputs(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, tuple[str, str]]]:
     """Inputs that are left out, by sha256 hex: name and reason. Private layers without inputs by their own name."""
-    names = {layer.name for layer in manifest.layers if layer.private}
     mounts = {path for path, mount in manifest.mounts.items() if mount.private}
-    layers = [layer for target in lock.targets.values() for layer in target.layers if layer.name in names]
+    layers = [
+        layer
+        for name, target in lock.targets.items()
+        for layer in target.layers
+        if layer.name in manifest.private_layers(name)
+    ]
     for layer in layers:
         reason = f"layer {layer.name!r} is private"
         yield f"layer {layer.name}", (f"layer {layer.name}", reason)
@@ -316,8 +320,8 @@ def _add_tools(parts: _Parts, store: Store) -> None:
 
 def _add_layers(parts: _Parts, session: Session, manifest: Manifest, lock: Lock) -> None:
     """The tars of layers that are built here, those of private ones left out; a base that is blobs is kept as those."""
-    private = {layer.name for layer in manifest.layers if layer.private}
     for name, target in lock.targets.items():
+        private = manifest.private_layers(name)
         if target.platform != this_platform():
             session.reporter.say(f"{name}: its layers are not kept: it is for {target.platform}, and is built there")
             continue

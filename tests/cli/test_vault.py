@@ -360,6 +360,39 @@ def test_private_inputs_are_left_out_and_named(kept: Project, server, other_stor
     assert "an image would hand on" in done.err
 
 
+@pytest.mark.userns
+def test_a_private_base_is_left_out_and_named(kept: Project, other_store):
+    before = kept.lock.read_bytes()
+    kept.edit('rootfs = "base"\n', 'rootfs = "base"\nprivate = true\n')
+    assert kept("lock", "-C", kept.root, "-q").status == 0
+    assert kept.lock.read_bytes() == before
+    told = kept("vault", "-C", kept.root, "--json", "--without-reprobox", "--with-layers", "vault").json
+    assert told["left_out"]["layer base"] == "layer 'base' is private"
+    program = next((kept.root / "base/bin").iterdir()).read_bytes()
+    assert not any(program in data for data in content(Path("vault")).values())
+    assert kept("vault", "vault", "--extract", "again").status == 0
+    assert not Path("again/base").exists()
+    other_store()
+    done = kept("realize", "--offline", "--vault", "vault", "again")
+    assert done.status == 3
+    assert "base (its files are missing)" in done.err
+
+
+def test_a_private_base_does_not_come_along_as_code(kept: Project):
+    kept.edit('rootfs = "base"\n', 'rootfs = "base"\nprivate = true\n')
+    kept.edit('path = "src"', 'path = "."')
+    assert kept("lock", "-C", kept.root, "-q").status == 0
+    done = kept("vault", "-C", kept.root, "--without-reprobox", "vault")
+    assert (done.status, done.err.splitlines()[-2:]) == (
+        1,
+        [
+            "error: base.private: the base is private, and the code has it: base",
+            '  hint: leave it out of the code: [code] exclude = ["base"]',
+        ],
+    )
+    assert not Path("vault").exists()
+
+
 def test_secrets_are_never_in_it(kept: Project):
     (kept.root / "src/key.txt").write_text("correct horse battery\n")
     kept.manifest.write_text(kept.manifest.read_text() + '\n[secrets]\nkey = { path = "src/key.txt" }\n')
