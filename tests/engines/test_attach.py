@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests import pdfs
+from tests.engines.ordinary import OrdinaryUser
 from tests.engines.registry import Registry
 from tests.images import INDEX, Layout, folder, layers
 from tests.local import HEAD, programs_in
@@ -21,6 +26,7 @@ from tests.registry_proxy import Proxy, answer, swapped
 pytestmark = [pytest.mark.registry, pytest.mark.userns]
 
 TYPE = "application/vnd.reprobox.research.v1"
+OUT = '[mounts]\n"/out" = { mode = "rw", source = "out" }\n'
 CODE = '[code]\npath = "src"\n[run]\ncommand = ["/bin/sh", "/work/main.sh"]\n'
 NAMES = ["research.toml", "research.lock", "research-project.tar"]
 
@@ -30,8 +36,9 @@ def made(session_folder: Path) -> Machine:
     path = session_folder / "attached"
     programs_in(path)
     (path / "src").mkdir()
-    (path / "src/main.sh").write_text("echo attached\n")
-    (path / "research.toml").write_text(HEAD + CODE)
+    (path / "src/main.sh").write_text("echo attached; cat /bin/sh > /out/result\n")
+    (path / "out").mkdir()
+    (path / "research.toml").write_text(HEAD + CODE + OUT)
     project = Machine(path=path, store=session_folder / "attached-store")
     project("lock")
     return project
@@ -76,6 +83,32 @@ def kept(host: str, repository: str, name: str) -> Any:
     asked = urllib.request.Request(f"http://{host}/v2/{repository}/manifests/{name}", headers={"Accept": accepted})
     with urllib.request.urlopen(asked) as found:
         return json.loads(found.read())
+
+
+@pytest.mark.ordinary
+def test_from_the_attached_pdf_alone(made: Machine, user: OrdinaryUser, tmp_path: Path) -> None:
+    """Another user, with an empty folder and an empty store, gets the same digests and the same output."""
+    (tmp_path / "paper.pdf").write_bytes(pdfs.paper())
+    made("attach", tmp_path / "paper.pdf", "--in-place", "--page")
+    wanted = told(made, "realize")
+    run = [sys.executable, "-m", "reprobox.cli", "run", "-C", made.path]
+    subprocess.run(run, env={**os.environ, "REPROBOX_STORE": str(made.store)}, check=True, capture_output=True)
+    folder = user.home / "reader"
+    folder.mkdir()
+    shutil.copy(tmp_path / "paper.pdf", folder)
+    user.give(folder)
+    reachable = user.can_start(sys.executable)
+    argv = [sys.executable, "-m", "reprobox.cli"] if reachable else [str(user.command)]
+    environment = {"REPROBOX_STORE": str(user.home / "reader-store"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = user.run([*argv, "realize", "paper.pdf", "--yes", "--offline", "--json"], cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [found[name] for name in ("tree_digest", "image_digest")] == [
+        wanted[name] for name in ("tree_digest", "image_digest")
+    ]
+    done = user.run([*argv, "run", "-C", found["project"]], cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "test/out/result").read_bytes() == (made.path / "out/result").read_bytes()
 
 
 def test_a_registry_with_the_api_lists_the_referrer(made: Machine, proxy: Proxy, image: str, tmp_path: Path) -> None:
