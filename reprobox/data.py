@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class Content:
         return sha256(self.listing)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """What changes when a file is written: size, times of content and inode in ns, inode number."""
 
     size: int
@@ -57,7 +57,7 @@ class _State(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> _State:
+    def of(cls, status: os.stat_result) -> State:
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
@@ -68,13 +68,13 @@ def content(source: Path, store: Store) -> Content:
     """
     root = os.fsencode(os.path.realpath(source))
     entries: list[Entry] = []
-    files: list[tuple[bytes, _State]] = []
-    for path, status in _walk(root):
+    files: list[tuple[bytes, State]] = []
+    for path, status in walk(root):
         if stat.S_ISREG(status.st_mode):
-            files.append((path, _State.of(status)))
+            files.append((path, State.of(status)))
         else:
             entries.append(_entry(root, path, status))
-    hashes = _hashes(root, files, store)
+    hashes = hashes_of(root, files, store)
     entries += [Entry("f", 0o644, hashes[path], path) for path, _ in files]
     entries.sort(key=lambda entry: entry.path)
     found = Content(listing=write_index(entries), files=len(files), size=sum(state.size for _, state in files))
@@ -112,8 +112,11 @@ def _said(path: bytes, old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -
 # -- looking -----------------------------------------------------------------------------------------------------------
 
 
-def _walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Every path below ``root``, or ``root`` itself where it is a file; links are not followed."""
+def walk(root: bytes, skipped: Callable[[bytes], bool] = lambda _: False) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every path below ``root``, or ``root`` itself where it is a file; links are not followed.
+
+    Paths that are ``skipped`` are left out, with all below them. Raises :class:`ReproboxError` for what cannot be read.
+    """
     with _told(root):
         status = os.stat(root)
         if not stat.S_ISDIR(status.st_mode):
@@ -127,6 +130,8 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
             found = [(item.name, item.stat(follow_symlinks=False)) for item in items]
         for name, status in found:
             path = below + b"/" + name if below else name
+            if skipped(path):
+                continue
             yield path, status
             if stat.S_ISDIR(status.st_mode):
                 todo.append(path)
@@ -173,7 +178,7 @@ def _shown(path: bytes) -> str:
 # -- hashing -----------------------------------------------------------------------------------------------------------
 
 
-def _hashes(root: bytes, files: Sequence[tuple[bytes, _State]], store: Store) -> dict[bytes, str]:
+def hashes_of(root: bytes, files: Sequence[tuple[bytes, State]], store: Store) -> dict[bytes, str]:
     """sha256 hex by path; files that look as they did when they were hashed last are not read."""
     key = sha256(root)
     known = _known(store, key)
@@ -191,9 +196,9 @@ def _hashes(root: bytes, files: Sequence[tuple[bytes, _State]], store: Store) ->
     return hashes
 
 
-def _pieces(files: Sequence[tuple[bytes, _State]]) -> Iterator[list[tuple[bytes, _State]]]:
+def _pieces(files: Sequence[tuple[bytes, State]]) -> Iterator[list[tuple[bytes, State]]]:
     """Work for one thread at a time: neither a thousand small files one by one, nor many large ones together."""
-    piece: list[tuple[bytes, _State]] = []
+    piece: list[tuple[bytes, State]] = []
     size = 0
     for path, state in files:
         piece.append((path, state))
@@ -205,7 +210,7 @@ def _pieces(files: Sequence[tuple[bytes, _State]]) -> Iterator[list[tuple[bytes,
         yield piece
 
 
-def _hash(root: bytes, path: bytes, state: _State) -> tuple[bytes, str, bool]:
+def _hash(root: bytes, path: bytes, state: State) -> tuple[bytes, str, bool]:
     """Path, sha256 hex, and whether the file had been at rest long enough to be remembered."""
     full = root if path == _ITSELF else os.path.join(root, path)
     started = time.time()
@@ -213,20 +218,20 @@ def _hash(root: bytes, path: bytes, state: _State) -> tuple[bytes, str, bool]:
         # Not blocking: what was a file when it was listed may be a FIFO by now.
         descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
-            same = _State.of(os.fstat(descriptor)) == state
+            same = State.of(os.fstat(descriptor)) == state
             digest = hashlib.file_digest(file, "sha256").hexdigest() if same else ""
-            same = same and _State.of(os.fstat(descriptor)) == state
+            same = same and State.of(os.fstat(descriptor)) == state
     if not same:
         raise IntegrityError("it changed while it was read", where=_shown(full), hint=_AGAIN)
     return path, digest, max(state.mtime, state.ctime) < (started - _TICK) * 1e9
 
 
-def _known(store: Store, key: str) -> dict[bytes, tuple[_State, str]]:
+def _known(store: Store, key: str) -> dict[bytes, tuple[State, str]]:
     try:
         document = json.loads(store.memo("data-seen", key).read_bytes())
         if document["format"] != _MEMO:
             return {}
-        return {os.fsencode(path): (_State(*value[:4]), value[4]) for path, value in document["files"].items()}
+        return {os.fsencode(path): (State(*value[:4]), value[4]) for path, value in document["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or none of ours: it can be had again
         return {}
 

@@ -364,6 +364,11 @@ def _checksum(document: Mapping[str, Any]) -> str:
     return sha256(canonical({**said, "targets": targets}))
 
 
+def pins(lock: Lock) -> str:
+    """sha256 hex of all that the lock says but its seals: the checksum in its file."""
+    return _checksum(_document(lock))
+
+
 def _input_table(item: Input) -> dict[str, Json]:
     return {
         "name": item.name,
