@@ -15,7 +15,7 @@ from typing import Any
 
 from reprobox.digest import NORMALISER, Ancestry, Json, LayerInputs, canonical, sha256
 from reprobox.errors import LockError
-from reprobox.manifest import IN_IMAGE
+from reprobox.manifest import IN_IMAGE, PUBLISHED_KEYS
 
 FORMAT = 1
 FILE_NAME = "research.lock"
@@ -225,7 +225,7 @@ def ancestors(layers: Sequence[LockedLayer], name: str) -> tuple[LockedLayer, ..
 def changed_keys(lock: Lock, keys: Mapping[str, str]) -> tuple[str, ...]:
     """Manifest keys that differ from those the lock was made of: ``env.LANG (changed)``, ``layers.gym (new)``."""
     changes = []
-    for key in sorted(keys.keys() | lock.keys.keys()):
+    for key in sorted((keys.keys() | lock.keys.keys()) - PUBLISHED_KEYS):  # which older locks have
         if key not in lock.keys:
             changes.append(f"{key} (new)")
         elif key not in keys:

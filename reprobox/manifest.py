@@ -11,7 +11,7 @@ import os
 import posixpath
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -352,6 +352,11 @@ class Project:
     funding: tuple[Funding, ...] = key("Who paid for it.", default=())
 
 
+#: Keys of a project that only publications tell: no layer, no image and so no lock depends on them.
+_PUBLISHED = frozenset(("title", "doi", "date", "keywords", "url", "repository", "funding"))
+PUBLISHED_KEYS = frozenset(f"project.{name}" for name in _PUBLISHED)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Base:
     """What the layers stand on: exactly one of the kinds."""
@@ -605,15 +610,22 @@ class Manifest:
         )
 
     def document(self) -> dict[str, Json]:
-        """Canonical form, of which :meth:`digest` is the hash. What is at its default is left out."""
-        said: dict[str, Json] = {"layers": [layer.document() for layer in self.layers], **self._tables()}
+        """Canonical form, of which :meth:`digest` is the hash. What is at its default is left out.
+
+        So is what only publications tell: a DOI comes when all is locked, and changes nothing of what is built.
+        """
+        return self._document(_PUBLISHED)
+
+    def _document(self, left_out: Collection[str]) -> dict[str, Json]:
+        said: dict[str, Json] = {"layers": [layer.document() for layer in self.layers], **self._tables(left_out)}
         return {"format": FORMAT, **{name: value for name, value in said.items() if value}}
 
-    def _tables(self) -> dict[str, dict[str, Json]]:
-        """Canonical form of everything but the layers."""
+    def _tables(self, left_out: Collection[str] = _PUBLISHED) -> dict[str, dict[str, Json]]:
+        """Canonical form of everything but the layers, and these keys of the project."""
         targets = {} if self.targets == DEFAULT_TARGETS else self.targets
+        project = tables.document(self.project)
         return {
-            "project": tables.document(self.project),
+            "project": {name: value for name, value in project.items() if name not in left_out},
             "base": tables.document(self.base),
             "code": tables.document(self.code),
             "env": dict(self.env),
@@ -626,6 +638,12 @@ class Manifest:
     def digest(self) -> str:
         """sha256 hex of the canonical form: comments, order of tables and spelled-out defaults do not count."""
         return sha256(canonical(self.document()))
+
+    def digests(self) -> tuple[str, ...]:
+        """The digests that a lock of this manifest may name: as now, and as locks did that knew of the DOI."""
+        return tuple(
+            dict.fromkeys(sha256(canonical(self._document(left_out))) for left_out in (_PUBLISHED, frozenset[str]()))
+        )
 
     def keys(self) -> Mapping[str, str]:
         """A short digest for each key, to name what changed: ``base``, ``env.LANG``, ``layers.system.packages``.

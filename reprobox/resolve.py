@@ -281,6 +281,11 @@ def target_request(manifest: Manifest, name: str) -> str:
     return manifest.select(name).digest()[:16] if len(manifest.targets) > 1 else ""
 
 
+def target_requests(manifest: Manifest, name: str) -> tuple[str, ...]:
+    """All that a lock which fits may have for :func:`target_request`."""
+    return tuple(digest[:16] for digest in manifest.select(name).digests()) if len(manifest.targets) > 1 else ("",)
+
+
 def _resolve_base(draft: _Draft, previous: Lock | None, upgrade: Upgrade) -> None:
     session = draft.world.session
     _check_destinations(session, draft.manifest, draft.graph)
@@ -573,7 +578,7 @@ def _outdated(manifest: Manifest, lock: Lock, name: str) -> str:
     """Why a target of several is not as the manifest says; empty if it is."""
     if name not in lock.targets:
         return "not locked"
-    same = lock.targets[name].request == target_request(manifest, name)
+    same = lock.targets[name].request in target_requests(manifest, name)
     return "" if same else "locked before the manifest changed"
 
 

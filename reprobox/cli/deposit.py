@@ -144,8 +144,8 @@ def _show(options: argparse.Namespace, done: Deposited, files: tuple[File, ...])
         print(f"also there  {name}")
     for path in done.written:
         print(f"DOI in      {path}")
-    if done.written:
-        options.reporter.say("the manifest has a DOI now: `reprobox lock --seal`, and deposit what you publish then")
+    if done.written and files:
+        options.reporter.say("these files were made before this DOI was known: publish once more, and deposit that")
     was = "published already" if done.already else "published" if found.state == PUBLISHED else "draft"
     print(f"{was:<11} {found.page}")
     print(f"DOI         {found.doi}{'' if found.state == PUBLISHED else ' (reserved)'}")

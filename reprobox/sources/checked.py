@@ -63,7 +63,7 @@ def read_documents(folder: Path, kinds: Mapping[str, Kind], store: Store, where:
 
 def _check_match(manifest: Manifest, lock: Lock, where: str) -> None:
     """The lock is of this manifest, and has the layers that it asks for, and no others."""
-    if lock.manifest != manifest.digest():
+    if lock.manifest not in manifest.digests():
         changes = "".join(f"\n  {quote(key)[1:-1]}" for key in changed_keys(lock, manifest.keys())[:20])
         raise IntegrityError(f"the lock is of another manifest than the one with it{changes}", where=where, hint=_FIX)
     for problem in _foreign(manifest, lock):

@@ -19,6 +19,7 @@ import pytest
 
 from reprobox import manifest
 from reprobox.errors import ManifestError, UsageError
+from reprobox.lock import Lock, changed_keys
 from reprobox.manifest import Manifest, parse
 from reprobox.tables import declared
 from tests.unit.manifest_kinds import EXAMPLE, KINDS, CopyFile, SmallKind
@@ -240,7 +241,25 @@ def test_the_only_target_need_not_be_named():
 def test_the_digest_is_frozen():
     """A golden vector: if this changes, every lock in the world goes stale."""
     assert read(SMALL).digest() == "a35c5e6a117b1c91b36f0de8eb113b5399b073f7d217054fc4bd99083c281878"
-    assert read(EXAMPLE).digest() == "07e010a2bba49b7cfd65d3b55a19077cbf77e74bed4def870f6119889c453215"
+    assert read(SMALL).digests() == (read(SMALL).digest(),)
+    assert read(EXAMPLE).digests() == (
+        "b2ba98124209a3ba11e76d0ba277bf4709a11cc0bae981f1b2e8406c01dec9c2",
+        "07e010a2bba49b7cfd65d3b55a19077cbf77e74bed4def870f6119889c453215",  # of locks that knew of its DOI
+    )
+
+
+def test_what_only_publications_tell_stales_no_lock():
+    """A DOI comes last: when all is locked, sealed and vouched for."""
+    more = 'title = "A network"\ndoi = "10.5281/zenodo.1"\ndate = "2026-11-22"\nkeywords = ["a"]\nurl = "https://example.org"\n'
+    more += 'repository = "https://example.org/xor"\nfunding = [{ funder = "A funder" }]\n'
+    told = read(SMALL.replace("[project]\n", f"[project]\n{more}"))
+    assert told.project.doi == "10.5281/zenodo.1"
+    assert told.digest() == read(SMALL).digest()
+    assert changed_keys(Lock(epoch=0, manifest="", keys=read(SMALL).keys(), targets={}), told.keys()) == ()
+    older = {**read(SMALL).keys(), "project.doi": "0" * 16, "project.keywords": "0" * 16}
+    assert changed_keys(Lock(epoch=0, manifest="", keys=older, targets={}), told.keys()) == ()
+    licensed = read(SMALL.replace("[project]\n", '[project]\nlicense = "MIT"\n'))  # is a label of the image
+    assert licensed.digest() != read(SMALL).digest()
 
 
 def test_the_document_leaves_out_defaults():
