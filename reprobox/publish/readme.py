@@ -8,7 +8,7 @@ from reprobox.digest import prefixed
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.publish.description import doi_url, published, title
-from reprobox.publish.files import File
+from reprobox.publish.files import METADATA, PREVIEW, File
 from reprobox.recreate import Enclosed, Way, ways
 
 
@@ -68,8 +68,8 @@ _CONTENTS = {
     "sbom/": "bills of materials: SPDX and CycloneDX",
     "attestations/": "what others have signed about this lock",
     "runs/": "records of runs: commands, inputs, outputs",
-    "ro-crate-preview.html": "all of this as a page",
-    "ro-crate-metadata.json": "all of this for programs: an RO-Crate",
+    PREVIEW: "all of this as a page",
+    METADATA: "all of this for programs: an RO-Crate",
     "CITATION.cff": "how to cite",
     "codemeta.json": "the software in CodeMeta's words",
     "badge.svg": "a badge with the beginning of the lock's sha256",
@@ -78,11 +78,11 @@ _CONTENTS = {
 
 def _contents(files: Sequence[File], enclosed: Enclosed) -> list[str]:
     names = {file.path for file in files} | {file.path.partition("/")[0] + "/" for file in files}
-    names |= {"ro-crate-metadata.json"}
-    rows = [f"| `{name}` | {says} |" for name, says in _CONTENTS.items() if name in names]
+    names |= {METADATA, PREVIEW}
+    told = dict(_CONTENTS)
     if enclosed.data:
-        says = f"data, in the folders of `project/` that the manifest names: {', '.join(sorted(enclosed.data))}"
-        rows.insert(1, f"| | {says} |")
+        told["project/"] += f", and the data that is seen at {', '.join(sorted(enclosed.data))}"
+    rows = [f"| `{name}` | {says} |" for name, says in told.items() if name in names]
     return ["## What is in it", "", "| | |", "| --- | --- |", *rows, ""]
 
 

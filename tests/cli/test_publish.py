@@ -19,7 +19,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from reprobox import lock as locks
+from reprobox.attestation.keys import Keyring
 from reprobox.cli import main
+from tests.attesting import vouched
 from tests.cli.conftest import Project
 
 ABOUT = """\
@@ -448,3 +451,37 @@ def test_what_describes_the_research_changes_no_layer(project: Project):
     describe(project)
     after = [line for line in project.lock.read_text().splitlines() if line.startswith("id = ")]
     assert before == after
+
+
+# -- what others say of it ---------------------------------------------------------------------------------------------
+
+
+def test_attestations_of_this_lock_are_in_it(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REPROBOX_KEYS", str(tmp_path / "keys"))
+    describe(project)
+    assert project("lock", "--seal").status == 0
+    attestation = vouched(project.root, locks.read(project.lock.read_text()), Keyring(tmp_path / "keys"), "ada")
+    stale = attestation.with_name("of-another-lock.dsse.json")
+    assert project("publish", "-o", "../crate").status == 0
+    crate = project.root.parent / "crate"
+    assert (crate / "attestations" / attestation.name).read_bytes() == attestation.read_bytes()
+    assert f"attestations/{attestation.name}" in graph(crate)
+    assert "built again by sandbox" in (crate / "ro-crate-preview.html").read_text()
+    # One who does not have the key publishes the same.
+    monkeypatch.setenv("REPROBOX_KEYS", str(tmp_path / "others"))
+    assert project("publish", "-o", "../second").status == 0
+    assert content(project.root.parent / "second") == content(crate)
+    # A lock that moved leaves behind what was said of the one before.
+    project.edit('title = "A small study"', 'title = "A smaller study"')
+    assert project("lock").status == 0
+    attestation.rename(stale)
+    done = project("publish", "-o", "../third")
+    assert done.status == 0
+    assert "of-another-lock.dsse.json is not in it: it is for the lock sha256:" in done.err
+    assert not (project.root.parent / "third/attestations").exists()
+    # And what is damaged is not handed on.
+    stale.write_text("{}")
+    done = project("publish", "-o", "../fourth")
+    assert done.status == 5
+    assert str(stale) in done.err
+    assert not (project.root.parent / "fourth").exists()
