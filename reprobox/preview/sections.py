@@ -199,7 +199,7 @@ def _step(step: Step) -> Markup:
 
 def _block(text: str, label: str) -> Markup:
     """Text as it is; whoever has no mouse can scroll it."""
-    return tag("pre", tag("code", whole(text)), tabindex=0, role="region", aria_label=label)
+    return tag("pre", tag("code", whole(text)), tabindex=0, role="group", aria_label=label)
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def _picture(target: Target) -> Markup | None:
             Markup(inline(boxes, title)),
             class_="scroll",
             tabindex=0,
-            role="region",
+            role="group",
             aria_label="Picture of the layers",
         ),
         tag("figcaption", "The layers, from the base at the top to what is built last."),
@@ -298,9 +298,7 @@ def _packages(page: Page) -> Markup:
         role="search",
         hidden=True,
     )
-    full = tag(
-        "p", tag("input", type="checkbox", id="full", class_="full"), tag("label", " Show hashes in full", for_="full")
-    )
+    full = tag("p", tag("input", type="checkbox", id="full"), tag("label", " Show hashes in full", for_="full"))
     intro = f"{len(page.packages):,} files are installed, each named by the hash of its bytes."
     caption = "Installed packages, by layer and name"
     return join(
@@ -538,7 +536,7 @@ def _table(caption: str, heads: Sequence[str], rows: object, id_: str = "") -> M
     )
     body = [tag("tr", *cells) for cells in rows]  # type: ignore[attr-defined]
     table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), id=id_ or None)
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return tag("div", table, class_="scroll", tabindex=0, role="group", aria_label=caption)
 
 
 def _digest(hexadecimal: str) -> Markup:
