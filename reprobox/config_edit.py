@@ -44,12 +44,16 @@ def _wanted(text: str, vaults: Sequence[str], archives: Mapping[str, Sequence[st
     """What the settings shall say."""
     document: dict[str, Any] = tomllib.loads(text)
     if vaults:
-        document["vaults"] = list(dict.fromkeys([*document.get("vaults", ()), *vaults]))
+        document["vaults"] = _more(document.get("vaults", []), vaults)
     if archives:
         said = dict(document.get("archives", {}))
-        said |= {name: list(dict.fromkeys([*said.get(name, ()), *uris])) for name, uris in archives.items()}
+        said |= {name: _more(said.get(name, []), uris) for name, uris in archives.items()}
         document["archives"] = said
     return document
+
+
+def _more(there: Any, items: Sequence[str]) -> list[Any]:
+    return [*there, *(item for item in dict.fromkeys(items) if item not in there)]
 
 
 def _with_vaults(text: str, vaults: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ def fix(
     archives = found_mirrors(session, outlook)
     path = config.place()
     if vaults or archives:
-        _edit(path, vaults, archives)
+        edit(path, vaults, archives)
     vault = open_vault(place, session.registries)
     session.vaults = (vault, *(item for item in session.vaults if item.name != vault.name))
     return Fixed(vault=place, report=report, settings=path, vaults=vaults, archives=archives)
@@ -99,8 +99,8 @@ def _is_named(place: str, configured: Sequence[str]) -> bool:
     return place in known
 
 
-def _edit(path: Path, vaults: Sequence[str], archives: Mapping[str, Sequence[str]]) -> None:
-    """Replace the file at once, where it really lies; it keeps its mode."""
+def edit(path: Path, vaults: Sequence[str], archives: Mapping[str, Sequence[str]]) -> None:
+    """Add to the settings at ``path``: the file is replaced at once, where it really lies, and keeps its mode."""
     target = path.resolve()
     try:
         text = target.read_text("utf-8") if target.exists() else ""

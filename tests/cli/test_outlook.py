@@ -21,6 +21,7 @@ from reprobox.layers.code import code_hash
 from reprobox.layers.image import Image
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
 from reprobox.manifest import parse
+from reprobox.outlook.fix import edit
 from reprobox.plugins import Plugins
 from reprobox.store import Store
 from tests import bases, images
@@ -382,6 +383,21 @@ def test_fix_keeps_what_there_is_where_something_is_lost(world: World, tmp_path:
         2,
         "error: --target: --fix keeps all targets\n  hint: leave one of the two out\n",
     )
+
+
+def test_settings_keep_their_mode_and_are_written_where_they_lie(tmp_path: Path):
+    (tmp_path / "dotfiles").mkdir()
+    real = tmp_path / "dotfiles" / "reprobox.toml"
+    real.write_text("jobs = 2\n")
+    real.chmod(0o640)
+    (tmp_path / "config.toml").symlink_to(real)
+    edit(tmp_path / "config.toml", ["/v"], {})
+    assert (tmp_path / "config.toml").is_symlink()
+    assert real.read_text() == 'vaults = ["/v"]\njobs = 2\n'
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert sorted(os.listdir(tmp_path / "dotfiles")) == ["reprobox.toml"]
+    edit(tmp_path / "new" / "deep" / "config.toml", ["/v"], {})
+    assert (tmp_path / "new" / "deep" / "config.toml").read_text() == 'vaults = ["/v"]\n'
 
 
 def test_fix_names_the_mirrors_that_this_machine_knows(server, settings, tmp_path, monkeypatch, capsys):

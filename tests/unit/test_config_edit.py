@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reprobox.config_edit import with_places
 from reprobox.errors import UsageError
@@ -67,3 +70,16 @@ def test_what_cannot_be_edited_is_left_to_its_owner():
     assert str(caught.value).startswith(
         "the settings cannot be edited without moving something else of them\n  hint: write"
     )
+
+
+words = st.text(alphabet="abc/:'\"\\\\# é", min_size=1, max_size=8).map(lambda text: f"/{text}")
+
+
+@settings(max_examples=25)
+@given(old=st.lists(words, max_size=3), new=st.lists(words, min_size=1, max_size=3), several=st.booleans())
+def test_what_is_added_is_there_and_nothing_else_moves(old, new, several):
+    items = ",\n    ".join(json.dumps(item, ensure_ascii=False) for item in old)
+    text = f"# mine\nvaults = [{f'{chr(10)}    {items},{chr(10)}' if several and old else items.replace(chr(10) + '    ', ' ')}]\n"
+    edited = with_places(text, vaults=new, archives={})
+    assert tomllib.loads(edited)["vaults"] == [*old, *(item for item in dict.fromkeys(new) if item not in old)]
+    assert edited.startswith(text.rstrip("]\n,"))

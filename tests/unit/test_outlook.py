@@ -191,6 +191,15 @@ def test_one_file_at_several_places_of_one_server_is_one_supplier(server: Server
     assert (one.state, one.authority, one.base) == (HAS, "archive debian", server.url("/new"))
 
 
+def test_ten_thousand_inputs_take_seconds_of_work_here(asker: Asker, tmp_path: Path) -> None:
+    (tmp_path / "p7").write_bytes(b"1")
+    items = [made(f"p{number}", b"1") for number in range(10_000)]
+    before = time.process_time()
+    found = asker.suppliers(items, [Places("package mirrors", tmp_path.as_uri() + "/NAME")])
+    assert time.process_time() - before < 10
+    assert [found[item.sha256][0].state for item in items[6:9]] == [LOST, HAS, LOST]
+
+
 # -- commits -----------------------------------------------------------------------------------------------------------
 
 
