@@ -76,9 +76,10 @@ def looked_at(options: argparse.Namespace, source: Source, place: Path, *, input
 
 def look(options: argparse.Namespace, source: Source, obtained: Obtained) -> Looked:
     """Check a project, and describe it."""
-    given = argparse.Namespace(**{**vars(options), "project": str(obtained.folder), "vault": []})
+    given = argparse.Namespace(**{**vars(options), "project": str(obtained.folder / obtained.manifest), "vault": []})
     session, _ = open_session(given)
-    documents = read_documents(obtained.folder, session.plugins.kinds, session.store, source.text)
+    kinds = session.plugins.kinds
+    documents = read_documents(obtained.folder, kinds, session.store, source.text, obtained.manifest)
     found = reaches(documents.manifest, documents.lock, obtained.folder)
     if not found:  # else it is not even looked at what it leads to
         check_files(session, documents, source.text)

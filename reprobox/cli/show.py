@@ -32,8 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     source = understand(options.source or options.project)
     if source.is_own:
-        root = Project.find(source.path).root
-        obtained = Obtained(folder=root, what="a folder of this machine", facts={"folder": str(root)})
+        project = Project.find(source.path)
+        root, name = project.root, project.manifest_path.name
+        obtained = Obtained(folder=root, what="a folder of this machine", facts={"folder": str(root)}, manifest=name)
         _tell(options, look(options, source, obtained))
         return 0
     with (

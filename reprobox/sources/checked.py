@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reprobox import graph, toml_lines
 from reprobox.errors import IntegrityError, LockError, ReproboxError
-from reprobox.git.worktree import tree_hash
+from reprobox.git.worktree import NEVER, tree_hash
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
 from reprobox.layers.fetch import Fetch
@@ -37,9 +37,14 @@ class Documents:
     lock_digest: str
 
 
-def read_documents(folder: Path, kinds: Mapping[str, Kind], store: Store, where: str) -> Documents:
-    """Read both, within limits. Raises :class:`ManifestError`, :class:`LockError`, :class:`IntegrityError`."""
-    manifest = load(folder / MANIFEST_NAME, kinds)
+def read_documents(
+    folder: Path, kinds: Mapping[str, Kind], store: Store, where: str, name: str = MANIFEST_NAME
+) -> Documents:
+    """Read both, within limits; ``name`` is the manifest's.
+
+    Raises :class:`ManifestError`, :class:`LockError`, :class:`IntegrityError`.
+    """
+    manifest = load(folder / name, kinds)
     path = folder / FILE_NAME
     if not path.is_file() or path.is_symlink():
         raise LockError(
@@ -171,8 +176,8 @@ def _read(layer: LockedLayer) -> Collection[str]:
 
 
 def files_below(folder: Path) -> Iterator[str]:
-    """Every file and link of a folder, by relative path."""
+    """Every file and link of a folder, by relative path, but for those of version control, of runs and of reprobox."""
     for place, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if os.fsencode(name) not in NEVER)
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         yield from sorted(os.path.relpath(os.path.join(place, name), folder) for name in (*names, *links))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reprobox.download import Downloader
 from reprobox.oci.registry import Registries
+from reprobox.project import MANIFEST_NAME
 from reprobox.session import Reporter
 from reprobox.store import Store
 
@@ -33,7 +34,7 @@ class Obtained:
     """The project in ``folder``, which nobody has agreed to yet.
 
     ``what`` says for people what it came out of, ``facts`` more of it (a commit, a checksum). ``vaults`` have its
-    inputs. ``left_out`` are folders that were not taken.
+    inputs. ``left_out`` are folders that were not taken. ``manifest`` is the name of the manifest in the folder.
     """
 
     folder: Path
@@ -41,3 +42,4 @@ class Obtained:
     facts: Mapping[str, str] = field(default_factory=dict)
     vaults: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    manifest: str = MANIFEST_NAME

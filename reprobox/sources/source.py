@@ -182,7 +182,7 @@ def file_kind(path: Path) -> str:
         return VAULT if start.startswith(b"oci-layout\0") and _is_vault(path) else ARCHIVE
     if start.startswith(b"# Written by reprobox") or path.name == FILE_NAME:
         return FILE_NAME
-    if b"\0" in start:
+    if path.suffix != ".toml":
         raise UsageError("nothing can be recreated from a file like this", where=str(path), hint=_FORMS)
     return PROJECT
 

@@ -20,6 +20,7 @@ from reprobox.sources.source import PROJECT, Source, file_kind
 MOST = 50 * 1000**3
 _MOST_DOCUMENT = 64 << 20
 _START = 512
+_FILE = "give the address of the file that the page offers, or the DOI"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,15 +98,14 @@ def kind_of(path: Path, where: str) -> str:
     """What a downloaded file is. Raises :class:`UsageError` for what nothing can be recreated from."""
     with path.open("rb") as file:
         start = file.read(_START).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise UsageError("this is a web page", where=where, hint=_FILE)
     try:
         kind = file_kind(path)
-    except UsageError as error:
-        raise UsageError("nothing can be recreated from what is there", where=where, hint=error.hint) from None
+    except UsageError:
+        raise UsageError("nothing can be recreated from what is there", where=where, hint=_FILE) from None
     if kind in (PROJECT, FILE_NAME):
-        page = start.startswith((b"<!doctype html", b"<html"))
-        message = "this is a web page" if page else "nothing can be recreated from what is there"
-        hint = "give the address of the file that the page offers, or the DOI"
-        raise UsageError(message, where=where, hint=hint)
+        raise UsageError("nothing can be recreated from what is there", where=where, hint=_FILE)
     return kind
 
 
