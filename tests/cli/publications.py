@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reprobox.cli import main
-from tests.local import programs_in
+from reprobox.testing import small_root
 
 MANIFEST = """\
 [project]
@@ -66,7 +66,7 @@ def write(root: Path, manifest: str = MANIFEST, **more: str) -> None:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A locked project ``paper``, and ``vault.tar`` with it."""
     place = tmp_path_factory.mktemp("published")
-    programs_in(place / "paper")
+    small_root(place / "paper/base", ("sh", "cat", "mkdir", "true"))
     write(place / "paper")
     (place / "paper/base/etc/tight").parent.mkdir(exist_ok=True)
     (place / "paper/base/etc/tight").write_text("tight\n")
@@ -103,7 +103,7 @@ class Reader:
 
     def zip(self, name: str = "paper.zip", below: str = "project/", **more: str) -> Path:
         """A crate as one file. ``more`` are files of it by name, with ``__`` for a slash."""
-        with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as packed:
+        with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
             packed.writestr("ro-crate-metadata.json", "{}")
             for path in sorted(self.paper.rglob("*")):
                 info = zipfile.ZipInfo(f"{below}{path.relative_to(self.paper)}")

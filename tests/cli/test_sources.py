@@ -35,7 +35,7 @@ def as_folder(reader: Reader) -> str:
 
 def as_release(reader: Reader) -> str:
     """What forges make of a tag: one folder in a compressed tar."""
-    with tarfile.open("../release.tar.gz", "w:gz") as packed:
+    with tarfile.open("../release.tar.gz", "w:gz", compresslevel=1) as packed:
         packed.add(reader.paper, "xor-1.0")
     return "../release.tar.gz"
 
