@@ -1,4 +1,4 @@
-"""Keys of this user, and keys of others that this user trusts: Ed25519, in files as OpenSSL and cosign read them.
+"""Keys of this user, and keys of others that this user trusts: Ed25519, in files as OpenSSL reads them.
 
 In the platform's configuration folder, or where ``$REPROBOX_KEYS`` says::
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from reprobox.deposit.files import File
-from reprobox.deposit.invenio import Draft, Invenio
+from reprobox.deposit.invenio import AGAIN, SANDBOX, Draft, Invenio
 from reprobox.deposit.memory import DRAFT, GONE, PUBLISHED, Deposit, Memory, recall
 from reprobox.deposit.metadata import check_complete, metadata
 from reprobox.deposit.written_back import paper_of, write_doi
@@ -134,7 +134,7 @@ class Depositing:
         try:
             draft = self.archive.create(self.metadata(wish, paper_of(self.manifest, ours)))
         except DepositError as error:
-            if error.code == 0:  # nobody knows whether it was made; a draft is seen by nobody else, and can be deleted
+            if error.hint == AGAIN and error.code == 0:  # perhaps it was made: seen by nobody else, and can be deleted
                 hint = "run it again; if your page there shows a draft that is empty, delete it"
                 raise DepositError(error.message, where=error.where, hint=hint) from None
             raise
@@ -169,6 +169,9 @@ class Depositing:
 
     def _write_back(self, doi: str, paper: str) -> tuple[Path, ...]:
         if not doi:
+            return ()
+        if self.archive.server == SANDBOX:
+            self.say(f"the DOI {doi} is the sandbox's, and is written nowhere")
             return ()
         if paper and paper.lower() != doi.lower():
             self.say(f"research.toml keeps the DOI {paper}; the deposit says that it belongs to that")

@@ -25,6 +25,8 @@ SANDBOX = "https://sandbox.zenodo.org"
 _MOST_ANSWER = 16 << 20
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 _BYTES = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
+#: The hint where an answer is lost: nobody knows what the archive did.
+AGAIN = "run the command again: what has arrived is not sent again"
 _TOKEN_HINT = "make a token on the account page of the archive, with the scopes deposit:write and deposit:actions"  # noqa: S105
 
 
@@ -161,8 +163,7 @@ class Invenio:
         except StatusError as error:
             raise _refused(error, f"{method} {place.shown}") from None
         except FetchError as error:
-            hint = error.hint or "run the command again: what has arrived is not sent again"
-            raise DepositError(error.message, where=f"{method} {place.shown}", hint=hint) from None
+            raise DepositError(error.message, where=f"{method} {place.shown}", hint=error.hint or AGAIN) from None
 
 
 def _file(record: str, name: str) -> str:

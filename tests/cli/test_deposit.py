@@ -453,6 +453,23 @@ def test_what_is_no_invenio(desk: Desk):
     assert "it does not answer as InvenioRDM does" in err
 
 
+def test_the_sandbox_writes_no_doi(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reprobox.deposit.depositing.SANDBOX", desk.server.url(""))
+    code, _, err = desk("--reserve")
+    assert code == 0
+    assert "the DOI 10.5072/zenodo.1001 is the sandbox's, and is written nowhere" in err
+    assert (desk.root / "research.toml").read_text() == MANIFEST
+
+
+def test_an_archive_that_is_not_there(desk: Desk):
+    with Server() as server:
+        gone = server.url("")
+    code, _, err = desk(desk.root / "xor.zip", "--server", gone)
+    assert code == 1
+    assert f"error: POST {gone}/api/records: it cannot be reached" in err
+    assert "hint: check the network connection, the name of the server" in err
+
+
 def test_a_silent_archive(desk: Desk):
     client = Client(server=desk.server.url(""), token=TOKEN, downloader=Downloader(timeout=0.2, attempts=1))
     desk.server.always["/api/records"] = silent(0.6)
