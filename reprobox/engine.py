@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from reprobox import providers
 from reprobox.building import build_layer, publish, secrets_for
@@ -16,10 +16,13 @@ from reprobox.download import Watch
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.layers.kind import uses_network
 from reprobox.lock import LockedLayer, LockedTarget
-from reprobox.oci.remote import PUSHERS, Offer, Remote, Wanted
+from reprobox.manifest import Base
+from reprobox.oci.remote import PUSHERS, LayerSource, Offer, Wanted
 from reprobox.plan import Plan, Step, plan
 from reprobox.session import Session
 
+#: Bases that have more to them than their files: what containers inherit.
+_MORE_THAN_FILES = frozenset(Base.BUILT_AS) - {"bootstrap", "rootfs"}
 _SIDE_BY_SIDE = 4  # steps at a time
 _PATIENCE, _SLOW = 10.0, 50_000  # seconds, and bytes a second that a remote must send on average after them
 
@@ -45,7 +48,7 @@ def build(
     return todo
 
 
-def _planned(session: Session, target: LockedTarget, offers: Mapping[str, Offer], *, image_wanted: bool) -> Plan:
+def _planned(session: Session, target: LockedTarget, offers: Mapping[str, _Offered], *, image_wanted: bool) -> Plan:
     """What is to be done where the layers that are offered count as done."""
     with session.store.using():
         base = session.store.layer(target.base.id)
@@ -58,33 +61,47 @@ def _planned(session: Session, target: LockedTarget, offers: Mapping[str, Offer]
         )
 
 
-def _offers(session: Session, target: LockedTarget, todo: Plan) -> dict[str, Offer]:
-    """What the remote has of the layers to be built, by layer id. What is wrong there is told, and stops nothing."""
-    remote = session.remote
-    if remote is None or session.offline or not todo.steps:
-        return {}
-    sealed = target.seal.layers if target.seal else {}
-    wanted = [
-        Wanted(id=step.layer.id, name=step.layer.name, diff_id=bare(sealed.get(step.layer.name, "")))
-        for step in todo.steps
-        if remote.trust == PUSHERS or step.layer.name in sealed
-    ]
-    found: dict[str, Offer] = {}
-    for item, answer in remote.offers(wanted):
-        if isinstance(answer, IntegrityError):
-            _not_taken(session, item.name, answer)
-        elif isinstance(answer, ReproboxError):
-            session.reporter.say(f"warning: {remote.name} is not used: {answer.message}")
-            break
-        elif answer is not None:
-            found[item.id] = answer
+class _Offered(NamedTuple):
+    """A layer that need not be built, and who has it."""
+
+    source: LayerSource
+    offer: Offer
+
+
+def _offers(session: Session, target: LockedTarget, todo: Plan) -> dict[str, _Offered]:
+    """What vaults and the remote have of the layers to be built, by layer id.
+
+    What is wrong there is told, and stops nothing.
+    """
+    vaults = [vault for vault in session.vaults if isinstance(vault, LayerSource)]
+    sources: list[LayerSource] = [*vaults, *([session.remote] if session.remote and not session.offline else [])]
+    found: dict[str, _Offered] = {}
+    for source in sources if todo.steps else ():
+        wanted = [item for item in _wanted(target, todo, source) if item.id not in found]
+        for item, answer in source.offers(wanted):
+            if isinstance(answer, IntegrityError):
+                _not_taken(session, item.name, source, answer)
+            elif isinstance(answer, ReproboxError):
+                session.reporter.say(f"warning: {source.name} is not used: {answer.message}")
+                break
+            elif answer is not None:
+                found[item.id] = _Offered(source, answer)
     return found
 
 
-def _not_taken(session: Session, name: str, error: ReproboxError) -> None:
-    assert session.remote is not None
+def _wanted(target: LockedTarget, todo: Plan, source: LayerSource) -> list[Wanted]:
+    """The layers that may be had from there: those that the seal names, unless the source's word counts."""
+    sealed = target.seal.layers if target.seal else {}
+    return [
+        Wanted(id=step.layer.id, name=step.layer.name, diff_id=bare(sealed.get(step.layer.name, "")))
+        for step in todo.steps
+        if (source.trust == PUSHERS or step.layer.name in sealed) and step.layer.kind not in _MORE_THAN_FILES
+    ]
+
+
+def _not_taken(session: Session, name: str, source: LayerSource, error: ReproboxError) -> None:
     session.reporter.say(
-        f"warning: layer {name!r} is not taken from {session.remote.name}: {error.message}; it is built instead"
+        f"warning: layer {name!r} is not taken from {source.name}: {error.message}; it is built instead"
     )
 
 
@@ -135,7 +152,7 @@ class _Arrivals:
 
 
 def _run_steps(
-    session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals, offers: Mapping[str, Offer]
+    session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals, offers: Mapping[str, _Offered]
 ) -> None:
     """Each step as soon as what it stands on is there, a few at a time; what is offered stands on nothing.
 
@@ -149,7 +166,7 @@ def _run_steps(
     running = 0
     number = itertools.count(1)
 
-    def carry_out(step: Step, offer: Offer | None, place: tuple[int, int]) -> None:
+    def carry_out(step: Step, offer: _Offered | None, place: tuple[int, int]) -> None:
         done = True
         try:
             if offer is not None:
@@ -224,20 +241,19 @@ class _Impatient(Watch):
         self._progress.note(text)
 
 
-def _took(session: Session, step: Step, offer: Offer, epoch: int) -> bool:
-    """Publish a layer as the remote has it; False, and told, where that is not possible."""
-    assert session.remote is not None
+def _took(session: Session, step: Step, offered: _Offered, epoch: int) -> bool:
+    """Publish a layer as its source has it; False, and told, where that is not possible."""
     try:
-        take_layer(session, session.remote, step.layer, step.below, offer, epoch)
+        take_layer(session, offered.source, step.layer, step.below, offered.offer, epoch)
     except (FetchError, IntegrityError) as error:
-        _not_taken(session, step.layer.name, error)
+        _not_taken(session, step.layer.name, offered.source, error)
         return False
     return True
 
 
 def take_layer(
     session: Session,
-    remote: Remote,
+    source: LayerSource,
     layer: LockedLayer,
     below: Sequence[LockedLayer],
     offer: Offer,
@@ -245,17 +261,17 @@ def take_layer(
     *,
     patient: bool = False,
 ) -> None:
-    """Publish a layer as the remote has it. Raises :class:`FetchError` and :class:`IntegrityError`."""
+    """Publish a layer as its source has it. Raises :class:`FetchError` and :class:`IntegrityError`."""
     with session.store.working_on(f"layer-{layer.id}"):
         if session.store.layer(layer.id) is not None:
             return
         started = time.monotonic()
-        progress = session.reporter.moving(f"taking {layer.name} from {remote.name}")
+        progress = session.reporter.moving(f"taking {layer.name} from {source.name}")
         progress.start(offer.blob.size, 1)
         try:
             with session.store.scratch() as stage:
                 watch = _Impatient(progress, 0 if patient else offer.blob.size)
-                record = remote.take(session.store, offer, stage / "layer", epoch, watch)
+                record = source.take(session.store, offer, stage / "layer", epoch, watch)
                 seconds = round(time.monotonic() - started, 3)
                 publish(session, layer, below, epoch, stage / "layer", {**record, "seconds": seconds})
         finally:

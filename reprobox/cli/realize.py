@@ -179,13 +179,17 @@ def _dropped(told: Sequence[str]) -> Iterator[str]:
         yield f"{', '.join(found[:_FEW])}{more}: {reason}{count}"
 
 
+def _taken(source: str) -> str:
+    return f"taken from {source}" if source.startswith("the vault ") else "taken from the remote"
+
+
 def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     if options.json:
         print(json.dumps(result))
         return
     for layer in result["layers"]:
         place = f"shared: {layer['shared']}" if "shared" in layer else "in the store"
-        verb = "taken from the remote" if "remote" in layer else "built"
+        verb = _taken(layer["remote"]) if "remote" in layer else "built"
         done = place if layer["cached"] else f"{verb} in {layer['seconds']:.1f} s"
         note = "" if layer.get("pinned", True) else ", not pinned: `reprobox lock --seal` pins it"
         note += f", in {layer['folder']}" if "folder" in layer else ""

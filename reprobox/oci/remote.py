@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from reprobox.crew import Errand
 from reprobox.digest import Json, bare, canonical, prefixed, sha256
@@ -70,6 +70,23 @@ class Wanted:
     id: str
     name: str
     diff_id: str = ""
+
+
+@runtime_checkable
+class LayerSource(Protocol):
+    """A place that has built layers: a remote, or a vault that keeps them. ``trust`` is one of the constants above."""
+
+    name: str
+    trust: str
+
+    def offers(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Offer | ReproboxError | None]]:
+        """What it has of each layer, as the answers come."""
+
+    def take(self, store: Store, offer: Offer, output: Path, epoch: int, watch: Watch) -> dict[str, Any]:
+        """Make the new folder ``output`` the layer that is offered; returns what its record says of it.
+
+        Raises :class:`IntegrityError` for damaged bytes, :class:`FetchError` where they cannot be had.
+        """
 
 
 def tag(identity: str) -> str:

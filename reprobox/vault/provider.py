@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from reprobox.digest import sha256
 from reprobox.download import Location, Watch
 from reprobox.errors import FetchError, IntegrityError, ReproboxError
+from reprobox.image import LAYER_TYPE, Descriptor
 from reprobox.lock import Input
+from reprobox.oci.layer_tar import unpack_layer
 from reprobox.oci.registry import Registries
+from reprobox.oci.remote import SEAL, Offer, Wanted
+from reprobox.store import Store
 from reprobox.vault.documents import Kept, read_kept
 from reprobox.vault.remote import is_registry, reference_of
 from reprobox.vault.shelf import BLOBS, open_shelf, whole
@@ -41,6 +46,33 @@ class LocalVault:
             ]
             for item in inputs
         }
+
+    # -- built layers
+
+    trust = SEAL  # a tar in a vault has the name of its hash, and only a seal says which hash a layer has
+
+    def offers(self, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Offer | ReproboxError | None]]:
+        """The built layers that it keeps, as the seal names them: by the hash of their tar."""
+        for item in wanted:
+            size = self._shelf.size(BLOBS + item.diff_id) if item.diff_id else None
+            yield item, None if size is None else _offer(item, size)
+
+    def take(self, store: Store, offer: Offer, output: Path, epoch: int, watch: Watch) -> dict[str, Any]:
+        """Make the new folder ``output`` the layer. Raises :class:`IntegrityError` for damaged bytes."""
+        with store.scratch() as folder:
+            tar = folder / "layer.tar"
+            with tar.open("xb") as file:
+
+                def write(data: bytes) -> None:
+                    file.write(data)
+                    watch.advance(len(data))
+
+                self._copy(offer.diff_id, write, watch)
+            output.mkdir(mode=0o755)
+            unpack_layer(tar, output, diff_id=offer.diff_id, size=offer.size, epoch=epoch)
+        return {"diff_id": offer.diff_id, "size": offer.size, "dropped": [], "remote": self.name}
+
+    # -- what else it has
 
     def document(self, digest: str) -> bytes:
         """A small file of it that is no input, by sha256 hex; empty where it has none."""
@@ -83,6 +115,11 @@ class LocalVault:
     @cached_property
     def _locks(self) -> Sequence[Kept]:
         return locks_of(self._shelf, self._index)
+
+
+def _offer(wanted: Wanted, size: int) -> Offer:
+    blob = Descriptor(media_type=LAYER_TYPE, digest=wanted.diff_id, size=size)
+    return Offer(layer=wanted.id, diff_id=wanted.diff_id, size=size, blob=blob)
 
 
 class RegistryVault:

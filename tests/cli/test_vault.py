@@ -330,6 +330,73 @@ def test_the_program_in_the_readme_takes_everything_out(kept: Project, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# -- built layers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_layers(kept: Project, other_store) -> Project:
+    """The project, sealed, in a vault that has its layers; the store is empty again."""
+    assert kept("lock", "--seal", "-C", kept.root, "-q").status == 0
+    vault(kept, "v", "--with-layers")
+    other_store()
+    return kept
+
+
+@pytest.mark.userns
+def test_built_layers_of_a_vault_are_taken_where_the_seal_names_them(with_layers: Project):
+    done = with_layers("realize", "--offline", "--vault", "v", with_layers.root)
+    assert done.status == 0, done.err
+    taken = [line.split()[0] for line in done.out.splitlines() if "taken from the vault v in" in line]
+    assert taken == ["base", "model", "settings", "made", "skeleton"]
+    assert "building" not in done.err
+    assert with_layers("verify", "-C", with_layers.root).status == 0
+
+
+@pytest.mark.userns
+def test_a_rebuild_takes_no_layer_from_a_vault(with_layers: Project):
+    done = with_layers("verify", "--rebuild", "--offline", "--vault", "v", "-C", with_layers.root)
+    assert done.status == 0, done.err
+    assert "building made" in done.err
+
+
+@pytest.mark.userns
+def test_without_a_seal_they_are_built(kept: Project, other_store):
+    vault(kept, "v", "--with-layers")
+    other_store()
+    done = kept("realize", "--offline", "--vault", "v", kept.root)
+    assert done.status == 0, done.err
+    assert "taken" not in done.out
+
+
+@pytest.mark.userns
+def test_a_damaged_layer_of_a_vault_is_told_and_built_instead(with_layers: Project):
+    seal = locks.read(with_layers.lock.read_text()).targets["default"].seal
+    assert seal is not None
+    path = Path("v") / BLOBS / seal.layers["settings"].removeprefix("sha256:")
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1500] ^= 1
+    path.write_bytes(data)
+    done = with_layers("realize", "--offline", "--vault", "v", with_layers.root)
+    assert done.status == 0, done.err
+    assert "warning: layer 'settings' is not taken from the vault v: it " in done.err
+    assert "it is built instead" in done.err
+
+
+@pytest.mark.userns
+def test_what_a_step_loaded_from_the_network_is_had_offline(kept: Project, other_store):
+    """Its inputs are nowhere: only the layer itself, under its seal, can be kept."""
+    kept.edit('kind = "run"\n', 'kind = "run"\nnetwork = true\n')
+    assert kept("lock", "-C", kept.root, "-q").status == 0
+    assert kept("lock", "--seal", "-C", kept.root, "-q").status == 0
+    vault(kept, "without")
+    vault(kept, "v", "--with-layers")
+    other_store()
+    done = kept("realize", "--offline", "--vault", "without", kept.root)
+    assert (done.status, "uses the network" in done.err) == (6, True)
+    assert kept("realize", "--offline", "--vault", "v", kept.root).status == 0
+
+
 # -- what is not in it -------------------------------------------------------------------------------------------------
 
 
