@@ -28,6 +28,7 @@ from reprobox.publish.codemeta import codemeta
 from reprobox.publish.crate import Crate, Requirement, metadata
 from reprobox.publish.files import METADATA, PREVIEW, PROJECT, VAULT, File, files_in
 from reprobox.publish.readme import readme
+from reprobox.publish.runs import put_runs, shown
 from reprobox.realize import Wish, make
 from reprobox.recreate import Enclosed, image_file, image_tag
 from reprobox.session import Session, this_platform
@@ -120,6 +121,7 @@ def assemble(
     inputs = _inputs(session, manifest, lock)
     requirements, licences = _put_bills(session, manifest, lock, folder)
     vouchers = put_attestations(session, project, lock, lock_digest, folder)
+    runs = put_runs(session, project, lock, folder)
     refuse_secrets(session, manifest, folder)
     if choice.vault and not dry:
         keep(session, project, manifest, lock, str(folder / VAULT), VaultChoice())
@@ -141,10 +143,11 @@ def assemble(
         requirements=requirements,
         images=images,
         data=data,
+        runs=runs,
     )
     described = metadata(crate)
     _write(folder / METADATA, described)
-    known = Known(licences=licences, vouchers=vouchers, metadata=described.decode())
+    known = Known(licences=licences, vouchers=vouchers, runs=shown(runs), metadata=described.decode())
     _write(folder / PREVIEW, page(page_of(manifest, lock, digest=lock_digest, enclosed=enclosed, known=known)))
     files = (*files_in(folder), *later)
     closed = {item.name: item.closed for item in inputs if item.closed and (choice.vault or choice.images)}

@@ -11,14 +11,16 @@ import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import unquote
 
 from reprobox.digest import bare, prefixed
 from reprobox.lock import Lock, LockedTarget
 from reprobox.manifest import Author, Funding, Manifest, Mount
 from reprobox.publish.description import doi_url, licence_url, licences, orcid_url, published, title
+from reprobox.publish.entity import Entity, compact, ref
 from reprobox.publish.files import METADATA, PREVIEW, PROJECT, File, uri
+from reprobox.publish.runs import Places, run_entities
+from reprobox.run_record.record import RunRecord
 
 CONTEXT = ("https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context")
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
@@ -27,8 +29,6 @@ _DOCKER_IMAGE = "https://w3id.org/ro/terms/workflow-run#DockerImage"
 _TREE_HASH = "https://w3id.org/ro/terms/workflow-run#sha256"
 #: What wrote the crate: by this a later publication knows that it may replace one.
 GENERATOR = "#reprobox"
-
-Entity = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,8 @@ class Requirement:
 class Crate:
     """Everything that the metadata tells. ``requirements`` are by target, ``images`` the files of images by target.
 
-    ``lock_digest`` is sha256 hex of ``research.lock``; ``runs`` are entities of runs, the first of each its action.
+    ``lock_digest`` is sha256 hex of ``research.lock``; ``data`` are places in the project by mount point; ``runs`` are
+    the records by name.
     """
 
     manifest: Manifest
@@ -55,7 +56,7 @@ class Crate:
     requirements: Mapping[str, Sequence[Requirement]]
     images: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
-    runs: tuple[tuple[Entity, ...], ...] = ()
+    runs: Mapping[str, RunRecord] = field(default_factory=dict)
 
 
 def metadata(crate: Crate) -> bytes:
@@ -65,7 +66,7 @@ def metadata(crate: Crate) -> bytes:
         if entity["@id"] in entities and len(entities[entity["@id"]]) >= len(entity):
             continue
         entities[entity["@id"]] = entity
-    document = {"@context": list(CONTEXT), "@graph": [_compact(entity) for entity in entities.values()]}
+    document = {"@context": list(CONTEXT), "@graph": [compact(entity) for entity in entities.values()]}
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -73,13 +74,13 @@ def _entities(crate: Crate) -> Iterator[Entity]:
     yield {
         "@id": METADATA,
         "@type": "CreativeWork",
-        "about": _ref("./"),
-        "conformsTo": _ref(SPECIFICATION),
-        "creator": _ref(GENERATOR),
+        "about": ref("./"),
+        "conformsTo": ref(SPECIFICATION),
+        "creator": ref(GENERATOR),
         "license": "https://creativecommons.org/publicdomain/zero/1.0/",
     }
     yield _root(crate)
-    yield {"@id": PREVIEW, "@type": "CreativeWork", "name": "This crate as a page", "about": _ref("./")}
+    yield {"@id": PREVIEW, "@type": "CreativeWork", "name": "This crate as a page", "about": ref("./")}
     yield {"@id": PROFILE, "@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
     yield _generator()
     yield from _licences(crate)
@@ -91,7 +92,7 @@ def _entities(crate: Crate) -> Iterator[Entity]:
         yield _application(crate, name, target)
         yield from _images(crate, name, target)
     yield from _mounts(crate)
-    yield from (entity for run in crate.runs for entity in run)
+    yield from (entity for run in _runs(crate) for entity in run)
     yield from _folders(crate)
     yield from _files(crate)
     for requirement in _all(crate.requirements.values()):
@@ -100,24 +101,24 @@ def _entities(crate: Crate) -> Iterator[Entity]:
 
 def _root(crate: Crate) -> Entity:
     project = crate.manifest.project
-    about = [_ref(application_id(name)) for name in sorted(crate.lock.targets)]
-    about += [_ref(run[0]["@id"]) for run in crate.runs]
-    about += [_ref(_mount_id(path)) for path in _outside(crate)]
+    about = [ref(application_id(name)) for name in sorted(crate.lock.targets)]
+    about += [ref(run[0]["@id"]) for run in _runs(crate)]
+    about += [ref(_mount_id(path)) for path in _outside(crate)]
     return {
         "@id": "./",
         "@type": "Dataset",
-        "conformsTo": _ref(PROFILE),
+        "conformsTo": ref(PROFILE),
         "name": title(project),
         "description": project.description,
         "datePublished": published(project, crate.lock),
-        "license": [_ref(_licence_id(name)) for name in licences(project.license or "")],
-        "author": [_ref(_person_id(author, number)) for number, author in enumerate(project.authors, 1)],
+        "license": [ref(_licence_id(name)) for name in licences(project.license or "")],
+        "author": [ref(_person_id(author, number)) for number, author in enumerate(project.authors, 1)],
         "version": project.version,
         "keywords": list(project.keywords),
         "identifier": doi_url(project.doi) if project.doi else prefixed(crate.lock_digest),
         "url": project.url or project.repository,
-        "funder": [_ref(_funder_id(funding, number)) for number, funding in enumerate(project.funding, 1)],
-        "hasPart": [_ref(item) for item in (*_folders_of(crate), *_files_of(crate), *_urls(crate))],
+        "funder": [ref(_funder_id(funding, number)) for number, funding in enumerate(project.funding, 1)],
+        "hasPart": [ref(item) for item in (*_folders_of(crate), *_files_of(crate), *_urls(crate))],
         "mentions": about,
     }
 
@@ -157,7 +158,7 @@ def _person(author: Author, number: int) -> Iterator[Entity]:
         "givenName": given,
         "familyName": family,
         "email": author.email,
-        "affiliation": _ref(organization) if organization else None,
+        "affiliation": ref(organization) if organization else None,
     }
     if organization:
         yield _organization(organization, author.affiliation or organization)
@@ -181,8 +182,8 @@ def _funding(funding: Funding, number: int) -> Iterator[Entity]:
             "@type": "Grant",
             "name": funding.title or funding.award,
             "identifier": funding.award,
-            "funder": _ref(funder),
-            "fundedItem": _ref("./"),
+            "funder": ref(funder),
+            "fundedItem": ref("./"),
         }
 
 
@@ -195,8 +196,10 @@ def application_id(target: str) -> str:
 
 
 def image_id(crate: Crate, target: str) -> str:
-    """Names a target's image: its file, where the crate has that."""
-    return uri(crate.images[target]) if target in crate.images else f"#image-{uri(target)}"
+    """Names a target's image: its file, where the crate has that; nothing where neither file nor digest is known."""
+    if target in crate.images:
+        return uri(crate.images[target])
+    return f"#image-{uri(target)}" if crate.lock.targets[target].seal else ""
 
 
 def _application(crate: Crate, name: str, target: LockedTarget) -> Entity:
@@ -213,7 +216,7 @@ def _application(crate: Crate, name: str, target: LockedTarget) -> Entity:
         "url": project.url or project.repository or (doi_url(project.doi) if project.doi else None),
         "operatingSystem": target.platform,
         "identifier": target.seal.tree_digest if target.seal else None,
-        "softwareRequirements": [_ref(item.purl) for item in _all([crate.requirements.get(name, ())])],
+        "softwareRequirements": [ref(item.purl) for item in _all([crate.requirements.get(name, ())])],
         "hasPart": None,
     }
 
@@ -224,7 +227,7 @@ def _images(crate: Crate, name: str, target: LockedTarget) -> Iterator[Entity]:
         yield {
             "@id": image_id(crate, name),
             "@type": "ContainerImage",
-            "additionalType": _ref(_DOCKER_IMAGE),
+            "additionalType": ref(_DOCKER_IMAGE),
             "name": project.name,
             "tag": project.version or "latest",
             "sha256": bare(target.seal.image_digest),
@@ -242,7 +245,7 @@ def _base_image(name: str, target: LockedTarget, reference: str) -> Entity:
     return {
         "@id": f"#base-{uri(name)}",
         "@type": "ContainerImage",
-        "additionalType": _ref(_DOCKER_IMAGE),
+        "additionalType": ref(_DOCKER_IMAGE),
         "registry": registry,
         "name": repository,
         "tag": tag or None,
@@ -264,6 +267,16 @@ def _all(found: Iterable[Sequence[Requirement]]) -> list[Requirement]:
     """Each package once, by its purl."""
     named = {item.purl: item for items in found for item in items}
     return [named[purl] for purl in sorted(named)]
+
+
+def _runs(crate: Crate) -> tuple[tuple[Entity, ...], ...]:
+    targets = crate.lock.targets
+    places = Places(
+        applications={name: application_id(name) for name in targets},
+        images={name: image_id(crate, name) for name in targets if image_id(crate, name)},
+        data=crate.data,
+    )
+    return run_entities(crate.runs, places)
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -297,9 +310,9 @@ def _mounts(crate: Crate) -> Iterator[Entity]:
             "@type": "Dataset",
             "name": f"Data at {path}",
             "description": "Read by the code; not in this crate",
-            "identifier": _ref(f"{_mount_id(path)}-hash") if locked else None,
+            "identifier": ref(f"{_mount_id(path)}-hash") if locked else None,
             "contentSize": str(locked.size) if locked else None,
-            "hasPart": [_ref(url) for url in downloads],
+            "hasPart": [ref(url) for url in downloads],
         }
         yield from _downloads(crate, path, downloads)
         if locked:
@@ -365,7 +378,7 @@ def _folders(crate: Crate) -> Iterator[Entity]:
     about = {_folder_id(place): path for path, place in crate.data.items()}
     inside = _inside(crate)
     for name in _folders_of(crate):
-        parts = [_ref(part) for part in inside[name]]
+        parts = [ref(part) for part in inside[name]]
         entity: Entity = {"@id": name, "@type": "Dataset", "name": unquote(name), "hasPart": parts}
         if name == code:
             entity |= {
@@ -375,7 +388,7 @@ def _folders(crate: Crate) -> Iterator[Entity]:
                 "codeRepository": project.repository,
                 "url": project.repository or project.url,
                 "identifier": f"swh:1:dir:{crate.lock.code}" if len(crate.lock.code) == 40 else None,
-                "license": [_ref(_licence_id(item)) for item in licences(project.license or "")],
+                "license": [ref(_licence_id(item)) for item in licences(project.license or "")],
             }
         elif name in about:
             path = about[name]
@@ -419,7 +432,7 @@ def _image_file(crate: Crate, target: str) -> Entity:
     seal, project = crate.lock.targets[target].seal, crate.manifest.project
     return {
         "@type": ["File", "ContainerImage"],
-        "additionalType": _ref(_DOCKER_IMAGE),
+        "additionalType": ref(_DOCKER_IMAGE),
         "name": project.name,
         "tag": project.version or "latest",
         "description": f"The image of target {target}, for docker load and apptainer build",
@@ -433,13 +446,3 @@ def _told(path: str) -> str | None:
     if path.startswith("attestations/"):
         return "Somebody's signed statement about this lock"
     return "Record of a run" if path.startswith("runs/") else None
-
-
-def _ref(identifier: str) -> dict[str, str]:
-    return {"@id": identifier}
-
-
-def _compact(entity: Entity) -> Entity:
-    """Without what is empty; one value stands for a list of one, as compacted JSON-LD has it."""
-    said = {key: value for key, value in entity.items() if value not in (None, "", [], ())}
-    return {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in said.items()}

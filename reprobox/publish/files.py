@@ -51,6 +51,7 @@ _TYPES = {
     ".yml": "application/yaml",
     ".zip": "application/zip",
 }
+_BYTES = "application/octet-stream"
 _LOOK = 1 << 16
 
 
@@ -110,17 +111,23 @@ def _leads_to_file(folder: Path, path: str) -> bool:
     return not target.startswith(("/", "..")) and (folder / target).is_file() and not (folder / target).is_symlink()
 
 
+def media_type_of_name(path: str) -> str:
+    """By the end of its name; bytes where that says nothing."""
+    name = posixpath.basename(path).lower()
+    ends = (name[name.find(".") :], posixpath.splitext(name)[1])
+    return next((_TYPES[end] for end in ends if end in _TYPES), _BYTES)
+
+
 def media_type_of(path: Path) -> str:
     """By its name; else text or bytes, as its beginning is."""
-    name = path.name.lower()
-    for end in (name[name.find(".") :], path.suffix.lower()):
-        if end in _TYPES:
-            return _TYPES[end]
+    named = media_type_of_name(path.name)
+    if named != _BYTES:
+        return named
     with path.open("rb") as file:
         data = file.read(_LOOK)
     try:
         data.decode()
     except UnicodeDecodeError as error:
         if error.start < len(data) - 4:
-            return "application/octet-stream"
-    return "application/octet-stream" if b"\0" in data else "text/plain"
+            return _BYTES
+    return _BYTES if b"\0" in data else "text/plain"

@@ -212,10 +212,7 @@ def test_without_its_data_a_publication_says_where_it_goes_and_what_it_is(descri
     assert "not in it: data /data: its folder is not in here\n" in done.out
     bare = described.root.parent / "bare"
     assert not (bare / "project/data").exists()
-    assert (
-        "Put the data in place, which is not enclosed: project/data, which is seen at /data."
-        in (bare / "README.md").read_text()
-    )
+    assert "The data is not enclosed. Put it into project/data (seen at /data)." in (bare / "README.md").read_text()
     entities = graph(bare)
     tree = entities[entities["#data/data"]["identifier"]["@id"]]["value"]
     assert tree in described.lock.read_text()
@@ -240,6 +237,31 @@ def test_links_and_programs_stay_what_they_are(described: Project):
     assert modes["project/src/also"] == stat.S_IFLNK | 0o777
     assert modes["project/src/tool"] == stat.S_IFREG | 0o755
     assert modes["project/src/"] == stat.S_IFDIR | 0o755
+
+
+def test_recorded_runs_are_actions(described: Project):
+    assert described("realize").status == 0
+    assert described.process("run", "--record").status == 0
+    (record,) = (described.root / "research.runs").iterdir()
+    done = described("publish", "-o", "../crate", "--with-data", "--with-image")
+    assert done.status == 0, done.err
+    crate = described.root.parent / "crate"
+    assert (crate / "runs" / record.name).read_bytes() == record.read_bytes()
+    entities = graph(crate)
+    (action,) = (item for item in entities.values() if item["@type"] == "CreateAction")
+    assert entities[action["instrument"]["@id"]]["@type"] == "SoftwareApplication"
+    assert "ContainerImage" in entities[action["containerImage"]["@id"]]["@type"]
+    assert action["object"] == {"@id": "project/data/numbers"}
+    result = entities[action["result"]["@id"]]
+    assert (result["name"], result["sha256"]) == ("/out/result", hashlib.sha256(b"done\n").hexdigest())
+    assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
+    assert {"@id": action["@id"]} in entities["./"]["mentions"]
+    # A run of another lock is no evidence for this one.
+    described.edit('COLOUR = "blue"', 'COLOUR = "red"')
+    assert described("lock").status == 0
+    done = described("publish", "-o", "../other")
+    assert f"research.runs/{record.name} is not in it: it is of another lock\n" in done.err
+    assert not (described.root.parent / "other/runs").exists()
 
 
 # -- always the same bytes ---------------------------------------------------------------------------------------------
@@ -472,7 +494,7 @@ def test_attestations_of_this_lock_are_in_it(project: Project, tmp_path: Path, m
     assert project("publish", "-o", "../second").status == 0
     assert content(project.root.parent / "second") == content(crate)
     # A lock that moved leaves behind what was said of the one before.
-    project.edit('title = "A small study"', 'title = "A smaller study"')
+    project.edit('COLOUR = "blue"', 'COLOUR = "red"')
     assert project("lock").status == 0
     attestation.rename(stale)
     done = project("publish", "-o", "../third")

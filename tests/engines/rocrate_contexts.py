@@ -16,7 +16,7 @@ SCHEMA_ORG = """
     about actionStatus additionalType affiliation agent author codeRepository contentSize creator datePublished
     description email encodingFormat endTime error exampleOfWork familyName fundedItem funder givenName hasPart
     identifier instrument keywords license mentions name object operatingSystem propertyID result sdDatePublished
-    softwareRequirements softwareVersion startTime url value version
+    softwareRequirements softwareVersion startTime subjectOf url value version
 """
 OTHERS = {"File": "http://schema.org/MediaObject", "conformsTo": "http://purl.org/dc/terms/conformsTo"}
 WORKFLOW_RUN = "ContainerImage DockerImage SIFImage containerImage environment registry sha256 tag"

@@ -58,7 +58,7 @@ command = ["sh", "/work/main.sh"]
 
 @pytest.fixture(scope="module")
 def crate(session_folder: Path) -> Iterator[Path]:
-    """A publication with data and image. Readers put it into folders whose names have spaces; the validator does not."""
+    """A publication with data, image and a recorded run. Readers put it into folders whose names have spaces; the validator does not."""
     place = session_folder / "published"
     project, crate = place / "project", place / "crate"
     small_root(project / "base", ("sh", "cat", "ls", "mkdir", "env"))
@@ -72,6 +72,8 @@ def crate(session_folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPROBOX_STORE", str(place / "store"))
         assert main(["lock", "--seal", "-C", str(project), "-q"]) == 0
+        run = [sys.executable, "-m", "reprobox.cli", "run", "--record", "-C", project, "-q"]
+        subprocess.run(run, stdout=subprocess.DEVNULL, check=True)
         assert main(["publish", "-C", str(project), "-o", str(crate), "--with-data", "--with-image", "-q"]) == 0
     yield crate
     shutil.rmtree(place)
