@@ -112,7 +112,10 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> int:
             where="--only",
             hint='a pattern is of the whole path or of the name: --only "*.csv", --only "/out/*"',
         )
-    return _tell(found, options, path)
+    code = prepared.record["code"]
+    mounts = outputs.keys() - ({code["target"]} if code else set())
+    changed = sorted(mount for mount in mounts if outputs[mount].kept != record.outputs.get(mount, Written()).kept)
+    return _tell(found, changed, options, path)
 
 
 def _tolerance(options: argparse.Namespace) -> Tolerance | None:
@@ -199,7 +202,8 @@ def _put(source: Path, target: Path) -> None:
 # -- tell --------------------------------------------------------------------------------------------------------------
 
 
-def _tell(found: Sequence[Finding], options: argparse.Namespace, path: Path) -> int:
+def _tell(found: Sequence[Finding], changed: Sequence[str], options: argparse.Namespace, path: Path) -> int:
+    """``changed`` are folders where there was something else before than the recorded run found and left alone."""
     bad = [finding for finding in found if not finding.good]
     if options.json:
         print(json.dumps({"record": str(path), "same": not bad, "findings": [_document(item) for item in found]}))
@@ -208,9 +212,11 @@ def _tell(found: Sequence[Finding], options: argparse.Namespace, path: Path) -> 
         for line in told(finding):
             print(line)
     if not found:
-        print("neither run wrote anything that could be compared")
+        print("the exit status is as recorded, and neither run wrote a file")
         return 0
     if bad:
+        for mount in changed:
+            print(f"note    {mount}: what was there before is not what the recorded run found there")
         outputs = f"{len(bad)} of {len(found)} outputs"
         print(f"{outputs} are not what {path.stem} recorded")
         return IntegrityError.status

@@ -222,6 +222,14 @@ def test_a_check_that_fails_otherwise(recorded):
     )
 
 
+def test_what_was_there_before_is_named_where_the_result_differs(recorded):
+    change(recorded, "echo done", "cat /out/kept")
+    (recorded.root / "out/kept").write_text("something else\n")
+    told = recorded.process("run", "--check", "first")
+    assert told.status == 5
+    assert "\nnote    /out: what was there before is not what the recorded run found there\n" in told.out
+
+
 def test_other_data_and_another_lock_are_refused_before_anything_runs(recorded):
     (recorded.root / "data/numbers").write_text("1 2 4\n")
     told = recorded.process("run", "--check", "first")

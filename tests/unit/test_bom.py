@@ -24,6 +24,7 @@ from reprobox.bom.component import Bill, Component, purl_of
 from reprobox.bom.cyclonedx import cyclonedx
 from reprobox.bom.expression import declared
 from reprobox.bom.inside import packages_in
+from reprobox.bom.links import Surroundings, with_links
 from reprobox.bom.spdx import spdx
 from reprobox.licences import CLASSIFIERS, DEP5, EXPRESSION, LICENSE, PROSE, Licence
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, request_digest, with_ids
@@ -283,6 +284,80 @@ def test_what_a_base_has_installed(tmp_path):
     assert (here.purl, here.licence.names) == ("pkg:deb/ubuntu/here@1?arch=all&distro=noble", ("GPL-2+ and odd",))
     assert (out.name, out.licence) == ("out", Licence())
     assert (python.purl, python.licence.name) == ("pkg:pypi/foo-bar@2", "MIT")
+
+
+DEBIAN = """\
+Package: app
+Status: install ok installed
+Architecture: amd64
+Version: 1:2.0-1+b1
+Source: apps (1:2.0-1)
+Maintainer: Ada Lovelace <ada@example.org>
+Homepage: https://example.org/app
+Pre-Depends: libc (>= 2)
+Depends: lib | other, mail-transport-agent, nothing | lib2:any (= 1)
+Description: an app
+
+Package: lib
+Status: install ok installed
+Architecture: all
+Version: 1~rc1
+Maintainer: Debian Lib Team <lib@example.org>
+Description: a library
+
+Package: lib2
+Status: install ok installed
+Architecture: amd64
+Version: 1
+Maintainer: Debian Lib Team <lib@example.org>
+Description: another
+
+Package: libc
+Status: install ok installed
+Architecture: amd64
+Version: 2.36
+Maintainer: Debian Lib Team <lib@example.org>
+Description: all of it
+
+Package: postfix
+Status: install ok installed
+Architecture: amd64
+Version: 3
+Maintainer: Debian Lib Team <lib@example.org>
+Provides: mail-transport-agent
+Description: mail
+"""
+
+
+def test_debsbom_finds_the_same_packages_with_the_same_dependencies(tmp_path):
+    for folder in ("etc", "var/lib/dpkg", "var/lib/apt/lists"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "var/lib/dpkg/status").write_text(DEBIAN)
+    argv = [
+        Path(sys.executable).with_name("debsbom"),
+        "generate",
+        "-t",
+        "cdx",
+        "-r",
+        tmp_path,
+        "--distro-arch",
+        "amd64",
+    ]
+    subprocess.run([*argv, "--no-recommends-deps", "-o", tmp_path / "theirs"], capture_output=True, check=True)
+    theirs = json.loads((tmp_path / "theirs.cdx.json").read_text())
+    refs = {item["bom-ref"]: item["name"] for item in theirs["components"] if item["purl"].find("arch=source") < 0}
+    ours = with_links(
+        packages_in(tmp_path, Tree.merged([scan(tmp_path)]), "base"),
+        Surroundings(machine="", python="3.11", removed={}),
+    )
+    assert {item.purl for item in ours} == {item["purl"] for item in theirs["components"] if item["bom-ref"] in refs}
+    names = {item.ref: item.name for item in ours}
+    assert {(item.name, names[other]) for item in ours for other in item.depends} == {
+        (refs[item["ref"]], refs[other])
+        for item in theirs["dependencies"]
+        for other in item.get("dependsOn", ())
+        if item["ref"] in refs and other in refs
+    }
 
 
 def test_purls_are_encoded():
