@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # typing would take as long to load as the record
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 HOME = "/run/home"
 #: What jobs need of the caller's environment: schedulers, MPI, accelerators, threads, and the terminal.
 KEPT_PREFIXES = (
@@ -177,7 +177,20 @@ def read(path: str | int) -> dict[str, Any] | None:
 def is_current(record: Mapping[str, Any], manifest: str) -> bool:
     """Whether the record is of the manifest, the lock and the local files as they are now, and its layers are here."""
     files = [manifest, lock_path(manifest), *record["watched"]]
-    return record["files"] == signature(files) and all(os.path.isdir(tree) for tree in record["trees"])
+    return bool(record["files"] == signature(files) and record["built"] == built(record["trees"]))
+
+
+def built(trees: Iterable[str]) -> list[list[int]]:
+    """What tells a layer's tree from another one that was built in its place: the seal may not hold for that one."""
+    found = []
+    for tree in trees:
+        try:
+            status = os.stat(tree)
+        except OSError:
+            found.append([0, 0])  # as no tree is
+        else:
+            found.append([status.st_ino, status.st_ctime_ns])
+    return found
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ def _record(
         "watched": watched,
         "made": list(marks),
         "trees": [str(tree) for tree in realization.trees],
+        "built": launch.built(map(str, realization.trees)),
         "lock": str(project.lock_path),
         "needs": [*environment.layer_ids(), environment.image_digest],
         "environment": {**inherited, **variables(environment, inherited, launch.DEFAULT_PATH)},

@@ -68,7 +68,7 @@ def _facts(manifest: Manifest, lock: Lock) -> dict[str, Any]:
             "base": target.base.kind,
             "layers": len(target.layers),
             "sealed": target.seal is not None,
-            "tree_digest": prefixed(target.seal.tree_digest) if target.seal else None,
+            "tree_digest": target.seal.tree_digest if target.seal else None,
         }
         for name, target in lock.targets.items()
     ]

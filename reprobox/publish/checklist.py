@@ -89,6 +89,7 @@ def _missing_data(manifest: Manifest, lock: Lock, enclosed: Collection[str]) -> 
 def _reusable(manifest: Manifest, lock: Lock, contents: Contents) -> list[Item]:
     project = manifest.project
     nobody = [author.full_name for author in project.authors if author.orcid is None]
+    found = bool(project.authors) and not nobody
     lacking = [key for key in ("version", "keywords", "repository") if not getattr(project, key)]
     lasting = "vault.tar" in contents.paths or {f"image/{name}.oci.tar" for name in lock.targets} <= contents.paths
     closed = "; ".join(f"{name}: {reason}" for name, reason in sorted(contents.closed.items()))
@@ -97,8 +98,15 @@ def _reusable(manifest: Manifest, lock: Lock, contents: Contents) -> list[Item]:
         _item(
             2, "everything in it may be passed on", not closed, f"make these layers private, or replace them: {closed}"
         ),
-        _item(2, "others vouch for it", contents.has("attestations/"), "let somebody run `reprobox verify --rebuild`"),
-        _item(2, "people can be found: authors have an ORCID", not nobody, f"add `orcid` for {', '.join(nobody)}"),
+        _item(
+            2,
+            "others vouch for it",
+            contents.has("attestations/"),
+            "let somebody run `reprobox verify --rebuild --sign`",
+        ),
+        _item(
+            2, "people can be found: authors have an ORCID", found, f"add `orcid` for {', '.join(nobody) or 'authors'}"
+        ),
         _item(2, "it can be found", not lacking, f"add {', '.join(f'project.{key}' for key in lacking)}"),
     ]
 

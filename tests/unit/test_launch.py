@@ -88,7 +88,8 @@ def project(tmp_path):
 def record_of(project: Path) -> dict:
     watched = [str(project / "conf")]
     files = launch.signature([str(project / "research.toml"), str(project / "research.lock"), *watched])
-    return json.loads(json.dumps({"files": files, "watched": watched, "trees": [str(project / "tree")]}))
+    trees = [str(project / "tree")]
+    return json.loads(json.dumps({"files": files, "watched": watched, "trees": trees, "built": launch.built(trees)}))
 
 
 def is_current(record, project) -> bool:
@@ -110,6 +111,11 @@ def relink(path: Path) -> None:
     path.symlink_to("bus")
 
 
+def rebuilt(path: Path) -> None:
+    path.rmdir()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -121,8 +127,9 @@ def relink(path: Path) -> None:
         lambda p: (p / "conf/file").rename(p / "conf/other"),
         lambda p: relink(p / "conf/folder-link"),
         lambda p: (p / "tree").rmdir(),
+        lambda p: rebuilt(p / "tree"),
     ],
-    ids=["manifest", "no lock", "lock", "new file", "mode", "name", "link", "layer"],
+    ids=["manifest", "no lock", "lock", "new file", "mode", "name", "link", "layer", "layer built again"],
 )
 def test_any_change_is_seen(project, change):
     record = record_of(project)
