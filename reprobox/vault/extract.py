@@ -14,6 +14,9 @@ from reprobox.vault.documents import Kept, Part
 from reprobox.vault.shelf import DAMAGED, Shelf
 from reprobox.vault.write import blob_on, locks_of, read_vault_index, write_checked
 
+#: A lock can be anybody's, and may name one large input in a thousand places.
+_MOST_COPIES = 4
+
 
 def extract(shelf: Shelf, folder: Path, name: str = "") -> Kept:
     """Write the project that a vault keeps into the new ``folder``, at once or not at all.
@@ -79,9 +82,14 @@ def _place_inputs(shelf: Shelf, kept: Kept, folder: Path) -> None:
     """Inputs that lie in the project are blobs of their own in the vault."""
     by_digest = {part.digest: part for part in kept.parts}
     lock = locks.read((folder / locks.FILE_NAME).read_text(), file=str(shelf.path))
+    left = _MOST_COPIES * sum(part.size for part in kept.parts)
     for item, place in places_in_project(lock):
         target = folder / place
         if item.sha256 in by_digest and not target.exists():
+            left -= by_digest[item.sha256].size
+            if left < 0:
+                message = f"its lock asks for more than {_MOST_COPIES} copies of all that is in the vault"
+                raise IntegrityError(message, where=str(shelf.path), hint=DAMAGED)
             if not target.parent.resolve().is_relative_to(folder.resolve()):
                 raise IntegrityError(f"{place} leads out of the project", where=str(shelf.path), hint=DAMAGED)
             _take(shelf, by_digest[item.sha256], target)

@@ -45,7 +45,7 @@ def as_vault(_: Reader) -> str:
 
 
 @pytest.mark.userns
-@pytest.mark.parametrize("make", [as_zip, as_folder, as_release, as_vault])
+@pytest.mark.parametrize("make", [as_zip, as_vault])
 def test_from_a_publication_to_the_same_result(reader: Reader, make: Callable[[Reader], str]):
     (reader.paper / "out").mkdir()
     assert reader.call.process("run", "-C", reader.paper).out == "xor\nready\n1 2 3\n"
@@ -63,6 +63,14 @@ def test_from_a_publication_to_the_same_result(reader: Reader, make: Callable[[R
     done = reader.call.process("run", "-C", "xor")
     assert (done.status, done.out) == (0, "xor\nready\n1 2 3\n"), done.err
     assert Path("xor/out/result").read_text() == "two words\n"
+
+
+@pytest.mark.parametrize("make", [as_folder, as_release])
+def test_a_folder_and_a_release_hold_the_same_project(reader: Reader, make: Callable[[Reader], str]):
+    first = reader("show", "--json", reader.zip()).json
+    found = reader("show", "--json", make(reader)).json
+    assert {**found, "origin": "", "facts": {}} == {**first, "origin": "", "facts": {}}
+    assert found["code"]["locked"]
 
 
 def test_what_is_shown_before_anything_is_done(reader: Reader):

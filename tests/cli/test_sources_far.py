@@ -271,16 +271,16 @@ def test_a_commit_that_unpacks_to_more_than_any_project(reader: Reader, tmp_path
 # -- an address --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.userns
 def test_from_an_address(reader: Reader, server: Server):
     data = reader.zip().read_bytes()
     os.unlink("paper.zip")
     server.files["/files/paper.zip"] = data
     server.faults["/files/paper.zip"] = [half(100_000)]
-    done = realized(reader, server.url("/files/paper.zip"))
+    done = reader("show", server.url("/files/paper.zip"))
+    assert "as locked\n" in done.out
     digest = hashlib.sha256(data).hexdigest()
     address = server.url("/files/paper.zip")
-    assert f"from          a crate, downloaded, address {address}, sha256 {digest}\n" in done.err
+    assert f"from          a crate, downloaded, address {address}, sha256 {digest}\n" in done.out
     assert len(server.seen) == 2
 
 
@@ -413,11 +413,12 @@ def test_from_a_doi(reader: Reader, resolver: Server, archive: Callable[..., str
         assert "as locked\n" in done.out
 
 
-@pytest.mark.userns
 def test_manifest_lock_and_project_of_a_record(reader: Reader, resolver: Server):
     invenio(resolver, three_files(reader))
-    shutil.rmtree(reader.paper)
-    realized(reader, DOI)
+    done = reader("show", DOI)
+    assert done.status == 0, done.err
+    assert "from          the files of a record, doi 10.5072/xor.1, " in done.out
+    assert "as locked\n" in done.out
 
 
 @ARCHIVES
