@@ -32,12 +32,13 @@ _GONE = "holds nothing of it any more: `reprobox realize --backend {}`"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """What is verified: a project, its lock, and the targets of it that were asked for."""
+    """What is verified: a project, its lock, and those targets of it that were asked for and are locked."""
 
     session: Session
     project: Project
     manifest: Manifest
     lock: Lock
+    names: tuple[str, ...]  # of the targets that were asked for
     targets: tuple[LockedTarget, ...]
 
     @classmethod
@@ -49,7 +50,7 @@ class Subject:
         text = project.lock_text()
         lock = read(text, file=str(project.lock_path))
         targets = tuple(target for name, target in lock.targets.items() if name in names)
-        return cls(session=session, project=project, manifest=manifest, lock=lock, targets=targets)
+        return cls(session=session, project=project, manifest=manifest, lock=lock, names=tuple(names), targets=targets)
 
     def layers(self) -> list[tuple[LockedLayer, tuple[str, ...]]]:
         """Every layer once, with the ids below it: of the targets, of code and data that are fetched."""
@@ -95,7 +96,7 @@ def look(subject: Subject) -> Iterator[Outcome]:
 
 def check_manifest(subject: Subject) -> Outcome:
     """Whether the lock is of the manifest, and of the local files that layers are made of."""
-    only = subject.targets[0].name if len(subject.targets) < len(subject.manifest.targets) else None
+    only = next(iter(subject.names)) if len(subject.names) < len(subject.manifest.targets) else None
     changes = stale_keys(subject.session, subject.manifest, subject.lock, only)
     where = str(subject.project.manifest_path)
     findings = tuple(

@@ -103,7 +103,7 @@ def _check_possible(subject: Subject, again: Again) -> None:
         available(subject.session.plugins.backend(builder), subject.session.store)
     for target in subject.targets:
         narrowed(target, again.layers)
-    if not any(target.platform == this_platform() for target in subject.targets):
+    if subject.targets and not any(target.platform == this_platform() for target in subject.targets):
         raise other_machine(f"target {subject.targets[0].name!r}", subject.targets[0].platform)
 
 

@@ -194,6 +194,17 @@ def test_a_target_that_is_not_there(whole):
     assert told.status == 2
 
 
+def test_a_target_that_is_not_locked(whole):
+    whole.add("[targets.cpu]\n[targets.gpu]")
+    assert whole("lock", "--target", "cpu").status == 0
+    for rebuild in ((), ("--rebuild",)):
+        told = whole("verify", "--target", "gpu", *rebuild)
+        assert told.status == 3
+        assert "changed since the lock was made: targets.gpu (not locked)" in told.err
+    told = whole("verify", "--target", "cpu")
+    assert (told.status, "targets.gpu" in told.err) == (0, False), told.err
+
+
 # -- what other backends hold ------------------------------------------------------------------------------------------
 
 
