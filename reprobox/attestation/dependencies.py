@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
+from reprobox.bom.component import deb_purl, purl_of
 from reprobox.digest import Json
 from reprobox.lock import Input, Lock
 from reprobox.pypi import TYPES
@@ -50,17 +50,12 @@ def inputs_of(lock: Lock) -> Mapping[str, Input]:
 
 
 def purl(item: Input) -> str:
-    """The package URL of an input; of what is no package, one of type ``generic`` with the file's checksum."""
+    """The package URL of an input, as bills of materials have it; of what is no package, one with its checksum."""
     facts = item.facts
     if item.type == "deb" and {"package", "version"} <= facts.keys():
-        vendor = "ubuntu" if facts.get("archive", "").startswith("ubuntu") else "debian"
-        arch = f"?arch={_quoted(facts['architecture'])}" if "architecture" in facts else ""
-        return f"pkg:deb/{vendor}/{_quoted(facts['package'])}@{_quoted(facts['version'])}{arch}"
+        vendor = facts.get("archive", "").partition("-")[0].lower() or "debian"  # of debian-security, debian
+        suite = facts.get("suite", "").partition("-")[0]
+        return deb_purl(vendor, facts["package"], facts["version"], facts.get("architecture", ""), suite)
     if item.type in TYPES and {"package", "version"} <= facts.keys():
-        name = canonicalize_name(facts["package"])
-        return f"pkg:pypi/{_quoted(name)}@{_quoted(facts['version'])}?file_name={_quoted(item.name)}"
-    return f"pkg:generic/{_quoted(item.name)}?checksum=sha256:{item.sha256}"
-
-
-def _quoted(text: str) -> str:
-    return quote(text, safe=":~.-_")
+        return purl_of("pypi", "", canonicalize_name(facts["package"]), facts["version"], file_name=item.name)
+    return purl_of("generic", "", item.name, "", checksum=f"sha256:{item.sha256}")
