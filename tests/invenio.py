@@ -1,7 +1,7 @@
 """An archive on loopback that answers as InvenioRDM's REST API is documented to: drafts, files, DOIs, versions.
 
 Source: InvenioRDM, REST API reference, "Drafts and Records" and "Quickstart". Where the documentation leaves open what
-happens, it does what is worst for a client: a PUT without ``pids`` loses a reserved DOI, a file that has begun cannot
+happens, it does what is worst for a client: a PUT without ``pids`` loses a reserved DOI, and another one comes, a file that has begun cannot
 begin again.
 """
 
@@ -118,7 +118,11 @@ class Invenio:
         if wrong:
             return _invalid(wrong)
         if "doi" not in record.pids:
-            record.pids["doi"] = {"identifier": f"10.5072/zenodo.{name}", "provider": "datacite", "client": "datacite"}
+            record.pids["doi"] = {
+                "identifier": f"10.5072/not-reserved.{name}",
+                "provider": "datacite",
+                "client": "datacite",
+            }
         record.published = True
         self.published.append(name)
         return self._shown(record, 202)
