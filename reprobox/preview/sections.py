@@ -298,7 +298,11 @@ def _packages(page: Page) -> Markup:
         role="search",
         hidden=True,
     )
-    full = tag("p", tag("input", type="checkbox", id="full"), tag("label", " Show hashes in full", for_="full"))
+    full = tag(
+        "p",
+        tag("input", type="checkbox", id="full"),
+        tag("label", " Show hashes and licences in full" if licences else " Show hashes in full", for_="full"),
+    )
     intro = f"{len(page.packages):,} files are installed, each named by the hash of its bytes."
     caption = "Installed packages, by layer and name"
     return join(
@@ -312,7 +316,7 @@ def _package(package: Package, *, several: bool, licences: bool) -> tuple[Markup
         tag("td", package.version or _NONE),
         tag("td", f"{_kind(package)}, {package.layer}"),
         tag("td", ", ".join(package.targets) or "all") if several else None,
-        tag("td", package.licence or _NONE, class_="words") if licences else None,
+        tag("td", tag("span", package.licence or _NONE, class_="clamp")) if licences else None,
         tag("td", human(package.size), class_="number"),
         tag("td", _digest(package.sha256)),
     )

@@ -18,6 +18,7 @@ from reprobox.cite.languages import code_span, latex, markdown, one_line, web_ad
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal
 from reprobox.manifest import parse
 from reprobox.plugins import Plugins
+from reprobox.publish.citation import citation as citation_file
 from tests.browser import chromium
 
 XOR = Citation(
@@ -134,6 +135,36 @@ packages = ["Scikit_Learn[x]>=1", "absent"]
     )
     assert (found.counts, found.named) == (((1, "Python"),), (Named(name="scikit-learn", version="1.5"),))
     assert (found.image_digest, found.sealed, found.lock) == ("3" * 64, 1, lock.digest())
+
+
+def test_it_agrees_with_the_citation_file_of_a_publication():
+    text = """
+[project]
+name = "xor"
+title = "A network learns XOR"
+version = "1.0.0"
+description = "It learns"
+license = "MIT"
+authors = [{ name = "Ludwig van Beethoven" }]
+doi = "10.5281/zenodo.1234567"
+date = "2025-02-01"
+[base]
+image = "debian:bookworm"
+"""
+    manifest = parse(text, kinds={})
+    target = LockedTarget(
+        name="default", platform="linux/arm64", layers=(LockedLayer(name="base", kind="image", recipe=1, request=""),)
+    )
+    found = citation_of(
+        manifest, Lock(epoch=0, manifest="", keys={}, targets={"default": target}), "default", digest="ab" * 32
+    )
+    entry, file = bibtex(found), citation_file(manifest, "ab" * 32).decode()
+    for said in ("A network learns XOR", "1.0.0", "10.5281/zenodo.1234567", "van Beethoven", "Ludwig", "ab" * 32):
+        assert said in entry
+        assert said in file
+    assert 'date-released: "2025-02-01"' in file
+    assert "year    = {2025}" in entry
+    assert "month   = {2}" in entry
 
 
 # -- names are names ---------------------------------------------------------------------------------------------------

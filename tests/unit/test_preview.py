@@ -390,7 +390,7 @@ def test_the_accessibility_tree_has_landmarks_tables_and_names(browser, shown):
     for role in ("banner", "navigation", "main", "contentinfo", "search"):
         assert roles.count(role) == 1, role
     assert ("searchbox", "Search the packages") in told
-    assert ("checkbox", "Show hashes in full") in told
+    assert ("checkbox", "Show hashes and licences in full") in told
     assert {name for role, name in told if role == "table"} >= {
         "Layers of the target cpu",
         "Installed packages, by layer and name",
