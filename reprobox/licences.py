@@ -13,7 +13,8 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from email.parser import BytesHeaderParser
+from email.message import Message
+from email.parser import HeaderParser
 from email.policy import compat32
 from pathlib import Path
 from typing import Any
@@ -141,12 +142,17 @@ def _in_sdist(path: Path) -> bytes:
     return b""
 
 
+def read_core(data: bytes) -> Message:
+    """The headers of core metadata, which are UTF-8 whatever e-mail says."""
+    return HeaderParser(policy=compat32).parsestr(data.decode("utf-8", "replace"))
+
+
 def of_metadata(data: bytes) -> Licence:
     """Core metadata: the expression where there is one, else the classifiers, else the first line of the text.
 
     https://packaging.python.org/en/latest/specifications/core-metadata/
     """
-    headers = BytesHeaderParser(policy=compat32).parsebytes(data)
+    headers = read_core(data)
     classifiers = [str(value) for value in headers.get_all("Classifier", ())]
     named = tuple(sorted(value.rpartition(" :: ")[2] for value in classifiers if value.startswith("License :: ")))
     text = str(headers.get("License", "")).strip().partition("\n")[0][:80]

@@ -7,8 +7,6 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from email.parser import BytesHeaderParser
-from email.policy import compat32
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ from reprobox.archives.tar_stream import TarError
 from reprobox.debian.control import fields
 from reprobox.debian.deb import control_files
 from reprobox.errors import ReproboxError
-from reprobox.licences import core_metadata
+from reprobox.licences import core_metadata, read_core
 from reprobox.lock import Input
 from reprobox.store import Store
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +72,7 @@ def of_core(data: bytes) -> Metadata:
     """The metadata of a wheel, a source, or an installed Python package."""
     if not data:
         return Metadata()
-    headers = BytesHeaderParser(policy=compat32).parsebytes(data)
+    headers = read_core(data)
     urls = dict(str(value).split(", ", 1) for value in headers.get_all("Project-URL", ()) if ", " in str(value))
     homes = [url for label, url in urls.items() if label.lower().replace(" ", "") in ("homepage", "home")]
     name = str(headers.get("Maintainer") or headers.get("Author") or "").strip()

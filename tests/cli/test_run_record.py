@@ -143,24 +143,24 @@ def test_a_secret_on_the_command_line_is_masked(recorded):
     )
 
 
-@pytest.mark.parametrize(
-    ("given", "status", "text"),
-    [
-        (["--record", "first"], 2, "{root}/research.runs/first.json: there is a record of this name\n  hint: give another name, or remove it"),
-        (["--record", "a/b"], 2, "--record: not the name of a record: 'a/b'\n  hint: letters, digits, `.`, `_` and `-`; a command comes after `--`: `reprobox run --record NAME -- COMMAND`"),
-        (["--record", "sh", "main.sh"], 2, "--record: is 'sh' the record's name, or the command?\n  hint: write `--` before the command: `reprobox run --record NAME -- COMMAND`, or `--record -- COMMAND`"),
-        (["--record", "x", "--by", "author"], 2, "project.authors: the manifest has no author\n  hint: use --by git, --by login or --by none"),
-        (["--record", "x", "--only", "*.csv"], 2, "--only goes with --check\n  hint: leave --only out: a run is recorded as it is"),
-        (["--check", "first", "--record"], 2, "--record and --check do not go together\n  hint: record a run, and check the record then"),
-        (["--check", "first", "--", "true"], 2, "no command goes with --check\n  hint: leave it out: the record says what was run"),
-        (["--check", "first", "--target", "gpu"], 2, "--target does not go with --check\n  hint: leave it out: the record says it"),
-        (["--check", "last"], 2, "{root}/research.runs: there is no record 'last'\n  hint: records here: first"),
-        (["--tolerance", "1e-3"], 2, "--tolerance goes with --check\n  hint: add --check, or leave --tolerance out"),
-    ],
-)  # fmt: skip
-def test_wrong_use(recorded, given, status, text):
-    told = recorded("run", *given)
-    assert (told.status, told.err) == (status, f"error: {text.format(root=recorded.root)}\n")
+WRONG = [
+    (["--record", "first"], "{root}/research.runs/first.json: there is a record of this name\n  hint: give another name, or remove it"),
+    (["--record", "a/b"], "--record: not the name of a record: 'a/b'\n  hint: letters, digits, `.`, `_` and `-`; a command comes after `--`: `reprobox run --record NAME -- COMMAND`"),
+    (["--record", "sh", "main.sh"], "--record: is 'sh' the record's name, or the command?\n  hint: write `--` before the command: `reprobox run --record NAME -- COMMAND`, or `--record -- COMMAND`"),
+    (["--record", "x", "--by", "author"], "project.authors: the manifest has no author\n  hint: use --by git, --by login or --by none"),
+    (["--record", "x", "--only", "*.csv"], "--only goes with --check\n  hint: leave --only out: a run is recorded as it is"),
+    (["--check", "first", "--record"], "--record and --check do not go together\n  hint: record a run, and check the record then"),
+    (["--check", "first", "--", "true"], "no command goes with --check\n  hint: leave it out: the record says what was run"),
+    (["--check", "first", "--target", "gpu"], "--target does not go with --check\n  hint: leave it out: the record says it"),
+    (["--check", "last"], "{root}/research.runs: there is no record 'last'\n  hint: records here: first"),
+    (["--tolerance", "1e-3"], "--tolerance goes with --check\n  hint: add --check, or leave --tolerance out"),
+]  # fmt: skip
+
+
+def test_wrong_use(recorded):
+    for given, text in WRONG:
+        told = recorded("run", *given)
+        assert (told.status, told.err) == (2, f"error: {text.format(root=recorded.root)}\n")
 
 
 # -- check -------------------------------------------------------------------------------------------------------------

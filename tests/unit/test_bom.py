@@ -89,7 +89,11 @@ class Making:
         )
         app = self.python("app", "wheel", "License-Expression: MIT", 'Requires-Dist: lib; python_version < "4"')
         lib = self.python(
-            "lib", "wheel", 'Requires-Dist: app; extra == "test"', "Classifier: License :: OSI Approved :: BSD License"
+            "lib",
+            "wheel",
+            'Requires-Dist: app; extra == "test"',
+            "Author: Jürgen",
+            "Classifier: License :: OSI Approved :: BSD License",
         )
         setup = self.python("setup", "build")
         weights = self.file("weights.bin", b"123")
@@ -179,6 +183,7 @@ def test_what_depends_on_what(made):
     assert named(made, "lib").depends == ()  # an extra was not asked for
     assert named(made, "setup").build_only
     assert tool.metadata.source == "tools 1:0.9"
+    assert named(made, "lib").metadata.supplier == "Jürgen"
 
 
 def test_what_is_private_is_named_and_not_opened(made):
