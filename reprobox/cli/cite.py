@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 from reprobox import cite
 from reprobox.cli.session import open_session
 from reprobox.digest import prefixed, sha256
-from reprobox.errors import UsageError
+from reprobox.errors import LockError, UsageError
 from reprobox.lock import Lock
+from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the paragraph and the reference in this language; `bibtex` is the entry for a bibliography",
     )
     parser.add_argument("--badge", metavar="FILE", type=Path, help="write the badge there, as SVG, and nothing else")
-    parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
+    parser.add_argument("--target", metavar="NAME", help="the target that it is about; the first if left out")
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -58,12 +58,24 @@ def execute(options: argparse.Namespace) -> int:
 def _citation(session: Session, project: Project, target: str | None) -> cite.Citation:
     manifest = project.manifest(session.plugins.kinds)
     lock = project.lock(session.store)
-    name = next(iter(manifest.select(target).targets))
+    name = _target(session, manifest, lock, target, str(project.lock_path))
     if not manifest.project.authors:
         session.reporter.say("nobody is named as author: add `authors` to [project] of the manifest")
     ensure_fresh(session, manifest, lock, str(project.lock_path))
     digest = sha256(project.lock_text().encode())
     return cite.citation_of(manifest, lock, name, digest=digest, keys=_keys(session, project, lock, digest))
+
+
+def _target(session: Session, manifest: Manifest, lock: Lock, target: str | None, where: str) -> str:
+    """The target that the paragraph is about: the first, unless one is named. The badge is about all of them."""
+    names = [name for name in manifest.targets if name in lock.targets]
+    if target is None and len(manifest.targets) > 1 and names:
+        session.reporter.say(f"the paragraph is about the target {names[0]}; --target names another")
+        return names[0]
+    name = next(iter(manifest.select(target).targets))
+    if name not in lock.targets:
+        raise LockError(f"it has no target {name!r}", where=where, hint=f"run `reprobox lock --target {name}`")
+    return name
 
 
 def _keys(session: Session, project: Project, lock: Lock, digest: str) -> int:
@@ -108,15 +120,15 @@ def _document(citation: cite.Citation, options: argparse.Namespace) -> dict[str,
 
 def _write(path: Path, text: str) -> None:
     """Whoever reads the file sees the old badge or the new one."""
+    hint = "give --badge a file in a folder that is there"
+    if not path.name:
+        raise UsageError("it is no name of a file", where=f"--badge {path}", hint=hint)
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         try:
             staged.write_text(text, encoding="utf-8")
-            os.replace(staged, path)
+            staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"it cannot be written: {why}", where=str(path), hint="give --badge a file in a folder that is there"
-        ) from None
+    except OSError as error:
+        raise UsageError(f"it cannot be written: {error.strerror}", where=str(path), hint=hint) from None

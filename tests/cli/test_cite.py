@@ -87,6 +87,18 @@ def test_nobody_counts_who_is_not_known_or_means_another_lock(project, keys, tmp
     assert "does not count: it is for the lock sha256:" in told.err
 
 
+def test_of_several_targets_the_first_unless_one_is_named(project):
+    project.edit("[env]\n", "[targets.one]\n[targets.two]\n\n[env]\n")
+    assert project("cite", "--target", "two").status == 3
+    assert project("lock", "-q").status == 0
+    told = project("cite")
+    assert "the paragraph is about the target one; --target names another" in told.err
+    assert "(small 1.0, target one; lock" in told.out
+    assert "(small 1.0, target two; lock" in project("cite", "--target", "two").out
+    told = project("cite", "--target", "three")
+    assert (told.status, "there is no target" in told.err) == (2, True)
+
+
 def test_a_stale_lock_is_not_cited(project):
     project.edit("mkdir -p /opt/deep", "mkdir -p /opt/wide")
     told = project("cite")
@@ -104,4 +116,7 @@ def test_a_badge_that_cannot_be_written(project):
         "  hint: give --badge a file in a folder that is there\n"
     )
     assert project("cite", "--badge", "conf").status == 2
+    assert project("cite", "--badge", "").err == (
+        f"{NOBODY}error: --badge .: it is no name of a file\n  hint: give --badge a file in a folder that is there\n"
+    )
     assert sorted(path.name for path in project.root.iterdir() if path.name.startswith(".conf")) == []
