@@ -95,6 +95,7 @@ def _realize_other(options: argparse.Namespace, source: Source) -> int:
         check_output(options.into, "--into")
     place = (options.into or Path("x")).absolute().parent
     with looked_at(options, source, place, inputs=True) as looked:
+        looked.documents.manifest.select(options.target)
         folder = destination(options, looked.description.name)
         agree(options, source, looked.description)
         keep(looked, folder)

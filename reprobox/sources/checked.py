@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox import graph, toml_lines
-from reprobox.errors import IntegrityError, LockError, ReproboxError
+from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.git.worktree import NEVER, tree_hash
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
@@ -16,7 +16,7 @@ from reprobox.layers.fetch import Fetch
 from reprobox.layers.git import Git
 from reprobox.layers.kind import Kind
 from reprobox.lock import FILE_NAME, Lock, LockedLayer, LockedTarget, changed_keys
-from reprobox.manifest import Manifest, load, quote
+from reprobox.manifest import MAX_BYTES, Manifest, parse, quote
 from reprobox.project import MANIFEST_NAME, read_lock
 from reprobox.project_files import places_in_project
 from reprobox.resolve import stale_keys
@@ -44,7 +44,11 @@ def read_documents(
 
     Raises :class:`ManifestError`, :class:`LockError`, :class:`IntegrityError`.
     """
-    manifest = load(folder / name, kinds)
+    try:
+        with (folder / name).open("rb") as file:
+            manifest = parse(file.read(MAX_BYTES + 1), kinds=kinds, file=f"{where}: {name}")
+    except OSError as error:
+        raise UsageError(f"its {name} cannot be read: {error.strerror}", where=where, hint=_FIX) from None
     path = folder / FILE_NAME
     if not path.is_file() or path.is_symlink():
         raise LockError(

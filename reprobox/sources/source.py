@@ -90,6 +90,8 @@ def _far(text: str) -> Source | None:
     address, _, inside = text.partition("#")
     if match := _DOI.fullmatch(address):
         return Source(kind=DOI, text=text, place=match[1], inside=_checked(text, inside))
+    if address.lower().startswith(("doi:", "https://doi.org/", "https://dx.doi.org/")):
+        raise UsageError("this is no DOI", where=text, hint="a DOI begins with 10., such as 10.5281/zenodo.123")
     if is_registry(text):
         return Source(kind=IMAGE, text=text, place=text)
     if text.startswith("docker://"):

@@ -20,7 +20,7 @@ from reprobox.sources.source import PROJECT, Source, file_kind
 MOST = 50 * 1000**3
 _MOST_DOCUMENT = 64 << 20
 _START = 512
-_FILE = "give the address of the file that the page offers, or the DOI"
+_FILE = "give the address of the file that the page offers, its DOI, or git+https://… for a repository"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -444,6 +444,30 @@ def test_only_what_it_names_can_be_allowed(reader: Reader):
     )
 
 
+def test_a_target_that_there_is_not(reader: Reader):
+    refused(
+        reader("realize", "--yes", reader.zip(), "--target", "gpu"),
+        2,
+        'error: paper.zip: research.toml: there is no target "gpu"\n  hint: known here: default\n',
+    )
+
+
+def test_a_manifest_that_is_none(reader: Reader):
+    (reader.paper / "research.toml").write_text('[project]\nname = "x"\n[base]\nrootfs = "base"\nkey\u0007 = 1\n')
+    done = reader("realize", "--yes", reader.zip())
+    assert (done.status, done.err.partition(": research.toml:5:")[0]) == (2, "error: paper.zip")
+    assert "\x07" not in done.err
+    assert nothing_left()
+
+
+def test_a_flipped_byte(reader: Reader):
+    data = bytearray(reader.zip().read_bytes())
+    data[len(data) // 2] ^= 1
+    Path("paper.zip").write_bytes(data)
+    done = reader("show", "paper.zip")
+    assert (done.status, done.err.endswith(_AGAIN)) == (5, True)
+
+
 def test_what_is_no_source(reader: Reader):
     forms = (
         "  hint: give a folder, a file (research.toml, a crate, a PDF, a vault), an image in a registry, a git"
@@ -451,8 +475,10 @@ def test_what_is_no_source(reader: Reader):
     )
     Path("noise.bin.tar").write_bytes(bytes(2000))
     for text, message in {
+        "doi:10/x": "doi:10/x: this is no DOI",
         "gone": "gone: there is no such file or folder",
         "gopher://x/y": 'gopher://x/y: "gopher" is no way to a source',
         "noise.bin.tar": "noise.bin.tar: nothing can be recreated from a file like this",
     }.items():
-        refused(reader("realize", "--yes", text), 2, f"error: {message}\n{forms}")
+        hint = "  hint: a DOI begins with 10., such as 10.5281/zenodo.123\n" if "DOI" in message else forms
+        refused(reader("realize", "--yes", text), 2, f"error: {message}\n{hint}")

@@ -296,7 +296,7 @@ def test_manifest_lock_and_project_beside_each_other(reader: Reader, server: Ser
 def test_what_an_address_may_not_be(reader: Reader, server: Server, monkeypatch):
     server.files = {"/page": b"<!DOCTYPE html><html>\n", "/data.csv": b"a,b\n", "/large.zip": b"PK" + bytes(5000)}
     monkeypatch.setattr("reprobox.sources.web.fetch.__kwdefaults__", {"size": 0, "most": 4096})
-    hint = "give the address of the file that the page offers, or the DOI"
+    hint = "give the address of the file that the page offers, its DOI, or git+https://… for a repository"
     other = "it is another file than what was published, or download it yourself and give its path"
     for path, code, said in (
         ("/page", 2, f"this is a web page\n  hint: {hint}"),
