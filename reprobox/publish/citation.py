@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reprobox.digest import prefixed
 from reprobox.manifest import Author, Manifest
-from reprobox.publish.description import licence_words, licences, orcid_url, title
+from reprobox.publish.description import code_repository, licence_words, licences, orcid_url, title
 
-_ENDS = "\x7f\x85\u2028\u2029\ufeff"  # YAML ends lines at these or has no place for them; JSON takes them as they are
 _HEADER = "# Written by reprobox from research.toml.\n"
 
 
@@ -29,17 +27,14 @@ def citation(manifest: Manifest, lock_digest: str) -> bytes:
         "license": _licence(project.license),
         "doi": project.doi,
         "url": project.url,
-        "repository-code": project.repository or manifest.code.git,
+        "repository-code": code_repository(manifest),
         "keywords": list(dict.fromkeys(project.keywords)),
         "identifiers": [
             {"type": "other", "value": prefixed(lock_digest), "description": "sha256 of research.lock, the environment"}
         ],
     }
-    if not str(said["repository-code"] or "").startswith(("https://", "http://", "ftp://", "sftp://")):
-        del said["repository-code"]
-    return (
-        _HEADER + "".join(f"{line}\n" for line in _yaml({key: value for key, value in said.items() if value}))
-    ).encode()
+    lines = _yaml({key: value for key, value in said.items() if value})
+    return (_HEADER + "".join(f"{line}\n" for line in lines)).encode()
 
 
 def _person(author: Author) -> dict[str, str]:
@@ -63,7 +58,7 @@ def _licence(expression: str | None) -> str | list[str]:
 
 
 def _yaml(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Block YAML whose scalars are JSON strings, which YAML 1.2 reads as they are."""
+    """Block YAML whose scalars are double-quoted."""
     for key, value in table.items():
         if isinstance(value, str):
             yield f"{indent}{key}: {_scalar(value)}"
@@ -79,10 +74,12 @@ def _yaml(table: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _scalar(text: str) -> str:
-    # YAML ends lines at these, JSON does not.
-    return (
-        json.dumps(text, ensure_ascii=False)
-        .replace("\x85", "\\u0085")
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-    )
+    """A double-quoted scalar of YAML 1.2, section 7.3.1: what is not printable is escaped."""
+    return '"' + "".join(_ESCAPED.get(char) or (char if char.isprintable() else _number(char)) for char in text) + '"'
+
+
+_ESCAPED = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+
+
+def _number(char: str) -> str:
+    return f"\\U{ord(char):08x}"

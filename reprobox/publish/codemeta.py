@@ -9,7 +9,7 @@ from typing import Any
 from reprobox.digest import prefixed
 from reprobox.lock import Lock
 from reprobox.manifest import Author, Funding, Manifest
-from reprobox.publish.description import doi_url, licence_url, licences, orcid_url, published, title
+from reprobox.publish.description import code_repository, doi_url, licence_url, licences, orcid_url, published, title
 
 CONTEXT = "https://w3id.org/codemeta/3.0"
 
@@ -29,7 +29,7 @@ def codemeta(manifest: Manifest, lock: Lock, lock_digest: str, requirements: Ite
         "author": [_person(author) for author in project.authors],
         "keywords": list(project.keywords),
         "url": project.url,
-        "codeRepository": project.repository or manifest.code.git,
+        "codeRepository": code_repository(manifest),
         "operatingSystem": "Linux",
         "runtimePlatform": sorted({target.platform for target in lock.targets.values()}),
         "softwareRequirements": list(requirements),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest, Mount
 from reprobox.preview import Known, page, page_of
 from reprobox.project import Project
-from reprobox.project_files import gather, refuse_secrets
+from reprobox.project_files import gather, places_in_project, refuse_secrets
 from reprobox.publish.attestations import put_attestations
 from reprobox.publish.checklist import Contents, Item, checklist
 from reprobox.publish.citation import citation
@@ -63,7 +64,8 @@ class Packed:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
     """What is in a publication, what is not and why, what the environment's inputs say of themselves, and what badges
-    ask for."""
+    ask for. ``others`` begin the paths of what somebody else made.
+    """
 
     lock_digest: str
     files: tuple[File, ...]
@@ -71,11 +73,12 @@ class Publication:
     left_out: Mapping[str, str]
     items: tuple[Item, ...]
     licence: str = ""
+    others: tuple[str, ...] = ()
 
     def licensed(self) -> Iterator[tuple[File, str]]:
         """Every file and its licence: the project's for what is its own, of others' what their packages say."""
         for file in self.files:
-            theirs = file.path == VAULT or file.path.startswith("image/")
+            theirs = file.path == VAULT or file.path.startswith(("image/", *self.others))
             yield file, _OTHERS if theirs else _METADATA_LICENCE if file.path == METADATA else self.licence or "unknown"
 
     @property
@@ -159,7 +162,16 @@ def assemble(
         left_out=left_out,
         items=checklist(manifest, lock, contents),
         licence=manifest.project.license or "",
+        others=tuple(_of_others(lock)),
     )
+
+
+def _of_others(lock: Lock) -> Iterator[str]:
+    """Beginnings of the paths of what the environment is made of and lies in the project: its base, wheels."""
+    for target in lock.targets.values():
+        if path := str(target.base.facts.get("path", "")):
+            yield posixpath.normpath(f"{PROJECT}/{path}")
+    yield from (posixpath.normpath(f"{PROJECT}/{path}") for _, path in places_in_project(lock))
 
 
 def _later(lock: Lock, inputs: Sequence[Packed], choice: Choice) -> Iterator[File]:
@@ -254,6 +266,8 @@ def _put_data(session: Session, manifest: Manifest, folder: Path) -> dict[str, s
     for path, mount in manifest.mounts.items():
         if place := _data_place(mount):
             source = session.project / place
+            if mount.files and not source.exists():
+                continue  # readers download it
             if not source.is_dir():
                 hint = "put the data there, or publish without --with-data"
                 raise ReproboxError(f"its data is not here: {source}", where=f'mounts."{path}"', hint=hint)

@@ -11,14 +11,15 @@ import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from reprobox.digest import bare, prefixed
-from reprobox.lock import Lock, LockedTarget
+from reprobox.download import without_password
+from reprobox.lock import Lock, LockedTarget, request_digest
 from reprobox.manifest import Author, Funding, Manifest, Mount
 from reprobox.publish.description import doi_url, licence_url, licences, orcid_url, published, title
 from reprobox.publish.entity import Entity, compact, ref
-from reprobox.publish.files import METADATA, PREVIEW, PROJECT, File, uri
+from reprobox.publish.files import METADATA, PREVIEW, PROJECT, File, media_type_of_name, uri
 from reprobox.publish.runs import Places, run_entities
 from reprobox.run_record.record import RunRecord
 
@@ -298,7 +299,7 @@ def _urls(crate: Crate) -> list[str]:
 
 
 def _web(mount: Mount) -> list[str]:
-    return [file.url for file in mount.files if file.url.startswith(("https://", "http://"))]
+    return [without_password(file.url) for file in mount.files if file.url.startswith(("https://", "http://"))]
 
 
 def _mounts(crate: Crate) -> Iterator[Entity]:
@@ -328,15 +329,17 @@ def _mounts(crate: Crate) -> Iterator[Entity]:
 def _downloads(crate: Crate, path: str, urls: Sequence[str]) -> Iterator[Entity]:
     """Files of a mount that can be downloaded, as web-based data entities, with what the lock knows of them."""
     layer = crate.lock.downloads.get(path)
-    locked = list(layer.inputs) if layer else []
-    for number, url in enumerate(urls):
-        item = locked[number] if len(locked) == len(urls) else None
+    pins = {item.facts.get("source"): item for item in layer.inputs} if layer else {}
+    asked = {without_password(file.url): request_digest(file.url) for file in crate.manifest.mounts[path].files}
+    for url in urls:
+        item = pins.get(asked[url])
         yield {
             "@id": url,
             "@type": "File",
             "name": posixpath.basename(url) or url,
             "contentSize": str(item.size) if item else None,
             "sha256": item.sha256 if item else None,
+            "encodingFormat": media_type_of_name(urlsplit(url).path),
             "sdDatePublished": published(crate.manifest.project, crate.lock),
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from reprobox.download import without_password
 from reprobox.errors import ManifestError, Problem
 from reprobox.image import rfc3339
 from reprobox.lock import Lock
@@ -85,3 +86,9 @@ def doi_url(doi: str) -> str:
 def orcid_url(orcid: str) -> str:
     """The identifier that ORCID wants people to be named by."""
     return f"https://orcid.org/{orcid}"
+
+
+def code_repository(manifest: Manifest) -> str:
+    """Where people find the code, as a web address without anybody's password; empty where nothing says so."""
+    url = manifest.project.repository or without_password(manifest.code.git or "")
+    return url if url.startswith(("https://", "http://")) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from reprobox.digest import prefixed
+from reprobox.download import without_password
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.publish.description import doi_url, published, title
@@ -23,7 +24,7 @@ def readme(
     """The text. ``left_out`` says what recreating needs and is not in the publication, with the reason."""
     lines = [
         *_head(manifest, lock, lock_digest),
-        *_contents(files, enclosed),
+        *_contents(files, enclosed, without_password(manifest.code.git or "")),
         *_not_in_it(enclosed, lock, left_out),
         "## Recreate it",
         "",
@@ -62,7 +63,7 @@ def _head(manifest: Manifest, lock: Lock, lock_digest: str) -> list[str]:
 
 #: Files and folders that readers may look for, in the order in which they are told.
 _CONTENTS = {
-    "project/": "the manifest `research.toml`, the lock `research.lock`, and the code",
+    "project/": "the manifest `research.toml`, the lock `research.lock`, the code",
     "image/": "the finished environment, one tar for each target",
     "vault.tar": "everything that the environment is made of, to make it again without any network",
     "sbom/": "bills of materials: SPDX and CycloneDX",
@@ -76,10 +77,12 @@ _CONTENTS = {
 }
 
 
-def _contents(files: Sequence[File], enclosed: Enclosed) -> list[str]:
+def _contents(files: Sequence[File], enclosed: Enclosed, repository: str) -> list[str]:
     names = {file.path for file in files} | {file.path.partition("/")[0] + "/" for file in files}
     names |= {METADATA, PREVIEW}
     told = dict(_CONTENTS)
+    if repository:
+        told["project/"] = f"the manifest `research.toml` and the lock `research.lock`; the code is in <{repository}>"
     if enclosed.data:
         told["project/"] += f", and the data that is seen at {', '.join(sorted(enclosed.data))}"
     rows = [f"| `{name}` | {says} |" for name, says in told.items() if name in names]
