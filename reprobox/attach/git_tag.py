@@ -25,6 +25,7 @@ from pathlib import Path
 from reprobox.attach.files import LOCK, MANIFEST, MOST, Attached, found, prepare
 from reprobox.digest import prefixed, sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError, StaleLockError, UsageError
+from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.session import Session
@@ -104,7 +105,7 @@ def check_out(project: Path, commit: str, folder: Path) -> Path:
 
 def prepare_at(
     session: Session, project: Project, commit: str, revision: str, folder: Path
-) -> tuple[Attached, Manifest, str]:
+) -> tuple[Attached, Manifest, Lock, str]:
     """What :func:`reprobox.attach.files.prepare` makes of a commit's own files with the project's manifest and lock.
 
     Also returns the project's folder in the commit, empty for its top. Raises :class:`LockError` where the commit has
@@ -118,7 +119,7 @@ def prepare_at(
     files.mkdir()
     manifest_path = there / project.manifest_path.name
     try:
-        attached, manifest, _ = prepare(
+        attached, manifest, lock = prepare(
             replace(session, project=there), replace(project, root=there, manifest_path=manifest_path), files
         )
     except StaleLockError as error:
@@ -126,7 +127,7 @@ def prepare_at(
     except LockError as error:
         raise LockError(f"{error.message} ({revision})", where=str(project.root), hint=_OTHER_COMMIT) from None
     inside = str(there.relative_to(folder / "tree"))
-    return attached, manifest, "" if inside == "." else inside
+    return attached, manifest, lock, "" if inside == "." else inside
 
 
 def attach(project: Path, commit: str, note: Note) -> bool:

@@ -8,6 +8,7 @@ Source: ISO 32000-2, 7.5 (file structure), 7.11.4 (embedded file streams), 7.9.6
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -154,7 +155,9 @@ class Document:
         logger.setLevel(logging.CRITICAL + 1)
         try:
             yield
-        except (PyPdfError, *_NONSENSE) as error:
+        except (PyPdfError, *_NONSENSE, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is what a seek to nowhere says
+                raise
             if isinstance(error, RecursionError):
                 error = ValueError("it is nested without end")
             said = "".join(sign for sign in str(error) if sign.isprintable())[:200] or type(error).__name__

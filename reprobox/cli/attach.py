@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.attach import git_tag, pdf, referrer
-from reprobox.attach.files import PROJECT, Attached, prepare
+from reprobox.attach.files import LOCK, MANIFEST, PROJECT, Attached, prepare
 from reprobox.attach.pdf_notice import notice
 from reprobox.cli.options import check_output, writing
 from reprobox.cli.report import human
@@ -124,7 +124,13 @@ def _to_pdf(options: argparse.Namespace) -> dict[str, Any]:
             "size": done.after,
             "added": done.after - done.before,
         }
-        return {"kind": "pdf", **facts, "replaced": list(done.replaced), **_told(attached), "notes": notes}
+        return {
+            "kind": "pdf",
+            **facts,
+            "replaced": list(done.replaced),
+            **_told(attached, manifest, lock),
+            "notes": notes,
+        }
 
 
 def _size_notes(attached: Attached) -> list[str]:
@@ -141,7 +147,7 @@ def _size_notes(attached: Attached) -> list[str]:
 def _to_image(options: argparse.Namespace) -> dict[str, Any]:
     reference = referrer.reference_of(options.subject)
     session, project = open_session(options)
-    with _prepared(options, session, project) as (attached, _, lock):
+    with _prepared(options, session, project) as (attached, manifest, lock):
         done = referrer.attach(session.registries, reference, attached, lock, options.platform or "")
         return {
             "kind": "image",
@@ -151,7 +157,7 @@ def _to_image(options: argparse.Namespace) -> dict[str, Any]:
             "referrers_api": done.api,
             "fallback_tag": done.fallback,
             "replaced": [prefixed(digest) for digest in done.replaced],
-            **_told(attached),
+            **_told(attached, manifest, lock),
             "notes": list(done.notes),
         }
 
@@ -165,12 +171,12 @@ def _to_commit(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError("there is no such folder", where=str(options.release_file), hint="make it first")
     commit = git_tag.commit_of(project.root, options.git)
     with session.store.scratch() as folder:
-        attached, manifest, inside = git_tag.prepare_at(session, project, commit, options.git, folder)
+        attached, manifest, lock, inside = git_tag.prepare_at(session, project, commit, options.git, folder)
         release = _release(options, attached, manifest) if options.release_file else None
         note = git_tag.Note(folder=inside, manifest=attached.manifest.read_bytes(), lock=attached.lock.read_bytes())
         new = git_tag.attach(project.root, commit, note)
         names = {"commit": commit, "ref": git_tag.NOTES, "new": new, "release_file": release}
-        told = _told(replace(attached, names=tuple(name for name in attached.names if name != PROJECT)))
+        told = _told(replace(attached, names=(MANIFEST, LOCK)), manifest, lock)
         return {"kind": "commit", "subject": options.git, **names, **told, "notes": []}
 
 
@@ -193,8 +199,9 @@ def _release(options: argparse.Namespace, attached: Attached, manifest: Manifest
 # -- in words ----------------------------------------------------------------------------------------------------------
 
 
-def _told(attached: Attached) -> dict[str, Any]:
-    """The files, and the lock's digest, as readers will name it."""
+def _told(attached: Attached, manifest: Manifest, lock: Lock) -> dict[str, Any]:
+    """The files, the lock's digest as readers will name it, and the mount points whose data they need besides."""
+    data = [path for path, mount in manifest.mounts.items() if mount.mode == "ro" and path not in lock.downloads]
     files = [
         {
             "name": name,
@@ -203,12 +210,14 @@ def _told(attached: Attached) -> dict[str, Any]:
         }
         for name in attached.names
     ]
-    return {"lock": prefixed(file_sha256(attached.lock)), "files": files}
+    return {"lock": prefixed(file_sha256(attached.lock)), "files": files, "data": sorted(data)}
 
 
 def _print(document: dict[str, Any]) -> None:
     for item in document["files"]:
         print(f"{item['name']:22} {human(item['size']):>9}")
+    for path in document["data"]:
+        print(f"not in it: the data at {path}; say in the paper where it is")
     print(f"lock {document['lock']}")
     if document["kind"] == "pdf":
         again = " again" if document["replaced"] else ""

@@ -48,6 +48,7 @@ def refusal(project: Project, status: int, *argv: str | Path) -> str:
 def test_the_way_of_a_paper(project: Project, paper: Path) -> None:
     out = say(project, "attach", "paper.pdf", "-o", "new.pdf")
     assert out.splitlines()[-2].startswith("attached to new.pdf: ")
+    assert "not in it: the data at /data; say in the paper where it is\n" in out
     assert out.splitlines()[-1] == "readers: reprobox realize new.pdf"
     shown = say(project, "inspect", "new.pdf")
     assert "project       small 1.0" in shown

@@ -93,6 +93,11 @@ def test_files_that_another_program_embedded_are_read(tmp_path: Path) -> None:
             id="another checksum",
         ),
         pytest.param(b"%PDF-1.7\nnothing else\n", "the PDF is broken: ", id="broken"),
+        pytest.param(
+            pdfs.paper()[: pdfs.paper().rindex(b"startxref")] + b"startxref\n9000000000000000000\n%%EOF\n",
+            "the PDF is broken: ",
+            id="start",
+        ),
         pytest.param(b"\\documentclass{article}", "it is no PDF", id="no PDF"),
     ],
 )
