@@ -212,14 +212,21 @@ def test_folders_and_addresses_of_repositories(reader: Reader, upstream: Reposit
         assert "(deep/more.txt, main.sh), as locked\n" in done.out
     done = reader("realize", "--yes", "../upstream@main#examples/xor")
     assert (done.status, "code: it is not what the lock pins" in done.err) == (5, True)
+
+
+def test_what_a_repository_does_not_have(reader: Reader, tmp_path):
+    Repository(tmp_path / "other").write(a="x").commit(tag="v1.0")
     refused(
-        reader("show", "../upstream@v1.0"),
+        reader("show", "../other@v1.0"),
         2,
-        "error: ../upstream@v1.0: there is no research.toml in it\n"
+        "error: ../other@v1.0: there is no research.toml in it\n"
         "  hint: name the revision and the folder that have one: …/name.git@v1.0#examples/xor\n",
     )
-    assert reader("show", "../upstream@v9#examples/xor").err.endswith(
+    assert reader("show", "../other@v9").err.endswith(
         "it has no commit, tag or branch 'v9'\n  hint: it has main, v1.0\n"
+    )
+    assert reader("show", "../other@v1.0#b").err == (
+        f"fetching v1.0 of {tmp_path}/other\nerror: ../other@v1.0#b: it has no folder b\n  hint: look how it is spelled\n"
     )
 
 
