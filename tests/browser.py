@@ -159,6 +159,10 @@ def chromium() -> Iterator[Browser]:
             browser = Browser(reader=theirs[0], writer=own[1])
             browser.start()
             yield browser
+            browser.session = ""
+            browser.call("Browser.close")  # it ends and collects its own processes
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ packages="
     squashfuse fuse3 squashfs-tools uidmap
     poppler-utils qpdf ghostscript diffoscope-minimal
     mmdebstrap bubblewrap strace acl attr faketime libcap2-bin iproute2
-    chromium
+    chromium fonts-dejavu-core
 "
 
 missing=

@@ -273,9 +273,9 @@ def test_metadata_for_machines_is_what_was_given():
 
 def test_a_page_of_two_thousand_packages_is_quickly_made():
     lock = lock_of(packages=tuple(deb(number) for number in range(1, 2001)))
-    started = time.monotonic()
+    started = time.process_time()
     data = page(page_of(manifest_of(HEAD), lock))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert len(data) < 1_000_000
 
 
@@ -454,11 +454,7 @@ def test_hashes_are_shown_in_full_when_asked_for_without_any_script(browser, sho
     hidden = "[...document.querySelectorAll('#package-list td:last-child')].filter(c => c.scrollWidth > c.clientWidth).length"
     browser.open(shown, scripts=False)
     assert browser.value(hidden) == 3
-    x, y = browser.value(
-        "(() => { const box = document.getElementById('full'); box.scrollIntoView(); const r = box.getBoundingClientRect(); return [r.x + 5, r.y + 5]; })()"
-    )
-    for kind in ("mousePressed", "mouseReleased"):
-        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    browser.value("document.getElementById('full').click()")
     assert browser.value(hidden) == 0
 
 
