@@ -135,8 +135,13 @@ def _described(document: bytes) -> dict[str, str] | None:
     descriptor = next(entity for entity in [*entities, {}] if entity.get("@id") in (METADATA, None))
     if descriptor.get("creator") != {"@id": GENERATOR}:
         return None
-    files = [item for item in entities if "File" in item["@type"] and not urlsplit(item["@id"]).scheme]
+    files = [item for item in entities if "File" in item["@type"] and _is_here(item["@id"])]
     return {unquote(item["@id"]): item["sha256"] for item in files}
+
+
+def _is_here(identifier: str) -> bool:
+    """Whether it is a file of the publication, and neither one of the web nor one that a run only names."""
+    return not identifier.startswith("#") and not urlsplit(identifier).scheme
 
 
 def _in_folder(path: Path) -> tuple[bytes, dict[str, str]]:

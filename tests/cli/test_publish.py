@@ -256,6 +256,7 @@ def test_recorded_runs_are_actions(described: Project):
     assert (result["name"], result["sha256"]) == ("/out/result", hashlib.sha256(b"done\n").hexdigest())
     assert action["actionStatus"] == "http://schema.org/CompletedActionStatus"
     assert {"@id": action["@id"]} in entities["./"]["mentions"]
+    assert described("publish", "-o", "../crate").status == 0  # what is replaced is known again
     # A run of another lock is no evidence for this one.
     described.edit('COLOUR = "blue"', 'COLOUR = "red"')
     assert described("lock").status == 0
