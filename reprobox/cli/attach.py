@@ -210,7 +210,14 @@ def _told(attached: Attached, manifest: Manifest, lock: Lock) -> dict[str, Any]:
         }
         for name in attached.names
     ]
-    return {"lock": prefixed(file_sha256(attached.lock)), "files": files, "data": sorted(data)}
+    complete = attached.project is not None or lock.checkout is not None
+    return {"lock": prefixed(file_sha256(attached.lock)), "files": files, "data": sorted(data), "complete": complete}
+
+
+def _for_readers(document: dict[str, Any], name: str) -> str:
+    if document["complete"]:
+        return f"readers: reprobox realize {name}"
+    return f"readers: reprobox detach {name}, and then they put the code beside what comes out: say where it is"
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -224,12 +231,12 @@ def _print(document: dict[str, Any]) -> None:
         print(
             f"attached{again} to {document['output']}: {human(document['size'])}, {human(document['added'])} of it new"
         )
-        print(f"readers: reprobox realize {document['output']}")
+        print(_for_readers(document, document["output"]))
     elif document["kind"] == "image":
         print(f"attached to {document['digest']} as {document['referrer']}")
         if document["fallback_tag"]:
             print(f"this registry has no referrers API: it is listed under the tag {document['fallback_tag']}")
-        print(f"readers: reprobox realize {document['subject']}")
+        print(_for_readers(document, document["subject"]))
     else:
         how = "attached to" if document["new"] else "was there already on"
         print(f"{how} commit {document['commit']}, in {document['ref']}")

@@ -76,6 +76,7 @@ def test_in_place_again_and_without_code(project: Project, paper: Path) -> None:
     assert paper.stat().st_mode & 0o777 == 0o640
     second = json.loads(say(project, "attach", "paper.pdf", "--in-place", "--without-code", "--json"))
     assert second["replaced"] == [MANIFEST, LOCK, PROJECT]
+    assert (first["complete"], second["complete"]) == (True, False)
     found = json.loads(say(project, "inspect", "paper.pdf", "--json"))
     assert [item["name"] for item in found["files"]] == [MANIFEST, LOCK]
     assert found["lock"] == second["lock"]
