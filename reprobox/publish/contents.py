@@ -20,6 +20,7 @@ from reprobox.lock import Input, Lock
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest, Mount
 from reprobox.preview import Known, page, page_of
+from reprobox.preview.content import Voucher
 from reprobox.project import Project
 from reprobox.project_files import gather, places_in_project, refuse_secrets
 from reprobox.publish.attestations import put_attestations
@@ -27,11 +28,12 @@ from reprobox.publish.checklist import Contents, Item, checklist
 from reprobox.publish.citation import citation
 from reprobox.publish.codemeta import codemeta
 from reprobox.publish.crate import Crate, Requirement, metadata
-from reprobox.publish.files import METADATA, PREVIEW, PROJECT, VAULT, File, files_in
+from reprobox.publish.files import METADATA, PREVIEW, PROJECT, VAULT, File, file_at, files_in, names_in
 from reprobox.publish.readme import readme
 from reprobox.publish.runs import put_runs, shown
 from reprobox.realize import Wish, make
 from reprobox.recreate import Enclosed, image_file, image_tag
+from reprobox.run_record.record import RunRecord
 from reprobox.session import Session, this_platform
 from reprobox.tree import opened, walk
 from reprobox.vault.contents import Choice as VaultChoice
@@ -117,6 +119,41 @@ def assemble(
     ``dry`` makes no vault and no image, which may take minutes; their sizes are then those of what they hold.
     """
     session.manifest = manifest
+    made = _gathered(session, project, manifest, lock, choice, folder, dry=dry)
+    left_out = dict(_left_out(manifest, lock, made.data))
+    files = (*_described(manifest, lock, made, left_out, folder), *(_later(lock, made.inputs, choice) if dry else ()))
+    closed = {item.name: item.closed for item in made.inputs if item.closed and (choice.vault or choice.images)}
+    contents = Contents(paths=frozenset(file.path for file in files), data=frozenset(made.data), closed=closed)
+    return Publication(
+        lock_digest=made.lock_digest,
+        files=files,
+        inputs=made.inputs,
+        left_out=left_out,
+        items=checklist(manifest, lock, contents),
+        licence=manifest.project.license or "",
+        others=tuple(_of_others(lock)),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gathered:
+    """What is in the folder already, and is still to be described. ``data`` are places in the project by mount point,
+    ``licences`` by sha256 hex of the packages' files."""
+
+    lock_digest: str
+    data: Mapping[str, str]
+    inputs: tuple[Packed, ...]
+    requirements: Mapping[str, Sequence[Requirement]]
+    licences: Mapping[str, str]
+    vouchers: tuple[Voucher, ...]
+    runs: Mapping[str, RunRecord]
+    images: Mapping[str, str]
+    vault: bool
+
+
+def _gathered(
+    session: Session, project: Project, manifest: Manifest, lock: Lock, choice: Choice, folder: Path, *, dry: bool
+) -> _Gathered:
     lock_digest = sha256(project.lock_path.read_bytes())
     (folder / PROJECT).mkdir()
     gather(session, project, manifest, lock, folder / PROJECT)
@@ -129,41 +166,46 @@ def assemble(
     if choice.vault and not dry:
         keep(session, project, manifest, lock, str(folder / VAULT), VaultChoice())
     images = dict(_put_images(session, manifest, lock, folder)) if choice.images and not dry else {}
-    later = _later(lock, inputs, choice) if dry else ()
-    left_out = dict(_left_out(manifest, lock, data))
-    enclosed = Enclosed(images=frozenset(images), vault=choice.vault, data=frozenset(data))
-    packages = sorted({f"{item.name} {item.version}" for items in requirements.values() for item in items})
-    _write(folder / "CITATION.cff", citation(manifest, lock_digest))
-    _write(folder / "codemeta.json", codemeta(manifest, lock, lock_digest, packages))
-    first = next(iter(lock.targets))
-    _write(folder / "badge.svg", badge(citation_of(manifest, lock, first, digest=lock_digest)).encode())
-    _write(folder / "README.md", readme(manifest, lock, lock_digest, list(files_in(folder)), enclosed, left_out))
+    return _Gathered(
+        lock_digest=lock_digest,
+        data=data,
+        inputs=inputs,
+        requirements=requirements,
+        licences=licences,
+        vouchers=vouchers,
+        runs=runs,
+        images=images,
+        vault=choice.vault,
+    )
+
+
+def _described(
+    manifest: Manifest, lock: Lock, made: _Gathered, left_out: Mapping[str, str], folder: Path
+) -> tuple[File, ...]:
+    """Write what describes the rest; returns all files. The metadata tells of the others, and the page of that."""
+    digest, first = made.lock_digest, next(iter(lock.targets))
+    enclosed = Enclosed(images=frozenset(made.images), vault=made.vault, data=frozenset(made.data))
+    packages = sorted({f"{item.name} {item.version}" for items in made.requirements.values() for item in items})
+    _write(folder / "CITATION.cff", citation(manifest, digest))
+    _write(folder / "codemeta.json", codemeta(manifest, lock, digest, packages))
+    _write(folder / "badge.svg", badge(citation_of(manifest, lock, first, digest=digest)).encode())
+    _write(folder / "README.md", readme(manifest, lock, digest, names_in(folder), enclosed, left_out))
+    files = tuple(files_in(folder))
     crate = Crate(
         manifest=manifest,
         lock=lock,
-        lock_digest=lock_digest,
-        files=tuple(files_in(folder)),
-        requirements=requirements,
-        images=images,
-        data=data,
-        runs=runs,
-    )
-    described = metadata(crate)
-    _write(folder / METADATA, described)
-    known = Known(licences=licences, vouchers=vouchers, runs=shown(runs), metadata=described.decode())
-    _write(folder / PREVIEW, page(page_of(manifest, lock, digest=lock_digest, enclosed=enclosed, known=known)))
-    files = (*files_in(folder), *later)
-    closed = {item.name: item.closed for item in inputs if item.closed and (choice.vault or choice.images)}
-    contents = Contents(paths=frozenset(file.path for file in files), data=frozenset(data), closed=closed)
-    return Publication(
-        lock_digest=lock_digest,
+        lock_digest=digest,
         files=files,
-        inputs=inputs,
-        left_out=left_out,
-        items=checklist(manifest, lock, contents),
-        licence=manifest.project.license or "",
-        others=tuple(_of_others(lock)),
+        requirements=made.requirements,
+        images=made.images,
+        data=made.data,
+        runs=made.runs,
     )
+    told = metadata(crate)
+    known = Known(licences=made.licences, vouchers=made.vouchers, runs=shown(made.runs), metadata=told.decode())
+    _write(folder / METADATA, told)
+    _write(folder / PREVIEW, page(page_of(manifest, lock, digest=digest, enclosed=enclosed, known=known)))
+    return tuple(sorted((*files, *(file_at(folder, name) for name in (METADATA, PREVIEW))), key=lambda file: file.path))
 
 
 def _of_others(lock: Lock) -> Iterator[str]:

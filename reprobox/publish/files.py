@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import stat
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,17 +82,27 @@ def uri(path: str) -> str:
 
 def files_in(folder: Path) -> Iterator[File]:
     """All files and links below ``folder``, by path. Raises :class:`ReproboxError` for a name that is not UTF-8."""
-    for name, _ in sorted(walk(os.fsencode(folder))):
-        path = _named(name)
-        full = folder / path
-        if full.is_symlink() and not _leads_to_file(folder, path):
-            yield File(path=path, sha256="", size=0, media_type="", target=os.readlink(full))
-        elif full.is_file():
-            target = os.readlink(full) if full.is_symlink() else ""
-            media_type = media_type_of(full)
-            yield File(
-                path=path, sha256=file_sha256(full), size=full.stat().st_size, media_type=media_type, target=target
-            )
+    yield from (file_at(folder, path) for path in names_in(folder))
+
+
+def names_in(folder: Path) -> list[str]:
+    """The paths of all files and links below ``folder``, sorted. Raises as :func:`files_in`."""
+    found = (_named(name) for name, status in sorted(walk(os.fsencode(folder))) if not stat.S_ISDIR(status.st_mode))
+    return [path for path in found if (folder / path).is_symlink() or (folder / path).is_file()]
+
+
+def file_at(folder: Path, path: str) -> File:
+    """The file or link at ``path`` below ``folder``, hashed."""
+    full = folder / path
+    if full.is_symlink() and not _leads_to_file(folder, path):
+        return File(path=path, sha256="", size=0, media_type="", target=os.readlink(full))
+    return File(
+        path=path,
+        sha256=file_sha256(full),
+        size=full.stat().st_size,
+        media_type=media_type_of(full),
+        target=os.readlink(full) if full.is_symlink() else "",
+    )
 
 
 def _named(name: bytes) -> str:

@@ -9,7 +9,7 @@ from reprobox.download import without_password
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.publish.description import doi_url, published, title
-from reprobox.publish.files import METADATA, PREVIEW, File
+from reprobox.publish.files import METADATA, PREVIEW
 from reprobox.recreate import Enclosed, Way, ways
 
 
@@ -17,14 +17,16 @@ def readme(
     manifest: Manifest,
     lock: Lock,
     lock_digest: str,
-    files: Sequence[File],
+    names: Sequence[str],
     enclosed: Enclosed,
     left_out: Mapping[str, str],
 ) -> bytes:
-    """The text. ``left_out`` says what recreating needs and is not in the publication, with the reason."""
+    """The text. ``names`` are paths of files that are there already; ``left_out`` says what recreating needs and is not
+    in the publication, with the reason.
+    """
     lines = [
         *_head(manifest, lock, lock_digest),
-        *_contents(files, enclosed, without_password(manifest.code.git or "")),
+        *_contents(names, enclosed, without_password(manifest.code.git or "")),
         *_not_in_it(enclosed, lock, left_out),
         "## Recreate it",
         "",
@@ -77,15 +79,14 @@ _CONTENTS = {
 }
 
 
-def _contents(files: Sequence[File], enclosed: Enclosed, repository: str) -> list[str]:
-    names = {file.path for file in files} | {file.path.partition("/")[0] + "/" for file in files}
-    names |= {METADATA, PREVIEW}
+def _contents(names: Sequence[str], enclosed: Enclosed, repository: str) -> list[str]:
+    there = {*names, *(name.partition("/")[0] + "/" for name in names), METADATA, PREVIEW}
     told = dict(_CONTENTS)
     if repository:
         told["project/"] = f"the manifest `research.toml` and the lock `research.lock`; the code is in <{repository}>"
     if enclosed.data:
         told["project/"] += f", and the data that is seen at {', '.join(sorted(enclosed.data))}"
-    rows = [f"| `{name}` | {says} |" for name, says in told.items() if name in names]
+    rows = [f"| `{name}` | {says} |" for name, says in told.items() if name in there]
     return ["## What is in it", "", "| | |", "| --- | --- |", *rows, ""]
 
 

@@ -78,16 +78,12 @@ def test_a_licence_of_ones_own_has_no_address():
 
 # -- any text ----------------------------------------------------------------------------------------------------------
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
 
 
 @given(title=TEXT)
 def test_every_text_comes_back_from_yaml_and_json(title: str):
-    text = HEAD + f"title = {json.dumps(title)}\n".replace("\x7f", "\\u007f")
-    try:
-        manifest(text)
-    except Exception:  # noqa: BLE001 - JSON's escapes are not all TOML's
-        text = HEAD + "title = " + '"' + "".join(f"\\U{ord(char):08X}" for char in title) + '"\n'
+    text = HEAD + 'title = "' + "".join(f"\\U{ord(char):08X}" for char in title) + '"\n'
     assert cited(text)["title"] == title
     assert json.loads(codemeta(manifest(text), lock(), SHA, []))["name"] == title
     assert entities(text)["./"]["name"] == title
