@@ -99,13 +99,13 @@ def _check(options: argparse.Namespace) -> None:
     if not options.files and not options.reserve and not options.publish:
         hint = "give what `reprobox publish` wrote, or ask with --reserve for a draft and its DOI alone"
         raise UsageError("there is nothing to deposit", hint=hint)
+    if options.new_version and not RECORD_ID.match(options.new_version):
+        hint = "it is the last part of the record's address, such as 1234567"
+        raise UsageError(f"{options.new_version!r} is no id of a record", where="--new-version", hint=hint)
     if options.publish and not options.yes and not options.json and sys.stdin.isatty():
         return
     if options.publish and not options.yes and not options.dry_run:
         raise UsageError("publishing cannot be undone, and nobody can be asked here", hint="say --yes")
-    if options.new_version and not RECORD_ID.match(options.new_version):
-        hint = "it is the last part of the record's address, such as 1234567"
-        raise UsageError(f"{options.new_version!r} is no id of a record", where="--new-version", hint=hint)
 
 
 def _publisher(server: str) -> str:

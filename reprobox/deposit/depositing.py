@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reprobox.deposit.files import File
 from reprobox.deposit.invenio import AGAIN, SANDBOX, Draft, Invenio
-from reprobox.deposit.memory import DRAFT, GONE, PUBLISHED, Deposit, Memory, recall
+from reprobox.deposit.memory import DRAFT, GONE, PUBLISHED, Deposit, Memory, alone, recall
 from reprobox.deposit.metadata import check_complete, metadata
 from reprobox.deposit.written_back import paper_of, write_doi
 from reprobox.digest import Json
@@ -64,6 +64,10 @@ class Depositing:
         """Do what is wished. Raises :class:`ManifestError` for missing metadata, before anything is sent;
         :class:`DepositError` for what the archive refuses, :class:`IntegrityError` for what arrived otherwise."""
         check_complete(self.manifest.project, str(self.project.manifest_path))
+        with alone(self.project.root):
+            return self._deposit(wish)
+
+    def _deposit(self, wish: Wish) -> Deposited:
         memory = recall(self.project.root)
         memory.check_writable()
         memory, found = self._begun(memory, wish)
@@ -92,7 +96,8 @@ class Depositing:
         """The draft to go on with: the one that is remembered and still there, else a new one; or what is published."""
         server = self.archive.server
         latest = memory.latest(server)
-        if latest is not None and latest.state == DRAFT:
+        begun = latest is not None and latest.state == DRAFT
+        if latest is not None and begun:
             found = self._looked_up(latest)
             if found is None:
                 self.say(f"the draft {latest.id} is no longer there: a new one is made")
@@ -104,10 +109,10 @@ class Depositing:
         if latest is not None and latest.state == DRAFT:
             self.say(f"going on with the draft {latest.id}")
             return memory, latest
+        if latest is not None and (not wish.new_version or _is_done(latest, wish.files, begun=begun)):
+            return memory, latest
         if wish.new_version:
             return self._next(memory, latest, wish)
-        if latest is not None:
-            return memory, latest
         draft = self._created(wish, memory.dois())
         return self._remembered(memory, draft)
 
@@ -236,3 +241,12 @@ class Depositing:
             record = self.archive.record(found.id)
             return record if record is not None and record.published else None
         return None
+
+
+def _is_done(latest: Deposit, files: Collection[File], *, begun: bool) -> bool:
+    """Whether the next version is what is published already: the same command, run again, makes no version more.
+
+    A draft that was ``begun`` here and is published now may have files that other commands sent.
+    """
+    wanted = {item.name: item.md5 for item in files}
+    return bool(wanted) and (wanted.items() <= latest.files.items() if begun else wanted == latest.files)

@@ -5,16 +5,19 @@ It holds no secret, and belongs under version control: whoever goes on needs it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from reprobox.errors import ReproboxError, UsageError
+from reprobox.errors import DepositError, ReproboxError, UsageError
+from reprobox.staging import lock
 
 FILE_NAME = "research.deposit.json"
 DRAFT, PUBLISHED, GONE = "draft", "published", "gone"
@@ -102,6 +105,26 @@ def _write(memory: Memory) -> None:
 def _not_written(path: Path, error: OSError) -> ReproboxError:
     hint = "what is deposited is remembered beside the manifest, so that nothing is published twice"
     return ReproboxError(f"it cannot be written: {error.strerror}", where=str(path), hint=hint)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """One command at a time deposits from the project in this folder: two would make two records of it.
+
+    Raises :class:`DepositError` while another one does. Where the file system has no locks, nobody is kept out.
+    """
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "wait until it is done, and run it again"
+            raise DepositError("another command deposits from this project now", where=str(root), hint=hint) from None
+        except OSError:  # NFS wants a descriptor for writing, which a folder never has
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def recall(root: Path) -> Memory:

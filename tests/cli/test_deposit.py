@@ -173,6 +173,42 @@ def test_a_next_version(desk: Desk):
     assert 'doi = "10.5072/zenodo.1002"' in (desk.root / "research.toml").read_text()
 
 
+def test_the_same_next_version_is_published_once(desk: Desk):
+    """Also where the archive published it, its answer was lost, and then it could not be asked."""
+    desk.json(desk.root / "xor.zip", "--publish", "--yes")
+    (desk.root / "xor.zip").write_bytes(b"another crate")
+
+    def lost(handler: Handler) -> None:
+        desk.archive.answer(desk.server.seen[-1])
+        desk.server.faults["/api/records/1002"] = [status(500)] * 20
+        handler.hang_up()
+
+    desk.server.faults["/api/records/1002/draft/actions/publish"] = [lost]
+    again = (desk.root / "xor.zip", "--new-version", "--publish", "--yes")
+    assert desk(*again)[0] == 1
+    desk.server.faults.clear()
+    for _ in range(2):
+        assert desk.json(*again)["already"]
+    assert desk.archive.published == ["1001", "1002"]
+    assert list(desk.archive.records) == ["1001", "1002"]
+
+
+def test_two_at_once_make_one_record(desk: Desk):
+    said: list[Any] = []
+
+    def meanwhile(handler: Handler) -> None:
+        answer = desk.archive.answer(desk.server.seen[-1])
+        again = [sys.executable, "-m", "reprobox.cli", "deposit", "-C", desk.root, "--server", desk.server.url("")]
+        said.append(subprocess.run([*again, desk.root / "xor.zip"], capture_output=True, text=True, check=False))
+        handler.send(*answer)
+
+    desk.server.faults["/api/records"] = [meanwhile]
+    assert desk.json(desk.root / "xor.zip")["id"] == "1001"
+    assert said[0].returncode == 1
+    assert "another command deposits from this project now" in said[0].stderr
+    assert list(desk.archive.records) == ["1001"]
+
+
 def test_a_next_version_of_what_was_published_elsewhere(desk: Desk):
     desk.json(desk.root / "xor.zip", "--publish", "--yes")
     (desk.root / "research.deposit.json").unlink()
@@ -269,10 +305,11 @@ def test_missing_metadata_is_asked_for_by_name(desk: Desk):
         (["--reserve", "x.zip"], "--reserve deposits no file, and publishes nothing"),
         (["none.zip"], "none.zip: there is no such file or folder"),
         (["x", "--new-version", "../1"], "--new-version: '../1' is no id of a record"),
+        (["x", "--new-version", "../1", "--publish"], "--new-version: '../1' is no id of a record"),
         (["empty"], "it is empty"),
         (["x.zip", "other/x.zip"], "two files have this name"),
     ],
-    ids=["nothing", "reserve and a file", "no such file", "no id", "empty", "one name twice"],
+    ids=["nothing", "reserve and a file", "no such file", "no id", "no id to publish", "empty", "one name twice"],
 )
 def test_wrong_use_sends_nothing(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
