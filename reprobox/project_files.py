@@ -183,6 +183,8 @@ LIMITS = Limits(entries=500_000, size=1 << 28, ratio=100)
 #: Folders that no project hands on: what git, Python and reprobox find in them is run or believed without being locked.
 _LEFT_OUT = frozenset((".git", ".reprobox", "__pycache__"))
 _OWN = (MANIFEST_NAME, FILE_NAME)
+#: Folders beside the manifest that are written into later on.
+_WRITTEN = ("research.runs", "research.attestations")
 _DAMAGED = "it is damaged, or was made to do harm: get it again from where it was published"
 
 
@@ -238,6 +240,8 @@ class _Unpacking:
         folded = unicodedata.normalize("NFC", os.fsdecode(path)).casefold()
         if folded in _OWN and (path != folded.encode() or member.kind not in ("f", "x")):
             raise ArchiveError(f"{shown} would pass for {folded}, and is another name or no file")
+        if folded in _WRITTEN and member.kind == "l":
+            raise ArchiveError(f"{shown} is a folder that is written into, and leads elsewhere as a link")
         if self._folds_case and self._folded.setdefault(folded, path) != path:
             raise ArchiveError(f"{shown} and {self._folded[folded]!r} are one name on this file system")
 

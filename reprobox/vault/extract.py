@@ -65,9 +65,20 @@ def _part(kept: Kept, role: str, path: Path) -> Part:
 
 
 def _take(shelf: Shelf, part: Part, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
         write_checked(part.digest, blob_on(shelf, part.digest, part.size), file, shelf.path)
+
+
+def _place(shelf: Shelf, part: Part, place: str, folder: Path) -> None:
+    """Put a part at ``place`` of the project, whose own files may be anything. Raises :class:`IntegrityError`."""
+    target = folder / place
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise IntegrityError(f"{place} leads out of the project", where=str(shelf.path), hint=DAMAGED)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _take(shelf, part, target)
+    except (FileExistsError, NotADirectoryError):
+        raise IntegrityError(f"{place} is in it twice", where=str(shelf.path), hint=DAMAGED) from None
 
 
 def _place_attestations(shelf: Shelf, kept: Kept, folder: Path) -> None:
@@ -75,21 +86,26 @@ def _place_attestations(shelf: Shelf, kept: Kept, folder: Path) -> None:
     for part in kept.parts:
         name = part.title.removeprefix(f"{FOLDER}/")
         if part.role == "attestation" and name.endswith(SUFFIX) and "/" not in name:
-            _take(shelf, part, folder / FOLDER / name)
+            _place(shelf, part, f"{FOLDER}/{name}", folder)
+
+
+def _lock_in(folder: Path, path: Path) -> locks.Lock:
+    """The project's own lock."""
+    try:
+        return locks.read((folder / locks.FILE_NAME).read_text("utf-8"), file=str(path))
+    except (OSError, UnicodeDecodeError):
+        raise IntegrityError("its project has no lock that can be read", where=str(path), hint=DAMAGED) from None
 
 
 def _place_inputs(shelf: Shelf, kept: Kept, folder: Path) -> None:
     """Inputs that lie in the project are blobs of their own in the vault."""
     by_digest = {part.digest: part for part in kept.parts}
-    lock = locks.read((folder / locks.FILE_NAME).read_text(), file=str(shelf.path))
+    lock = _lock_in(folder, shelf.path)
     left = _MOST_COPIES * sum(part.size for part in kept.parts)
     for item, place in places_in_project(lock):
-        target = folder / place
-        if item.sha256 in by_digest and not target.exists():
+        if item.sha256 in by_digest and not (folder / place).exists():
             left -= by_digest[item.sha256].size
             if left < 0:
                 message = f"its lock asks for more than {_MOST_COPIES} copies of all that is in the vault"
                 raise IntegrityError(message, where=str(shelf.path), hint=DAMAGED)
-            if not target.parent.resolve().is_relative_to(folder.resolve()):
-                raise IntegrityError(f"{place} leads out of the project", where=str(shelf.path), hint=DAMAGED)
-            _take(shelf, by_digest[item.sha256], target)
+            _place(shelf, by_digest[item.sha256], place, folder)
