@@ -12,9 +12,12 @@ import json
 import math
 import re
 import struct
+import sys
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,11 +43,12 @@ class Tolerance:
         """Whether two values count as the same."""
         if isinstance(old, bool) or isinstance(new, bool) or not (_is_number(old) and _is_number(new)):
             return type(old) is type(new) and old == new
+        if isinstance(old, complex) and isinstance(new, complex) and _is_nan(old) and _is_nan(new):
+            return self.allows(old.real, new.real) and self.allows(old.imag, new.imag)
         if old == new or (_is_nan(old) and _is_nan(new)):
             return True
         off = distance(old, new)
-        largest = max(abs(old), abs(new))  # type: ignore[arg-type]
-        return math.isfinite(off) and off <= max(self.absolute, self.relative * largest)
+        return math.isfinite(off) and off <= max(self.absolute, self.relative * _largest(old, new))
 
 
 def _is_number(value: Value) -> bool:
@@ -61,10 +65,25 @@ def distance(old: Value, new: Value) -> float:
         return math.nan
     if isinstance(old, int | float | complex) and isinstance(new, int | float | complex):
         try:
-            return float(abs(old - new))
-        except OverflowError:  # integers beyond any float
+            return float(abs(_exact(old, new) - _exact(new, old)))
+        except OverflowError:  # beyond any float
             return math.inf
     return math.nan
+
+
+def _exact(number: complex, other: complex) -> Any:
+    """The number as it is taken from ``other``: a float is not what an integer is rounded to."""
+    return (
+        Fraction(number) if isinstance(number, float) and isinstance(other, int) and math.isfinite(number) else number
+    )
+
+
+def _largest(*numbers: Any) -> float:
+    """The magnitude of the larger one; of what is beyond any float, the largest float."""
+    try:
+        return max(float(abs(number)) for number in numbers)
+    except OverflowError:
+        return sys.float_info.max
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +140,7 @@ def _judged(pairs: Iterator[tuple[str, Value, Value]], tolerance: Tolerance) -> 
 
 def _place(where: str, old: Value, new: Value) -> Place:
     off = distance(old, new)
-    largest = max(abs(old), abs(new)) if not math.isnan(off) else 0  # type: ignore[arg-type]
+    largest = _largest(old, new) if not math.isnan(off) else 0.0
     relative = off / largest if largest and math.isfinite(off) and math.isfinite(largest) else math.nan
     return Place(where=where, old=_said(old), new=_said(new), off=off, relative=relative)
 
@@ -179,12 +198,17 @@ def _is_name(text: str) -> bool:
     return isinstance(_cell(text), str)
 
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,400}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf(?:inity)?|nan)", re.IGNORECASE)
 
 
 def _cell(text: str) -> Value:
+    """Integers have all their digits; what is beyond any float stays text, for it is not infinite."""
     word = text.strip()
-    return float(word) if _NUMBER.fullmatch(word) else text
+    if _INTEGER.fullmatch(word):
+        return int(word)
+    number = float(word) if _NUMBER.fullmatch(word) else text
+    return text if isinstance(number, float) and math.isinf(number) and "n" not in word.lower() else number
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
@@ -208,7 +232,7 @@ def _json_lines(old: bytes, new: bytes, tolerance: Tolerance) -> Compared:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, parse_float=_float, object_pairs_hook=_table)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"it is not JSON: {error}") from None
 
@@ -217,6 +241,19 @@ class _Words(str):
     """What stands for a value that is not one."""
 
     __slots__ = ()
+
+
+def _float(text: str) -> float | _Words:
+    """What is beyond any float stays text, for it is not infinite."""
+    number = float(text)
+    return _Words(text) if math.isinf(number) else number
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):  # the others would not be compared
+        raise ValueError("a key is there twice in one table")
+    return table
 
 
 _ABSENT = _Words("nothing")
@@ -303,7 +340,7 @@ def read_array(data: bytes) -> Array:
         raise UnreadableError("it is an array of records, which are compared as bytes")
     if "O" in dtype:
         raise UnreadableError("it holds Python objects, which are never unpickled")
-    order, kind = dtype[0], dtype[1:]
+    order, kind = dtype[:1] or "?", dtype[1:]
     form = _FORMS.get(kind, "")
     found = re.fullmatch(r"[UVSaMm]([0-9]+)(?:\[.*\])?", kind)
     width = struct.calcsize(f"<{form}") if form else int(found[1]) * (4 if kind[0] == "U" else 1) if found else 0
@@ -392,8 +429,11 @@ def _members(data: bytes) -> dict[str, bytes]:
             items = archive.infolist()
             if sum(item.file_size for item in items) > LARGEST:
                 raise UnreadableError("its arrays are larger than 1 GiB")
-            return {item.filename.removesuffix(".npy"): archive.read(item) for item in items}
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
+            found = {item.filename.removesuffix(".npy"): archive.read(item) for item in items}
+            if len(found) < len(items):  # the others would not be compared
+                raise UnreadableError("it has two arrays of one name")
+            return found
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:
         raise UnreadableError(f"it is no archive of arrays: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -260,10 +261,45 @@ def test_without_the_recorded_file_only_hashes_can_be_compared(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new", "allowed"),
-    [(1.0, 1.0, True), (math.nan, math.nan, True), (math.inf, math.inf, True), (math.inf, 1.0, False), (True, 1, False), (1, 1.05, True), (0.0, 0.05, False), ("a", "a", True), (10**400, 1, False)],
+    [(1.0, 1.0, True), (math.nan, math.nan, True), (math.inf, math.inf, True), (math.inf, 1.0, False), (True, 1, False), (1, 1.05, True), (0.0, 0.05, False), ("a", "a", True), (10**400, 1, False), (10**400, 10**400 + 1, True), (1e308 + 1e308j, 1e308 + 1j, False), (complex(math.nan, 1), complex(math.nan, 2), False), (complex(math.nan, 1), complex(math.nan, 1), True)],
 )  # fmt: skip
 def test_what_a_tolerance_allows(old, new, allowed):
     assert Tolerance(relative=0.1).allows(old, new) is allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "text"),
+    [
+        ("t.csv", b"n\n9007199254740992\n", b"n\n9007199254740993\n", "1 of 2 values differ more than allowed"),
+        ("t.csv", b"n\n1e400\n", b"n\n1e401\n", "1 of 2 values differ more than allowed"),
+        ("t.json", b"[9007199254740993]", b"[9007199254740992.0]", "1 of 1 value differ more than allowed"),
+        ("t.json", b"[1e400]", b"[1e401]", "1 of 1 value differ more than allowed"),
+        ("t.json", b"[1e400]", b"[Infinity]", "1 of 1 value differ more than allowed"),
+        ("t.json", b'{"a": 1, "a": 2}', b'{"a": 5, "a": 2}', "it is not JSON: a key is there twice in one table"),
+    ],
+)
+def test_values_that_only_look_the_same(tmp_path, name, old, new, text):
+    assert text in said(tmp_path, name, old, new, Tolerance())[0]
+
+
+def test_an_archive_that_hides_arrays(tmp_path):
+    same = archive(tmp_path / "a", w=array([1]))
+    with zipfile.ZipFile(tmp_path / "b", "w") as twice:
+        twice.writestr("w", array([2]))
+        twice.writestr("w.npy", array([1]))
+    (line,) = said(tmp_path, "a.npz", same, (tmp_path / "b").read_bytes(), Tolerance(relative=9))
+    assert line.endswith("; it has two arrays of one name")
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_an_archive_that_is_damaged(tmp_path, place):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("w.npy", array([1, 2, 3]))
+    damaged = bytearray(data.getvalue())
+    damaged[30 + len("w.npy") + place] ^= 0xFF
+    (line,) = said(tmp_path, "a.npz", data.getvalue(), bytes(damaged), Tolerance(relative=9))
+    assert "; it is no archive of arrays: " in line
 
 
 def test_outputs_of_one_run_only_and_another_status(tmp_path):
