@@ -57,6 +57,16 @@ class Report:
         """Ids of the distinct keys that vouch: one person who signs twice is one."""
         return tuple(dict.fromkeys(item.keyid for item in self.valid))
 
+    def keys_of(self, target: str) -> tuple[str, ...]:
+        """Those of them that vouch for this target: a statement speaks of the targets that were built, of no others."""
+        return tuple(
+            dict.fromkeys(
+                item.keyid
+                for item in self.valid
+                if item.statement and any(outcome.target == target for outcome in item.statement.outcomes)
+            )
+        )
+
 
 def check_attestations(files: Iterable[Path], digest: str, lock: Lock, keys: Mapping[str, PublicKey]) -> Report:
     """Judge all ``files`` for the lock whose bytes have this sha256 hex; ``keys`` are those that are believed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from reprobox.cli.key import passphrase
 from reprobox.cli.session import open_store
 from reprobox.digest import prefixed, sha256
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
+from reprobox.lock import Lock
 from reprobox.project import Project, read_lock
 from reprobox.verify.checks import Subject
 from reprobox.verify.result import Verification
@@ -104,14 +105,23 @@ def check(options: argparse.Namespace) -> int:
     keys = {key.id: key for key in map(read_key, options.trust)} | open_keyring().believed()
     data = project.lock_text().encode()
     lock = read_lock(data, open_store(config.load(), options.reporter.say), str(project.lock_path))
+    targets = _targets(options, lock)
     report = check_attestations(attestations_in(given), sha256(data), lock, keys)
     if not report.findings:
         raise _nobody(str(given[0]))
-    _show(options, report)
-    problem = _problem(report, options.threshold, str(project.lock_path))
+    _show(options, report, targets)
+    problem = _problem(report, targets, options.threshold, str(project.lock_path))
     if problem is not None and not options.json:
         raise problem
     return problem.status if problem else 0
+
+
+def _targets(options: argparse.Namespace, lock: Lock) -> tuple[str, ...]:
+    """The targets that somebody must vouch for: the one that is asked for, or all."""
+    if options.target is not None and options.target not in lock.targets:
+        hint = f"there are {', '.join(sorted(lock.targets))}"
+        raise UsageError(f"there is no target {options.target!r}", where="--target", hint=hint)
+    return (options.target,) if options.target is not None else tuple(lock.targets)
 
 
 def _nobody(where: str) -> ReproboxError:
@@ -119,23 +129,29 @@ def _nobody(where: str) -> ReproboxError:
     return ReproboxError("there are no attestations of this lock", where=where, hint=hint)
 
 
-def _problem(report: Report, threshold: int, where: str) -> IntegrityError | None:
+def _problem(report: Report, targets: Sequence[str], threshold: int, where: str) -> IntegrityError | None:
     if report.wrong:
         more = f"\n  and {len(report.wrong) - _SHOWN} more" if len(report.wrong) > _SHOWN else ""
         listed = "".join(f"\n  {item.file}: {item.message}" for item in report.wrong[:_SHOWN])
         hint = "take these files away, or get others from those who signed them"
         return IntegrityError(f"not every attestation holds:{listed}{more}", where=where, hint=hint)
-    if len(report.keys) < threshold:
-        count = f"{len(report.keys)} of the keys that you believe" if report.keys else "no key that you believe"
-        asked = f", and {threshold} are asked for" if threshold > 1 else ""
-        hint = "believe a key whose owner you asked for its id: `reprobox key trust FILE`"
-        return IntegrityError(f"{count} vouches for this lock{asked}", where=where, hint=hint)
-    return None
+    lacking = next((name for name in targets if len(report.keys_of(name)) < threshold), None)
+    if lacking is None:
+        return None
+    keys = report.keys_of(lacking)
+    count = f"{len(keys)} of the keys that you believe" if keys else "no key that you believe"
+    whole = len(report.keys) < threshold
+    what = "this lock" if whole else f"target {lacking!r} of this lock"
+    asked = f", and {threshold} are asked for" if threshold > 1 else ""
+    hint = "believe a key whose owner you asked for its id: `reprobox key trust FILE`"
+    hint += "" if whole else "; --target asks about one target alone"
+    return IntegrityError(f"{count} vouches for {what}{asked}", where=where, hint=hint)
 
 
-def _show(options: argparse.Namespace, report: Report) -> None:
+def _show(options: argparse.Namespace, report: Report, targets: Sequence[str]) -> None:
     if options.json:
-        print(json.dumps(document(report)))
+        vouching = {name: list(report.keys_of(name)) for name in targets}
+        print(json.dumps(document(report) | {"targets": vouching}))
         return
     for item in report.findings:
         print(f"{item.state:14} {Path(item.file).name}")
@@ -145,6 +161,9 @@ def _show(options: argparse.Namespace, report: Report) -> None:
     count = len(report.keys)
     if count:
         print(f"{count} key{'s vouch' if count > 1 else ' vouches'} for the lock {prefixed(report.lock)}: {names}")
+    if any(report.keys_of(name) != report.keys for name in targets):
+        for name in targets:
+            print(f"  {len(report.keys_of(name))} of them for target {name}")
 
 
 def _lines(item: Finding) -> Iterator[str]:

@@ -79,7 +79,7 @@ def _target(session: Session, manifest: Manifest, lock: Lock, target: str | None
 
 
 def _keys(session: Session, project: Project, lock: Lock, digest: str) -> int:
-    """How many of the keys that are believed here vouch for the lock. What does not hold is told, and not counted."""
+    """How many of the keys that are believed here vouch for every target. What does not hold is told, not counted."""
     from reprobox.attestation.check import check_attestations
     from reprobox.attestation.folder import FOLDER, attestations_in
     from reprobox.attestation.keys import open_keyring
@@ -91,7 +91,7 @@ def _keys(session: Session, project: Project, lock: Lock, digest: str) -> int:
     for item in report.findings:
         if item.state != "valid":
             session.reporter.say(f"warning: {FOLDER}/{Path(item.file).name} does not count: {item.message}")
-    return len(report.keys)
+    return min(len(report.keys_of(name)) for name in lock.targets)
 
 
 def _text(citation: cite.Citation, form: str) -> str:

@@ -23,6 +23,7 @@ from reprobox.attestation.envelope import MOST_BYTES, PAYLOAD_TYPE, sign
 from reprobox.attestation.folder import attestations_in, vouch
 from reprobox.attestation.keys import Keyring, open_keyring
 from reprobox.attestation.statement import Statement, read_statement
+from reprobox.cli import main
 from reprobox.digest import canonical, sha256
 from reprobox.errors import UsageError
 from reprobox.lock import Input, Lock
@@ -290,6 +291,30 @@ def test_several_people_vouch_for_one_lock(desk: Desk):
     assert [item.message.partition(" (")[0] for item in report.findings] == ["signed by ada", "signed by grace"]
     assert len(report.keys) == 2
     assert not report.wrong
+
+
+def test_a_signature_counts_for_the_targets_that_were_built(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The other target of the lock is not sealed, and nobody has built it."""
+    monkeypatch.setenv("REPROBOX_KEYS", str(desk.ada.folder))
+    vouched(desk.path, desk.lock, desk.ada, "ada")
+
+    def verify(*words: str) -> int:
+        return main(["verify", "-C", str(desk.path), "--attestations", *words])
+
+    assert verify() == 5
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-2:] == ["  1 of them for target default", "  0 of them for target my gpu"]
+    assert "no key that you believe vouches for target 'my gpu' of this lock" in err
+    assert "; --target asks about one target alone" in err
+    assert verify("--json") == 5
+    (ada,) = desk.ada.own()
+    assert json.loads(capsys.readouterr().out)["targets"] == {"default": [ada.id], "my gpu": []}
+    assert verify("--target", "default") == 0
+    assert verify("--target", "my gpu") == 5
+    assert verify("--target", "none") == 2
+    assert "hint: there are default, my gpu" in capsys.readouterr().err
 
 
 def test_one_key_that_signs_twice_counts_once(desk: Desk, tmp_path: Path):
