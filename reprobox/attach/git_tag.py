@@ -209,7 +209,7 @@ def git(
     """Run git there, without its hooks; it asks nobody for anything."""
     argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
     environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **(extra or {})}
+    environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **(extra or {})}
     try:
         return subprocess.run(argv, cwd=repository, env=environment, input=data, capture_output=True, check=False)
     except FileNotFoundError:

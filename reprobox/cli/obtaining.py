@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +14,8 @@ from pathlib import Path
 
 from reprobox import config
 from reprobox.cli.options import check_output
-from reprobox.cli.report import plain
 from reprobox.cli.session import open_session, open_store
-from reprobox.cli.telling import sentences
+from reprobox.cli.telling import on_one_line, sentences
 from reprobox.download import Downloader
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.oci.registry import Registries
@@ -118,7 +118,7 @@ def agree(options: argparse.Namespace, source: Source, description: Description)
             )
         return
     for concern in left:
-        _ask(f"{plain(concern.key)}: {plain(concern.message)}. Allow it?")
+        _ask(f"{on_one_line(concern.key)}: {on_one_line(concern.message)}. Allow it?")
     _ask("Build this, and run its scripts?" if description.runs else "Build this?")
 
 
@@ -137,18 +137,24 @@ def _refuse(source: Source, left: Sequence[Reach], description: Description) -> 
             where=source.text,
             hint="get it again from where it was published; or, if you know why, add --allow changed-code",
         )
-    listed = "".join(f"\n  {plain(reach.key)}: {plain(reach.message)}" for reach in left)
-    names = " ".join(f"--allow {name}" for name in dict.fromkeys(reach.name for reach in left))
+    listed = "".join(f"\n  {on_one_line(reach.key)}: {on_one_line(reach.message)}" for reach in left)
+    names = " ".join(
+        f"--allow {on_one_line(shlex.quote(name))}" for name in dict.fromkeys(reach.name for reach in left)
+    )
     raise UsageError(
         f"it names what is outside its own folder, and is not yours:{listed}",
         where=source.text,
-        hint=f"if you want that, say so by name: {names}",
+        hint=f"if you want that, say so by name: {on_one_line(names)}",
     )
 
 
 def _names(concerns: Sequence[Reach]) -> str:
     names = list(dict.fromkeys(concern.name for concern in concerns))
-    return f"it can be {', '.join(names)}" if names else "leave --allow out: this names nothing outside its own folder"
+    return (
+        on_one_line(f"it can be {', '.join(names)}")
+        if names
+        else "leave --allow out: this names nothing outside its own folder"
+    )
 
 
 def _ask(question: str) -> None:

@@ -18,7 +18,7 @@ from reprobox.cli.options import (
     add_requires_option,
     check_output,
 )
-from reprobox.cli.report import human
+from reprobox.cli.report import human, plain
 from reprobox.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def _realize_other(options: argparse.Namespace, source: Source) -> int:
 def _next(description: Description, folder: Path) -> str:
     import shlex
 
-    asked = [f"--mount {mount.target}=PATH" for mount in description.mounts if "give it with --mount" in mount.state]
+    asked = [f"--mount {shlex.quote(item.target)}=PATH" for item in description.mounts if item.to_give]
     command = "run" if description.command else "shell"
-    return " ".join(["reprobox", command, "-C", shlex.quote(str(folder)), *asked])
+    return plain(" ".join(["reprobox", command, "-C", shlex.quote(str(folder)), *asked]))
 
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:

@@ -100,12 +100,12 @@ def _listed(files: Sequence[str]) -> str:
 
 
 def _row(name: str, text: str) -> str:
-    return f"{name:{_WIDTH}} {_on_one_line(text)}"
+    return f"{name:{_WIDTH}} {on_one_line(text)}"
 
 
-def _on_one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A line end in a name would make it pass for a line of its own."""
-    return text.replace("\n", "\\n").replace("\t", "\\t")
+    return plain(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def _one_line(text: str) -> str:

@@ -25,6 +25,8 @@ from reprobox.git.commits import CommitError, is_oid
 
 #: Ways to a repository that is not a folder of this machine.
 SCHEMES = ("https", "http", "ssh", "git")
+#: Those of them whose answers anybody on the way can change.
+OPEN = ("http", "git")
 #: What the host says about reaching servers; every other GIT_ variable would change what git does.
 _KEPT = frozenset(
     (
@@ -283,17 +285,23 @@ def _environment(remote: Remote | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
     if remote is not None and loopback(urllib.parse.urlsplit(remote.url).hostname or ""):
         kept = {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")}
-    ways = ("file",) if remote is not None and remote.local else SCHEMES
     return kept | {
         "LC_ALL": "C",
-        "GIT_ALLOW_PROTOCOL": ":".join(ways),
+        "GIT_ALLOW_PROTOCOL": ":".join(("file",) if remote is not None and remote.local else _ways(remote)),
         "GIT_ASKPASS": "",
         "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "SSH_ASKPASS_REQUIRE": "never",
         **({} if remote is not None else {"GIT_CONFIG_GLOBAL": "/dev/null"}),
     }
+
+
+def _ways(remote: Remote | None) -> Iterator[str]:
+    """What may be used to reach it. Nobody is sent on from what is protected to what anybody on the way can change."""
+    url = remote.url if remote is not None else ""
+    return (scheme for scheme in SCHEMES if scheme not in OPEN or url.startswith(f"{scheme}://"))
 
 
 class Objects:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from reprobox.attach import pdf, referrer
 from reprobox.attach.files import Attached
+from reprobox.oci.referrers import subject_of
 from reprobox.sources.obtained import Means, Obtained
 from reprobox.sources.packed import Files, from_files
 from reprobox.sources.source import Source
@@ -22,7 +22,7 @@ def from_pdf(source: Source, _: Means, folder: Path) -> Obtained:
 def from_registry(source: Source, means: Means, folder: Path) -> Obtained:
     """What a registry has under a name: a vault, or an image that something is attached to."""
     reference = referrer.reference_of(source.place)
-    document = json.loads(means.registries.repository(reference).document(reference))
+    _, document = subject_of(means.registries.repository(reference), reference)
     if document.get("artifactType") == ARTIFACT_TYPE:
         return from_vault(source, means, folder)
     found = referrer.read(means.registries, reference, _attached(folder))

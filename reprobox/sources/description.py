@@ -75,12 +75,13 @@ class TargetSaid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MountSaid:
-    """One mount; ``state`` says what is known of its data."""
+    """One mount; ``state`` says what is known of its data, ``to_give`` that whoever runs it says where that is."""
 
     target: str
     mode: str
     source: str
     state: str
+    to_give: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,18 +234,15 @@ def _is_package(item: Input) -> bool:
 def _mount(folder: Path, lock: Lock, path: str, mount: Mount) -> MountSaid:
     source = mount.source or ""
     there = bool(source) and not is_outside(folder, source) and (folder / source).exists()
+    to_give = not mount.files and not (source and (mount.mode == "rw" or there))
     if mount.files:
         state = f"downloaded: {len(mount.files)} files"
-    elif not source:
-        state = f"give it with --mount {path}=PATH"
-    elif mount.mode == "rw":
-        state = "for output"
+    elif to_give:
+        state = f"{'not here: ' if source else ''}give it with --mount {shlex.quote(path)}=PATH"
     else:
-        state = "in the project" if there else f"not here: give it with --mount {path}=PATH"
-    locked = lock.mounts.get(path)
-    return MountSaid(
-        target=path, mode=mount.mode, source=source, state=f"{state}, locked by its content" if locked else state
-    )
+        state = "for output" if mount.mode == "rw" else "in the project"
+    locked = ", locked by its content" if lock.mounts.get(path) else ""
+    return MountSaid(target=path, mode=mount.mode, source=source, state=f"{state}{locked}", to_give=to_give)
 
 
 def _secrets(manifest: Manifest, lock: Lock) -> Iterator[tuple[str, str]]:

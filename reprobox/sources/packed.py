@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -98,7 +99,7 @@ def from_archive(source: Source, means: Means, folder: Path) -> Obtained:
             _take(path, f"{found.project}/{target.name}".lstrip("/"), target)
         left_out = from_files(Files(manifest=manifest, lock=lock, project=packed), project, source.text)
     else:
-        left_out = unpack_project(path, project, below=found.project.encode())
+        left_out = unpack_project(path, project, below=os.fsencode(found.project))
     vaults: tuple[str, ...] = ()
     if found.vault and means.inputs:
         _take(path, found.vault, folder / VAULT_TAR)
@@ -110,7 +111,7 @@ def from_archive(source: Source, means: Means, folder: Path) -> Obtained:
 def _names(path: Path) -> list[str]:
     try:
         members = Archive(path, limits=LIMITS).members()
-        return [member.path.decode("utf-8", "surrogateescape") for member, _ in members if member.kind in "fx"]
+        return [os.fsdecode(member.path) for member, _ in members if member.kind in "fx"]
     except ArchiveError as error:
         raise _cannot(path, error) from None
 
@@ -124,7 +125,7 @@ def _take(packed: Path, name: str, target: Path) -> None:
     """One file of an archive."""
     try:
         for member, content in Archive(packed, limits=LIMITS).members():
-            if member.path == name.encode() and member.kind in "fx":
+            if member.path == os.fsencode(name) and member.kind in "fx":
                 with target.open("xb") as file:
                     file.writelines(content)
     except (ArchiveError, OSError) as error:

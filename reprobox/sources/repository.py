@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+import urllib.parse
 from pathlib import Path
 from typing import IO
 
 from reprobox.attach import git_tag
-from reprobox.download import Watch
+from reprobox.download import Watch, loopback
 from reprobox.errors import IntegrityError, OfflineError, UsageError
-from reprobox.git.commits import FOLDER, LINK, MODULE, PROGRAM, CommitError, Item, entries, subtree, tree_of, walk
-from reprobox.git.repository import Clone, Objects, Remote
+from reprobox.git.commits import (
+    FOLDER,
+    LINK,
+    MODULE,
+    PROGRAM,
+    CommitError,
+    Item,
+    entries,
+    is_oid,
+    subtree,
+    tree_of,
+    walk,
+)
+from reprobox.git.repository import OPEN, Clone, Objects, Remote
 from reprobox.image import file_header, folder_header, link_header, tar_end
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
@@ -21,6 +34,7 @@ from reprobox.sources.packed import Files, from_files
 from reprobox.sources.source import Source
 
 _BLOCK = 512
+_LONGEST_LINK = 4096
 #: Most bytes that the files of one commit may have: a repository can name one large file a million times.
 MOST = 16 << 30
 
@@ -33,6 +47,7 @@ def from_repository(source: Source, means: Means, folder: Path) -> Obtained:
     remote = Remote.of(source.place, Path.cwd())
     if means.downloader.offline and not remote.local:
         raise OfflineError("the network may not be used", where=remote.shown, hint="run it again without --offline")
+    _check_way(remote, source)
     means.reporter.say(f"fetching {source.rev or 'the default branch'} of {remote.shown}")
     clone = Clone(folder / "clone", remote, _Cap(folder / "clone", remote.shown))
     commit = clone.fetch(source.rev or "HEAD")
@@ -57,6 +72,17 @@ def from_repository(source: Source, means: Means, folder: Path) -> Obtained:
     if modules:
         facts["submodules left out"] = ", ".join(modules[:5])
     return Obtained(folder=project, what="a git repository", facts=facts, left_out=left_out)
+
+
+def _check_way(remote: Remote, source: Source) -> None:
+    """A whole commit says which files it has; a name is what the server answers, or somebody on the way."""
+    parts = urllib.parse.urlsplit(remote.url)
+    if parts.scheme in OPEN and not loopback(parts.hostname or "") and not is_oid(source.rev):
+        raise UsageError(
+            f"what comes over {parts.scheme}:// can be changed on the way",
+            where=remote.shown,
+            hint="use https://, or name the whole commit behind an @",
+        )
 
 
 def _has_lock(objects: Objects, commit: str, inside: str) -> bool:
@@ -138,7 +164,11 @@ def _write(objects: Objects, tree: str, sink: IO[bytes]) -> list[str]:
 
 
 def _write_blob(objects: Objects, item: Item, sink: IO[bytes], most: int) -> int:
-    _, size, content = objects.read(item.oid)
+    kind, size, content = objects.read(item.oid)
+    if kind != "blob":
+        raise CommitError(f"{item.oid} is a {kind}, and a blob is needed")
+    if item.mode == LINK and size > _LONGEST_LINK:
+        raise CommitError(f"it has a link of {size} bytes")
     if size > most:
         raise CommitError(f"its files have more than {MOST} bytes")
     if item.mode == LINK:

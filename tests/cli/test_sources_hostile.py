@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 from reprobox.digest import canonical, prefixed, sha256
-from tests.cli.publications import Reader, nothing_left
+from reprobox.git.repository import Remote, _environment
+from tests.cli.publications import Reader, nothing_left, refused
+from tests.repositories import Repository
+from tests.servers import Server
 
 _AGAIN = "  hint: it is damaged, or was made to do harm: get it again from where it was published\n"
 _DAMAGED = "  hint: the vault is damaged: take another copy of it, or make it anew with `reprobox vault`\n"
@@ -92,3 +96,85 @@ def test_two_attestations_of_one_name(reader: Reader, tmp_path: Path):
         5,
         f"error: {vault.folder}: research.attestations/x.dsse.json is in it twice\n{_DAMAGED}",
     )
+
+
+# -- what is shown, and what is typed after it -------------------------------------------------------------------------
+
+
+def test_a_mount_point_is_no_command_to_paste(reader: Reader, monkeypatch):
+    """It may be any path, and the lines that say how to go on are copied into shells."""
+    reader.edit('"/data" = { mode = "ro", source = "data" }', r'"/data;touch $(id)\u001b[2J" = { mode = "ro" }')
+    made = {"layers": [], "tree_digest": "", "image_digest": "", "location": ""}
+    monkeypatch.setattr("reprobox.cli.realize._realize", lambda _: made)
+    done = reader("realize", "--yes", reader.zip())
+    assert done.status == 0, done.err
+    assert done.out.endswith("go on with    reprobox run -C xor --mount '/data;touch $(id)\\x1b[2J'=PATH\n")
+    assert "(ro): give it with --mount '/data;touch $(id)\\x1b[2J'=PATH\n" in done.err
+
+
+def test_a_line_end_forges_no_question(reader: Reader):
+    reader.edit(
+        '"/data" = { mode = "ro", source = "data" }', r'"/d\nerror: all is well" = { mode = "ro", source = "/etc" }'
+    )
+    done = reader("realize", "--yes", reader.zip())
+    assert done.status == 2
+    assert '\n  mounts."/d\\nerror: all is well".source: it is "/etc", outside the project' in done.err
+    assert done.err.count("\nerror: ") == 1
+
+
+# -- archives, registries and repositories -----------------------------------------------------------------------------
+
+
+def test_names_that_are_no_text(reader: Reader):
+    with tarfile.open("../release.tar", "w", format=tarfile.GNU_FORMAT) as packed:
+        packed.add(reader.paper, os.fsdecode(b"x\xff"))
+    done = reader("show", "../release.tar")
+    assert (done.status, done.err) == (0, "")
+    assert "as locked\n" in done.out
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"[" * 200_000])
+def test_a_registry_that_answers_nonsense(reader: Reader, document):
+    with Server() as server:
+        server.files = {"/v2/lab/xor/manifests/1.0": document}
+        done = reader("show", f"docker://{server.url('/lab/xor:1.0').partition('://')[2]}")
+    assert done.status == 1
+    assert ": it is not an OCI document\n" in done.err
+
+
+def test_a_link_that_is_no_path(reader: Reader, tmp_path: Path):
+    """Git has links of any length; all of it would be read into memory."""
+    repository = Repository(tmp_path / "upstream")
+    repository.write(research_o_toml="x", target="x" * 5000)
+    blob = repository.git("hash-object", "-w", "target")
+    repository.git("update-index", "--add", "--cacheinfo", f"120000,{blob},link")
+    commit = repository.git("commit-tree", repository.git("write-tree"), "-m", "link")
+    repository.git("tag", "v1", commit)
+    done = reader("show", "../upstream@v1")
+    assert (done.status, done.err.endswith(f"its commit {commit} is no sound one: it has a link of 5000 bytes\n")) == (
+        5,
+        True,
+    )
+
+
+@pytest.mark.parametrize("way", ["http", "git"])
+def test_a_name_is_not_believed_over_an_open_way(reader: Reader, way):
+    refused(
+        reader("realize", "--yes", f"git+{way}://example.org/lab/xor@v1.0"),
+        2,
+        f"error: {way}://example.org/lab/xor: what comes over {way}:// can be changed on the way\n"
+        "  hint: use https://, or name the whole commit behind an @\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "ways"),
+    [
+        ("https://example.org/xor", "https:ssh"),
+        ("lab@example.org:xor", "https:ssh"),
+        ("http://example.org/xor", "https:http:ssh"),
+        ("file:///xor", "file"),
+    ],
+)
+def test_git_is_not_sent_on_to_an_open_way(url, ways):
+    assert _environment(Remote.of(url, Path("/")))["GIT_ALLOW_PROTOCOL"] == ways
