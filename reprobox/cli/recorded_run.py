@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +115,8 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> int:
     code = prepared.record["code"]
     mounts = outputs.keys() - ({code["target"]} if code else set())
     changed = sorted(mount for mount in mounts if outputs[mount].kept != record.outputs.get(mount, Written()).kept)
-    return _tell(found, changed, options, path)
+    notes = _notes(record, prepared, changed if any(not item.good for item in found) else ())
+    return _tell(found, notes, options, path, same_tree=_tree(prepared) == record.tree)
 
 
 def _tolerance(options: argparse.Namespace) -> Tolerance | None:
@@ -125,7 +126,7 @@ def _tolerance(options: argparse.Namespace) -> Tolerance | None:
 
 
 def _refuse_another(path: Path, record: RunRecord, prepared: Prepared) -> None:
-    """The same environment, code and data: else the result says nothing."""
+    """The same pins, code and data: else the result says nothing."""
     if record.pins != f"sha256:{pins(prepared.lock)}":
         raise LockError(
             f"the record is of another lock: {record.lock}, and this one is sha256:{prepared.lock.digest()}",
@@ -202,21 +203,37 @@ def _put(source: Path, target: Path) -> None:
 # -- tell --------------------------------------------------------------------------------------------------------------
 
 
-def _tell(found: Sequence[Finding], changed: Sequence[str], options: argparse.Namespace, path: Path) -> int:
-    """``changed`` are folders where there was something else before than the recorded run found and left alone."""
+def _tree(prepared: Prepared) -> str:
+    return str(prepared.record["result"]["tree_digest"])
+
+
+def _notes(record: RunRecord, prepared: Prepared, changed: Sequence[str]) -> Iterator[str]:
+    """What else differs from the recorded run. ``changed`` are folders where there was something else before than it
+    found and left alone."""
+    for mount in changed:
+        yield f"{mount}: what was there before is not what the recorded run found there"
+    if _tree(prepared) != record.tree:
+        why = f"; no seal pinned {', '.join(record.unpinned)}" if record.unpinned else ""
+        yield f"the environment is another one: its tree was {record.tree}, and is {_tree(prepared)} now{why}"
+
+
+def _tell(
+    found: Sequence[Finding], notes: Iterable[str], options: argparse.Namespace, path: Path, *, same_tree: bool
+) -> int:
     bad = [finding for finding in found if not finding.good]
     if options.json:
-        print(json.dumps({"record": str(path), "same": not bad, "findings": [_document(item) for item in found]}))
+        said = {"record": str(path), "same": not bad, "same_tree": same_tree}
+        print(json.dumps(said | {"findings": [_document(item) for item in found]}))
         return IntegrityError.status if bad else 0
     for finding in found:
         for line in told(finding):
             print(line)
+    for note in notes:
+        print(f"note    {note}")
     if not found:
         print("the exit status is as recorded, and neither run wrote a file")
         return 0
     if bad:
-        for mount in changed:
-            print(f"note    {mount}: what was there before is not what the recorded run found there")
         outputs = f"{len(bad)} of {len(found)} outputs"
         print(f"{outputs} are not what {path.stem} recorded")
         return IntegrityError.status

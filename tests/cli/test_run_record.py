@@ -230,6 +230,18 @@ def test_what_was_there_before_is_named_where_the_result_differs(recorded):
     assert "\nnote    /out: what was there before is not what the recorded run found there\n" in told.out
 
 
+def test_an_environment_that_no_seal_pinned_may_be_another_one(recorded):
+    """The lock pins no more than it says: what a step loaded from the network may have changed."""
+    place = recorded.root / "research.runs/first.json"
+    other = "sha256:" + "7" * 64
+    place.write_text(json.dumps(record(recorded) | {"tree": other, "unpinned": ["weights"]}))
+    told = recorded.process("run", "--check", "first")
+    assert told.status == 0, told.err
+    assert f"note    the environment is another one: its tree was {other}, and is sha256:" in told.out
+    assert "; no seal pinned weights\n" in told.out
+    assert json.loads(recorded.process("run", "--check", "first", "--json").out)["same_tree"] is False
+
+
 def test_other_data_and_another_lock_are_refused_before_anything_runs(recorded):
     (recorded.root / "data/numbers").write_text("1 2 4\n")
     told = recorded.process("run", "--check", "first")
