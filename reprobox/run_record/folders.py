@@ -62,9 +62,16 @@ def written(root: Path, before: Look, after: Look, store: Store) -> Written:
     )
 
 
-def unknown(error: ReproboxError) -> Written:
-    """What is recorded of a folder that could not be read afterwards: the run is over, and worth its record."""
-    return Written(problem=f"{error.where}: {error.message}" if error.where else error.message)
+def unknown(error: ReproboxError, source: Path, place: str) -> Written:
+    """What is recorded of a folder that could not be read afterwards: the run is over, and worth its record.
+
+    Paths are told as the run saw them, at ``place``: records are published, and where ``source`` lies on the machine
+    names its user.
+    """
+    where, told = error.where or "", error.message
+    for root in (os.path.realpath(source), str(source)):
+        where, told = where.replace(root, place), told.replace(root, place)
+    return Written(problem=f"{where}: {told}" if where else told)
 
 
 def skipping(root: Path, below: Collection[str], names: Collection[bytes]) -> Callable[[bytes], bool]:

@@ -95,9 +95,9 @@ def outcome(prepared: Prepared, binds: Sequence[Bind], before: Mapping[str, Look
             after = looked(prepared, binds, bind)
             found[bind.target] = written(bind.source, before[bind.target], after, prepared.store)
         except ReproboxError as error:
-            found[bind.target] = unknown(error)
+            found[bind.target] = unknown(error, bind.source, bind.target)
         except KeyboardInterrupt:
-            found[bind.target] = unknown(IntegrityError("hashing it was interrupted"))
+            found[bind.target] = unknown(IntegrityError("hashing it was interrupted"), bind.source, bind.target)
     return found
 
 

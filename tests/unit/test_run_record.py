@@ -15,10 +15,11 @@ import jsonschema
 import pytest
 
 from reprobox.digest import sha256
-from reprobox.errors import UsageError
+from reprobox.errors import IntegrityError, UsageError
 from reprobox.host import Host
 from reprobox.run_record.action import FAILED, Thing, actions
 from reprobox.run_record.compare import Against, findings, told
+from reprobox.run_record.folders import unknown
 from reprobox.run_record.record import Agent, File, Read, RunRecord, Usage, Written, dump, parse, schema
 from reprobox.run_record.values import Tolerance
 
@@ -133,6 +134,15 @@ def test_paths_never_lead_out(path):
     with pytest.raises(UsageError) as error:
         parse(dump(outside), file="r.json")
     assert str(error.value).startswith(f'r.json: "/out": a path that leads out of it: {path!r}')
+
+
+def test_what_cannot_be_read_is_told_without_the_machines_paths(tmp_path):
+    home = tmp_path / "ada"
+    home.mkdir()
+    (tmp_path / "link").symlink_to(home)
+    for source in (home, tmp_path / "link"):
+        error = IntegrityError("it changed while it was read", where=str(home / "result"))
+        assert unknown(error, source, "/out").problem == "/out/result: it changed while it was read"
 
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
