@@ -367,15 +367,16 @@ def heritage(items: Sequence[Input], services: Sequence[str], downloader: Downlo
     commits = {f"swh:1:rev:{item.facts['commit']}": item for item in items if "commit" in item.facts}
     for service in services if commits else ():
         base: dict[str, Any] = {"kind": "heritage", "authority": f"heritage {service}"}
-        known: Mapping[str, Any] = {}
+        known: dict[str, bool] = {}
         said = ""
         try:
             body = json.dumps(list(commits)).encode()
-            known = json.loads(_posted(downloader, f"{service}/api/1/known/", body))
-        except (ReproboxError, ValueError) as error:
+            answer = json.loads(_posted(downloader, f"{service}/api/1/known/", body))
+            known = {swhid: answer[swhid]["known"] is True for swhid in commits}
+        except (ReproboxError, ValueError, TypeError, KeyError, RecursionError) as error:
             said = error.message if isinstance(error, ReproboxError) else "its answer cannot be read"
         for swhid, item in commits.items():
-            there = bool(known.get(swhid, {}).get("known")) if isinstance(known, dict) else False
+            there = known.get(swhid, False)
             state = SILENT if said else HAS if there else LOST
             words = said or ("" if there else "it was never archived there")
             found.setdefault(item.sha256, []).append(

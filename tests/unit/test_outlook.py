@@ -246,9 +246,11 @@ def test_software_heritage_is_asked_by_swhid(server: Server) -> None:
         ("heritage", HAS),
         ("heritage", LOST),
     ]
-    server.answers["/api/1/known/"] = lambda _: (200, {}, b"<html>")
-    (one,) = heritage(items, [server.url("")], quick())[items[0].sha256]
-    assert (one.state, one.said) == (SILENT, "its answer cannot be read")
+    swhid = f"swh:1:rev:{commits['there']}"
+    for strange in ("<html>", "[]", "{}", json.dumps({swhid: True}), json.dumps({swhid: {}})):
+        server.answers["/api/1/known/"] = lambda _, strange=strange: (200, {}, strange.encode())
+        (one,) = heritage(items[:1], [server.url("")], quick())[items[0].sha256]
+        assert (one.state, one.said) == (SILENT, "its answer cannot be read")
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
