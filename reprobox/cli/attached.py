@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from reprobox import config
 from reprobox.attach import git_tag, pdf, referrer
 from reprobox.attach.files import Attached, check
 from reprobox.attach.pdf_document import Document
-from reprobox.cli.report import human
+from reprobox.cli.report import human, on_one_line
 from reprobox.cli.subject import IMAGE, PDF
 from reprobox.digest import prefixed
 from reprobox.download import Downloader
@@ -93,25 +93,30 @@ def _beside(options: argparse.Namespace, kind: str) -> dict[str, Any]:
 
 def show(document: Mapping[str, Any]) -> None:
     """Print what :func:`describe` found."""
-    print(document["subject"])
+    for line in _lines(document):
+        print(on_one_line(line))
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+    yield document["subject"]
     for name in ("digest", "referrer", "commit", "ref", "pages"):
         if name in document:
-            print(f"{name:13} {document[name]}")
+            yield f"{name:13} {document[name]}"
     if document.get("signatures"):
-        print(f"signatures    {document['signatures']}")
+        yield f"signatures    {document['signatures']}"
     for number, item in enumerate(document["files"]):
-        print(f"{'attached' if not number else '':13} {item['name']:22} {human(item['size']):>9}")
+        yield f"{'attached' if not number else '':13} {item['name']:22} {human(item['size']):>9}"
     for name in document.get("other_files", ()):
-        print(f"{'':13} {''.join(sign if sign.isprintable() else '?' for sign in name)[:60]} (not reprobox's)")
-    print(f"lock          {document['lock']}")
+        yield f"{'':13} {''.join(sign if sign.isprintable() else '?' for sign in name)[:60]} (not reprobox's)"
+    yield f"lock          {document['lock']}"
     if not document["belongs"]:
-        print(f"problem       {document['problem']}")
+        yield f"problem       {document['problem']}"
         return
-    print(f"project       {document['project']} {document['version'] or ''}".rstrip())
+    yield f"project       {document['project']} {document['version'] or ''}".rstrip()
     for target in document["targets"]:
         sealed = f", sealed as {target['tree_digest'][:19]}…" if target["sealed"] else ", not sealed"
-        print(f"target        {target['name']}, {target['platform']}, {target['layers']} layers{sealed}")
-    print("manifest and lock belong together")
+        yield f"target        {target['name']}, {target['platform']}, {target['layers']} layers{sealed}"
+    yield "manifest and lock belong together"
 
 
 def status(document: Mapping[str, Any]) -> int:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from reprobox import config
 from reprobox.cli.options import check_output
+from reprobox.cli.report import on_one_line
 from reprobox.cli.session import open_session, open_store
-from reprobox.cli.telling import on_one_line, sentences
+from reprobox.cli.telling import sentences
 from reprobox.download import Downloader
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.oci.registry import Registries

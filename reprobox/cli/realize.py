@@ -18,7 +18,7 @@ from reprobox.cli.options import (
     add_requires_option,
     check_output,
 )
-from reprobox.cli.report import human, plain
+from reprobox.cli.report import human, on_one_line
 from reprobox.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _next(description: Description, folder: Path) -> str:
 
     asked = [f"--mount {shlex.quote(item.target)}=PATH" for item in description.mounts if item.to_give]
     command = "run" if description.command else "shell"
-    return plain(" ".join(["reprobox", command, "-C", shlex.quote(str(folder)), *asked]))
+    return on_one_line(" ".join(["reprobox", command, "-C", shlex.quote(str(folder)), *asked]))
 
 
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
@@ -196,7 +196,7 @@ def _show(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
         note += f", in {layer['folder']}" if "folder" in layer else ""
         print(f"{layer['name']:16} {layer['kind']:10} {human(layer['size']):>9}  {done}{note}")
         for line in () if layer["cached"] else _dropped(layer["dropped"]):
-            print(f"{'':16} left out: {line}")
+            print(on_one_line(f"{'':16} left out: {line}"))
     print(f"tree digest   {result['tree_digest']}")
     print(f"image digest  {result['image_digest']}")
     print(f"location      {result['location']}")

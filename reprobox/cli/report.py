@@ -199,5 +199,10 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else _escaped(ord(char)) for char in text)
 
 
+def on_one_line(text: str) -> str:
+    """A line end in a name would make it pass for a line of its own."""
+    return plain(text.replace("\n", "\\n").replace("\t", "\\t"))
+
+
 def _escaped(number: int) -> str:
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reprobox.cli.report import human, plain
+from reprobox.cli.report import human, on_one_line, plain
 from reprobox.sources.description import Description, LayerSaid, TargetSaid, command_line
 
 _FEW = 5
@@ -101,11 +101,6 @@ def _listed(files: Sequence[str]) -> str:
 
 def _row(name: str, text: str) -> str:
     return f"{name:{_WIDTH}} {on_one_line(text)}"
-
-
-def on_one_line(text: str) -> str:
-    """A line end in a name would make it pass for a line of its own."""
-    return plain(text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def _one_line(text: str) -> str:

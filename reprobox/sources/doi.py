@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reprobox.attach.files import PROJECT as PROJECT_TAR
 from reprobox.download import StatusError
 from reprobox.errors import FetchError, IntegrityError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
 from reprobox.sources.obtained import Means, Obtained
-from reprobox.sources.packed import PROJECT_TAR, Files, from_files
+from reprobox.sources.packed import Files, from_files
 from reprobox.sources.records import Record, RecordFile, read_record
 from reprobox.sources.source import Source
 from reprobox.sources.web import Got, check_address, fetch, kind_of

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprobox.archives.fetched import Archive, ArchiveError
+from reprobox.attach.files import PROJECT as PROJECT_TAR
 from reprobox.errors import IntegrityError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
@@ -17,8 +18,6 @@ from reprobox.sources.obtained import Means, Obtained
 from reprobox.sources.source import CRATE_METADATA, CRATE_PROJECT, Source
 from reprobox.tree import walk
 
-#: The project as one tar, where manifest and lock are beside it.
-PROJECT_TAR = "research-project.tar"
 VAULT_TAR = "vault.tar"
 _CHUNK = 1 << 20
 _FIX = "ask whoever published it for one project with one lock"

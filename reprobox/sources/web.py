@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox.attach.files import PROJECT as PROJECT_TAR
 from reprobox.download import StatusError, Watch, loopback, without_password
 from reprobox.errors import IntegrityError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
 from reprobox.providers import Progress
 from reprobox.sources.obtained import Means, Obtained
-from reprobox.sources.packed import PROJECT_TAR, Files, from_files
+from reprobox.sources.packed import Files, from_files
 from reprobox.sources.source import PROJECT, Source, file_kind
 
 #: Most bytes that are taken from an address; what archives allow for a whole record.

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pypdf
 import pytest
 
+from reprobox import lock as locks
 from reprobox.digest import canonical, prefixed, sha256
 from reprobox.git.repository import Remote, _environment
 from tests.cli.publications import Reader, nothing_left, refused
@@ -120,6 +123,34 @@ def test_a_line_end_forges_no_question(reader: Reader):
     assert done.status == 2
     assert '\n  mounts."/d\\nerror: all is well".source: it is "/etc", outside the project' in done.err
     assert done.err.count("\nerror: ") == 1
+
+
+@pytest.mark.userns
+def test_a_name_that_is_left_out_cannot_steer_a_terminal(reader: Reader):
+    reader.edit("echo ready >> /made", r'mkdir "/.wh.$(printf "\033[2J\nmade")"', lock=False)
+    reader.lock()
+    done = reader("realize", reader.paper)
+    assert done.status == 0, done.err
+    assert "left out: /.wh.\\x1b[2J\\nmade: names that start with .wh." in done.out
+    assert "\x1b" not in done.out
+
+
+def test_a_lock_that_is_attached_cannot_steer_a_terminal(reader: Reader):
+    """`inspect` shows what is attached, which may be no lock of its manifest."""
+    lock = locks.read((reader.paper / "research.lock").read_text())
+    target = replace(lock.targets["default"], platform="linux/\x1b[2J\nmanifest and lock belong together")
+    written = locks.write(replace(lock, targets={"default": target}))
+    paper = pypdf.PdfWriter()
+    paper.add_blank_page(200, 200)
+    paper.add_attachment("research.toml", (reader.paper / "research.toml").read_bytes())
+    paper.add_attachment("research.lock", written.encode())
+    paper.write("paper.pdf")
+    done = reader("inspect", "paper.pdf")
+    assert done.status == 0, done.err
+    assert (
+        "target        default, linux/\\x1b[2J\\nmanifest and lock belong together, 4 layers, not sealed\n" in done.out
+    )
+    assert "\x1b" not in done.out
 
 
 # -- archives, registries and repositories -----------------------------------------------------------------------------
