@@ -86,8 +86,9 @@ class Keyring:
         form = forms.PrivateFormat.PKCS8
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(public, _pem(key), 0o644)
             _write(private, key.private_bytes(forms.Encoding.PEM, form, locked), 0o600)
+            with _gone_if_it_fails(private):
+                _write(public, _pem(key), 0o644)
         return PublicKey(name=name, pem=_pem(key).decode(), path=public, own=True)
 
     def own(self) -> tuple[PublicKey, ...]:
@@ -260,12 +261,21 @@ def _pem(key: Ed25519PrivateKey) -> bytes:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """A new file, with its mode from the first byte on."""
+    """A new file, with its mode from the first byte on; none that is cut short, for it would hide all other keys."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with open(descriptor, "wb") as file:
+    with _gone_if_it_fails(path), open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _gone_if_it_fails(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,6 +161,23 @@ def test_a_private_key_is_for_nobody_else(desk: Desk):
     assert str(caught.value) == (
         f"{private}: others may read this private key: its mode is 0640\n  hint: chmod 600 {private}"
     )
+
+
+@pytest.mark.parametrize("room", [0, 60, 115])
+def test_a_full_disk_leaves_no_half_of_a_key(tmp_path: Path, room: int):
+    """There is room for nothing, for a part of either half, and for the public one alone."""
+    command = [sys.executable, "-m", "reprobox.cli", "key", "new", "--name", "ada"]
+    done = subprocess.run(
+        ["prlimit", f"--fsize={room}", *command],
+        env={**os.environ, "REPROBOX_KEYS": str(tmp_path / "keys"), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "keys cannot be written: File too large" in done.stderr
+    assert list((tmp_path / "keys").iterdir()) == []
 
 
 @pytest.mark.tool("openssl")
