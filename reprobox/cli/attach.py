@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,6 +216,7 @@ def _told(attached: Attached, manifest: Manifest, lock: Lock) -> dict[str, Any]:
 
 
 def _for_readers(document: dict[str, Any], name: str) -> str:
+    name = shlex.quote(name)
     if document["complete"]:
         return f"readers: reprobox realize {name}"
     return f"readers: reprobox detach {name}, and then they put the code beside what comes out: say where it is"

@@ -50,6 +50,8 @@ def test_the_way_of_a_paper(project: Project, paper: Path) -> None:
     assert out.splitlines()[-2].startswith("attached to new.pdf: ")
     assert "not in it: the data at /data; say in the paper where it is\n" in out
     assert out.splitlines()[-1] == "readers: reprobox realize new.pdf"
+    spaced = say(project, "attach", "paper.pdf", "-o", "my paper.pdf")
+    assert spaced.splitlines()[-1] == "readers: reprobox realize 'my paper.pdf'"
     shown = say(project, "inspect", "new.pdf")
     assert "project       small 1.0" in shown
     assert "target        default, linux/amd64" in shown
