@@ -66,7 +66,7 @@ def _add_consent_options(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    if options.source and not os.path.isfile(os.path.join(options.source, "research.toml")):
+    if options.source and not _is_plainly_own(options.source):
         from reprobox.sources.source import understand
 
         source = understand(options.source)
@@ -78,6 +78,12 @@ def execute(options: argparse.Namespace) -> int:
     known = None if asks_more else _already(options)
     _show(options, known if known is not None else _realize(options))
     return 0
+
+
+def _is_plainly_own(folder: str) -> bool:
+    """Whether it is a project's folder, said quickly: others are looked into."""
+    names = ("research.toml", "ro-crate-metadata.json")
+    return [os.path.isfile(os.path.join(folder, name)) for name in names] == [True, False]
 
 
 def _refuse_consent_options(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.archives.fetched import Archive, ArchiveError
@@ -174,14 +174,15 @@ def from_crate(source: Source, _: Means, folder: Path) -> Obtained:
             where=str(crate),
             hint="it was not made with reprobox, or is not whole",
         )
-    if (crate / FILE_NAME).exists():
-        listed = f"{FILE_NAME} and {CRATE_PROJECT}/{FILE_NAME}"
-        raise IntegrityError(f"it has two locks: {listed}", where=str(crate), hint=_FIX)
+    for name, what in ((MANIFEST_NAME, "manifests"), (FILE_NAME, "locks")):
+        if (crate / name).exists():
+            listed = f"{name} and {CRATE_PROJECT}/{name}"
+            raise IntegrityError(f"it has two {what}: {listed}", where=str(crate), hint=_FIX)
     project = folder / "project"
     left_out = copy_project(place, folder / "copy.tar", project)
     vaults = [str(crate / name) for name in (VAULT_TAR, "vault") if (crate / name).exists()]
-    what = Obtained(folder=project, what="a crate", facts={"folder": str(crate)}, left_out=left_out)
-    return replace(what, vaults=tuple(vaults[:1]))
+    facts = {"folder": str(crate)}
+    return Obtained(folder=project, what="a crate", facts=facts, vaults=tuple(vaults[:1]), left_out=left_out)
 
 
 def copy_project(place: Path, packed: Path, project: Path) -> tuple[str, ...]:

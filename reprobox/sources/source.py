@@ -161,6 +161,8 @@ def _beside(lock: Path) -> Path:
 
 
 def _folder_kind(path: Path) -> str:
+    if (path / CRATE_METADATA).is_file() and (path / CRATE_PROJECT / MANIFEST_NAME).is_file():
+        return CRATE  # whatever else lies beside it
     if (path / MANIFEST_NAME).is_file():
         return PROJECT
     if (path / "oci-layout").is_file():

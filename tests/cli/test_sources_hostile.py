@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from dataclasses import replace
@@ -154,6 +155,21 @@ def test_a_lock_that_is_attached_cannot_steer_a_terminal(reader: Reader):
 
 
 # -- archives, registries and repositories -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["realize", "show"])
+def test_a_crate_does_not_pass_for_an_own_project(reader: Reader, verb):
+    """A manifest beside the crate's project would be built without a question."""
+    crate = reader.paper.with_name("crate")
+    shutil.copytree(reader.paper, crate, symlinks=True)
+    shutil.copytree(reader.paper, crate / "project", symlinks=True)
+    (crate / "ro-crate-metadata.json").write_text("{}")
+    refused(
+        reader(verb, crate),
+        5,
+        f"error: {crate}: it has two manifests: research.toml and project/research.toml\n"
+        "  hint: ask whoever published it for one project with one lock\n",
+    )
 
 
 def test_names_that_are_no_text(reader: Reader):
