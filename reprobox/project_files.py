@@ -188,11 +188,12 @@ _WRITTEN = ("research.runs", "research.attestations")
 _DAMAGED = "it is damaged, or was made to do harm: get it again from where it was published"
 
 
-def unpack_project(packed: Path, folder: Path, *, below: bytes = b"") -> tuple[str, ...]:
+def unpack_project(packed: Path, folder: Path, *, below: bytes = b"", where: str = "") -> tuple[str, ...]:
     """Put the files of a tar or zip archive, or those ``below`` a folder of it, into the empty ``folder``.
 
     Returns the folders that were left out. Modes are 0644, or 0755 for programs and folders; those of a base's files
-    are part of what was locked and stay. Raises :class:`IntegrityError` for an archive that is broken or dangerous.
+    are part of what was locked and stay. Raises :class:`IntegrityError` for an archive that is broken or dangerous;
+    ``where`` is what it calls the archive, for people who know it by another name.
     """
     try:
         with Placing(folder, Tree()) as placing:
@@ -202,7 +203,7 @@ def unpack_project(packed: Path, folder: Path, *, below: bytes = b"") -> tuple[s
         _set_base_modes(unpacking.modes, folder)
     except (ArchiveError, OSError) as error:
         message = f"the project in it cannot be unpacked: {error}"
-        raise IntegrityError(message, where=str(packed), hint=_DAMAGED) from None
+        raise IntegrityError(message, where=where or str(packed), hint=_DAMAGED) from None
     return tuple(sorted(unpacking.left_out))
 
 

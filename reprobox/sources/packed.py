@@ -98,7 +98,7 @@ def from_archive(source: Source, means: Means, folder: Path) -> Obtained:
             _take(path, f"{found.project}/{target.name}".lstrip("/"), target)
         left_out = from_files(Files(manifest=manifest, lock=lock, project=packed), project, source.text)
     else:
-        left_out = unpack_project(path, project, below=os.fsencode(found.project))
+        left_out = unpack_project(path, project, below=os.fsencode(found.project), where=source.text)
     vaults: tuple[str, ...] = ()
     if found.vault and means.inputs:
         _take(path, found.vault, folder / VAULT_TAR)
@@ -148,7 +148,7 @@ def from_files(files: Files, project: Path, where: str) -> tuple[str, ...]:
 
     Raises :class:`IntegrityError` where the packed project has another manifest or lock than lie beside it.
     """
-    left_out = unpack_project(files.project, project) if files.project else ()
+    left_out = unpack_project(files.project, project, where=where) if files.project else ()
     for name, path in ((MANIFEST_NAME, files.manifest), (FILE_NAME, files.lock)):
         if not path.exists():
             raise IntegrityError(f"it has no {name}", where=where, hint=_FIX)
@@ -195,6 +195,6 @@ def copy_project(place: Path, packed: Path, project: Path) -> tuple[str, ...]:
         write_project(place, file)
     project.mkdir()
     try:
-        return unpack_project(packed, project)
+        return unpack_project(packed, project, where=str(place))
     finally:
         packed.unlink()

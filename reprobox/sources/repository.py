@@ -138,11 +138,9 @@ def _files(
             raise UsageError(f"it has no folder {inside}", where=where, hint="look how it is spelled")
         with packed.open("xb") as sink:
             modules = _write(objects, place, sink)
-        return modules, unpack_project(packed, project)
+        return modules, unpack_project(packed, project, where=where)
     except CommitError as error:
         raise IntegrityError(f"its commit {commit} is no sound one: {error}", where=where) from None
-    except IntegrityError as error:
-        raise IntegrityError(error.message, where=where, hint=error.hint) from None
     finally:
         packed.unlink(missing_ok=True)
 

@@ -30,7 +30,7 @@ def extract(shelf: Shelf, folder: Path, name: str = "") -> Kept:
     try:
         staged.mkdir()
         _take(shelf, _part(kept, "project", shelf.path), tar)
-        unpack_project(tar, staged)
+        unpack_project(tar, staged, where=str(shelf.path))
         tar.unlink()
         _place_inputs(shelf, kept, staged)
         _place_attestations(shelf, kept, staged)

@@ -86,7 +86,7 @@ def test_a_folder_that_is_written_into_is_no_link(reader: Reader, tmp_path: Path
     done = reader("show", vault.folder)
     assert done.status == 5
     said = f"'{name}' is a folder that is written into, and leads elsewhere as a link\n{_AGAIN}"
-    assert done.err.endswith(f": the project in it cannot be unpacked: {said}")
+    assert done.err == f"error: {vault.folder}: the project in it cannot be unpacked: {said}"
     assert list(outside.iterdir()) == []
     assert nothing_left()
 
