@@ -117,6 +117,7 @@ def _build_in(
         project=session.project,
         earlier=None if plain else _earlier(session.store, identity),
         plain=plain,
+        derived=None if plain else session.store.derived_program,
     )
     kind = session.buildable(layer)
     step = kind.step(request)
@@ -136,7 +137,7 @@ def _build_in(
         except BuildError:
             session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
             remove(stage / "seed")
-            step = kind.step(replace(request, plain=True, earlier=None))
+            step = kind.step(replace(request, plain=True, earlier=None, derived=None))
             assert isinstance(step, Commands)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)
 

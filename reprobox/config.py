@@ -267,7 +267,9 @@ def _read(path: Path) -> _File:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(
-            f"the settings cannot be read: {error.strerror}", where=str(path), hint="REPROBOX_CONFIG names this file"
+            f"the settings cannot be read: {error.strerror}",
+            where=str(path),
+            hint="make it, or unset REPROBOX_CONFIG, which names it",
         ) from None
     return _parse(data, str(path))
 

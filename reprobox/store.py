@@ -36,7 +36,7 @@ from reprobox.digest import Json, sha256
 from reprobox.errors import ReproboxError
 from reprobox.leases import Uses
 from reprobox.staging import flocked, staging_folder, sweep
-from reprobox.tree import copy_layer, strip_inherited
+from reprobox.tree import copy_layer, file_sha256, strip_inherited
 
 #: What a store is made of; other folders are made when there is something to put into them.
 FOLDERS = ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", "locks", "leases")
@@ -266,6 +266,27 @@ class Store:
         with contextlib.suppress(ReproboxError):  # a store that may not be written remembers nothing
             self.remember(kind, key, sha256(data).encode() + data)
         return data
+
+    def derived_program(self, kind: str, key: str, make: Callable[[Path], object]) -> Path | None:
+        """The program that ``make`` writes, which follows from ``key`` alone: made once, and again where it is torn.
+
+        None where nothing can be written, or started.
+        """
+        program = self.memo(kind, key)
+        check = program.with_name(f"{key}.sha256")
+        with contextlib.suppress(OSError):
+            if file_sha256(program) == check.read_text() and os.access(program, os.X_OK):
+                return program
+        try:
+            with self.scratch() as folder:
+                made = folder / key
+                make(made)
+                made.chmod(0o700)
+                self.replace(check, file_sha256(made).encode())
+                os.replace(made, program)
+        except (OSError, ReproboxError):
+            return None
+        return program if os.access(program, os.X_OK) else None
 
     def replace(self, target: Path, data: bytes) -> None:
         """Write a file of the store at once: readers see the old content or the new."""

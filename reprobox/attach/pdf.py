@@ -146,6 +146,8 @@ def _without_ours(source: Path, target: Path) -> Iterator[tuple[Document, tuple[
     """The document as it was before our revision, if that is its newest; which of our names it had; and a place beside
     ``target``, which is gone afterwards. Nothing is written into a file that is there."""
     beside = target.absolute()
+    if not os.access(beside.parent, os.W_OK | os.X_OK):
+        raise UsageError("its folder cannot be written", where=str(target), hint="give -o a place in another folder")
     stem = f".{beside.name}.{secrets.token_hex(4)}"
     older, staged = beside.with_name(f"{stem}.old"), beside.with_name(f"{stem}.new")
     with contextlib.ExitStack() as stack:

@@ -114,14 +114,23 @@ def add_requires_option(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, option: str) -> Iterator[None]:
-    """Name the place that has no room: it is seldom the store's. Raises :class:`ReproboxError`."""
+    """Name the place that has no room or cannot be written: it is seldom the store's. Raises :class:`ReproboxError`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "no space is left on its disk" if error.errno == errno.ENOSPC else "the disk quota there is used up"
+            hint = f"make room there, or give {option} another place"
+        elif _is_beside(error.filename, path):
+            what, hint = f"it cannot be written: {error.strerror}", f"give {option} another place"
+        else:
             raise
-        what = "no space is left on its disk" if error.errno == errno.ENOSPC else "the disk quota there is used up"
-        raise ReproboxError(what, where=str(path), hint=f"make room there, or give {option} another place") from None
+        raise ReproboxError(what, where=str(path), hint=hint) from None
+
+
+def _is_beside(name: str | bytes | None, path: Path) -> bool:
+    """Whether a file, of which an error tells, is that place or what is staged beside it."""
+    return bool(name) and Path(os.fsdecode(name or "")).absolute().is_relative_to(path.absolute().parent)
 
 
 def check_output(path: Path, option: str) -> None:

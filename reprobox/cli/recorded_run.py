@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reprobox.backend import Bind
 from reprobox.cli.options import check_output
-from reprobox.cli.run import hold, prepare
+from reprobox.cli.start import hold, prepare
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import code_sources, is_locked_code
 from reprobox.lock import pins

@@ -13,11 +13,10 @@ from reprobox.oci.registry import Registries
 from reprobox.oci.remote import Remote, open_remote
 from reprobox.plugins import Plugins, left_out
 from reprobox.project import MANIFEST_NAME, Project
-from reprobox.providers import Documents, HintProvider
+from reprobox.providers import Documents, HintProvider, Provider
 from reprobox.session import Session, staged
 from reprobox.shared import SharedStore, is_shared, problem
 from reprobox.store import Store
-from reprobox.vault.provider import in_order, open_configured, open_vault
 
 
 def open_store(settings: config.Config, say: Callable[[str], None]) -> Store:
@@ -56,8 +55,7 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         )
     downloader = Downloader(offline=getattr(options, "offline", False))
     registries = Registries(downloader, settings.registries)
-    given = [open_vault(text, registries) for text in getattr(options, "vault", ())]
-    near, far = in_order(given, open_configured(settings.vaults, registries, options.reporter.say))
+    near, far = _vaults(options, settings, registries)
     plugins = Plugins()
     for broken in (plugin for plugin in plugins.installed if plugin.problem):
         options.reporter.say(f"warning: {left_out(broken)}")
@@ -78,6 +76,19 @@ def open_session(options: argparse.Namespace, source: Path | None = None) -> tup
         jobs=getattr(options, "jobs", None) or settings.jobs,
         remote=_remote(settings, offline=downloader.offline),
     ), project
+
+
+def _vaults(
+    options: argparse.Namespace, settings: config.Config, registries: Registries
+) -> tuple[tuple[Provider, ...], tuple[Provider, ...]]:
+    """The vaults of the command line and the settings: those that are asked first, and those that are asked last."""
+    named = getattr(options, "vault", ())
+    if not named and not settings.vaults:
+        return (), ()
+    from reprobox.vault.provider import in_order, open_configured, open_vault
+
+    given = [open_vault(text, registries) for text in named]
+    return in_order(given, open_configured(settings.vaults, registries, options.reporter.say))
 
 
 def _remote(settings: config.Config, *, offline: bool) -> Remote | None:

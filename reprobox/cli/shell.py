@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from reprobox.cli.run import add_run_options, start
 from reprobox.cli.session import open_session
+from reprobox.cli.start import add_run_options, start
 from reprobox.errors import UsageError
 from reprobox.session import staged
 

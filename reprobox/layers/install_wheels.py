@@ -92,12 +92,17 @@ def unpack_uv(wheel: str, folder: str) -> str:
     if not wheel.endswith(".whl"):
         return wheel
     path = os.path.join(folder, "uv")
+    write_uv(wheel, path)
+    os.chmod(path, 0o700)
+    return path
+
+
+def write_uv(wheel: str, path: str | os.PathLike[str]) -> None:
+    """Write the program in uv's wheel to ``path``."""
     with zipfile.ZipFile(wheel) as archive:
         member = next(name for name in archive.namelist() if name.endswith(".data/scripts/uv"))
         with archive.open(member) as source, open(path, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    os.chmod(path, 0o700)
-    return path
 
 
 def install(uv: str, wheels: Sequence[str], scratch: str) -> int:

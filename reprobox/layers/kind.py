@@ -113,6 +113,9 @@ class Earlier:
 class StepRequest:
     """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order. ``plain`` asks
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
+
+    ``derived`` keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program
+    there; it gives the program's path, or None where that cannot be had.
     """
 
     layer: LockedLayer
@@ -122,6 +125,7 @@ class StepRequest:
     project: Path
     earlier: Earlier | None = None
     plain: bool = False
+    derived: Callable[[str, str, Callable[[Path], object]], Path | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -65,6 +66,22 @@ def test_the_way_of_a_paper(project: Project, paper: Path) -> None:
         assert "data/numbers" not in tar.getnames()  # data that is mounted is handed on by other ways
     say(project, "detach", "new.pdf", "--remove", "--in-place")
     assert Path("new.pdf").read_bytes() == paper.read_bytes()
+
+
+def test_where_nothing_can_be_written_nothing_is(project: Project, paper: Path) -> None:
+    assert refusal(project, 1, "attach", "paper.pdf", "-o", "/proc/new.pdf") == (
+        "/proc/new.pdf: it cannot be written: No such file or directory\n  hint: give -o another place"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_in_place_in_a_folder_of_others(project: Project, paper: Path) -> None:
+    paper.parent.chmod(0o555)
+    try:
+        told = refusal(project, 2, "attach", "paper.pdf", "--in-place")
+    finally:
+        paper.parent.chmod(0o755)
+    assert told == "paper.pdf: its folder cannot be written\n  hint: give -o a place in another folder"
 
 
 def test_in_place_again_and_without_code(project: Project, paper: Path) -> None:

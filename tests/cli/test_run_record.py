@@ -118,7 +118,8 @@ def test_the_code_must_be_the_locked_code(recorded):
     (recorded.root / "src/main.sh").write_text("true\n")
     told = recorded.process("run", "--record", "second")
     assert (told.status, told.out) == (3, "")
-    assert told.err == f"error: {recorded.root}: the code is not what was locked\n  hint: run `reprobox lock`\n"
+    hint = "restore the code that the lock pins, or `reprobox lock` that which is here"
+    assert told.err == f"error: {recorded.root}: the code is not what was locked\n  hint: {hint}\n"
     assert not (recorded.root / "research.runs/second.json").exists()
 
 

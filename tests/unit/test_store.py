@@ -141,6 +141,24 @@ def test_what_follows_from_a_key_is_made_once(here):
     assert len(made) == 2
 
 
+def test_a_program_that_follows_from_a_key_is_made_once_and_again_where_it_is_torn(here):
+    made = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        path.write_bytes(b"#!/bin/sh\necho 42\n")
+
+    program = here.derived_program("kind", "key", make)
+    assert subprocess.run([program], capture_output=True, check=True).stdout == b"42\n"
+    assert here.derived_program("kind", "key", make) == program
+    assert len(made) == 1
+    program.write_bytes(b"#!/bin/sh\necho 43\n")
+    assert here.derived_program("kind", "key", make) == program
+    assert subprocess.run([program], capture_output=True, check=True).stdout == b"42\n"
+    program.chmod(0o600)
+    assert os.access(here.derived_program("kind", "key", make), os.X_OK)
+
+
 @pytest.mark.parametrize("torn", [b"", b"value", b"x" * 64, b"x" * 64 + b"value", b"0" * 63])
 def test_a_torn_memo_is_made_anew(here, torn):
     here.derived("kind", "key", lambda: b"value")

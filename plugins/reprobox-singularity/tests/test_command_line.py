@@ -87,7 +87,7 @@ def test_a_format_that_nobody_writes_is_refused(small, tmp_path):
     )
 
 
-FORMATS = ("oci", "docker-archive", "rootfs", "pylock", "sif", "squashfs")
+FORMATS = ("oci", "docker-archive", "rootfs", "pylock", "sbom", "spdx", "cyclonedx", "sif", "squashfs")
 
 
 def test_a_step_that_fails_can_be_looked_into(small, session_folder, tmp_path):
