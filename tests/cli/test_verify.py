@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,9 @@ def whole(fresh, sealed, store):
 
 
 def layer(project, name: str) -> Path:
-    (found,) = (
-        path.parent
-        for path in Path(os.environ["REPROBOX_STORE"]).glob("layers/*/layer.json")
-        if json.loads(path.read_text())["name"] == name
-    )
-    return found
+    (target,) = tomllib.loads(project.lock.read_text())["targets"].values()
+    (identity,) = (layer["id"] for layer in target["layers"] if layer["name"] == name)
+    return Path(os.environ["REPROBOX_STORE"], "layers", identity.removeprefix("sha256:"))
 
 
 def realize(project, *options: str) -> str:

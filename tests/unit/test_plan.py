@@ -136,7 +136,7 @@ def large(count: int, shape: str) -> LockedTarget:
 
 
 def seconds(target: LockedTarget, *, have: bool) -> float:
-    return fastest(lambda: plan(target, has_layer=lambda _: have, has_blob=lambda _: False), 2)
+    return fastest(lambda: plan(target, has_layer=lambda _: have, has_blob=lambda _: False), 5)
 
 
 @pytest.mark.parametrize("shape", ["wide", "chain"])
