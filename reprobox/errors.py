@@ -67,6 +67,10 @@ class LockError(ReproboxError):
     status = 3
 
 
+class DamagedLockError(LockError):
+    """The lock was changed or cut short since it was written."""
+
+
 class StaleLockError(LockError):
     """The lock is of another manifest, or of other files; carries what changed: ``env.LANG (changed)``."""
 

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from reprobox.digest import NORMALISER, Ancestry, Json, LayerInputs, canonical, sha256
-from reprobox.errors import LockError
+from reprobox.errors import DamagedLockError, LockError
 from reprobox.manifest import IN_IMAGE, PUBLISHED_KEYS
 
 FORMAT = 1
@@ -434,10 +434,10 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise LockError(f"not TOML: {error}", where=file, hint=_EDITED) from None
+        raise DamagedLockError(f"not TOML: {error}", where=file, hint=_EDITED) from None
     version = document.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise LockError("it has no format version", where=file, hint=_EDITED)
+        raise DamagedLockError("it has no format version", where=file, hint=_EDITED)
     if version > FORMAT:
         raise LockError(
             f"the lock has format {version}, and this reprobox knows up to {FORMAT}",
@@ -449,7 +449,7 @@ def parse(text: str, *, file: str = FILE_NAME) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError):  # not even values that a lock has
         sound = False
     if not sound:
-        raise LockError("its content does not match its checksum", where=file, hint=_EDITED)
+        raise DamagedLockError("its content does not match its checksum", where=file, hint=_EDITED)
     rules = document.get("normaliser")
     if rules != NORMALISER:
         newer = isinstance(rules, int) and rules > NORMALISER
@@ -482,7 +482,7 @@ def decode(document: Mapping[str, Any], *, file: str = FILE_NAME) -> Lock:
             raise LockError(f"it has a key that this reprobox does not know: {unknown}", where=file, hint=_NEWER)
         lock = _lock(document)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LockError(f"it is not a lock: {_reason(error)}", where=file, hint=_EDITED) from None
+        raise DamagedLockError(f"it is not a lock: {_reason(error)}", where=file, hint=_EDITED) from None
     for target in lock.targets.values():
         _check_ids(f"of target {target.name!r} ", target.layers, lock.epoch, file)
     for layer in (*([lock.checkout] if lock.checkout else []), *lock.downloads.values()):
@@ -532,7 +532,7 @@ def _reason(error: Exception) -> str:
 def _check_ids(whose: str, layers: Sequence[LockedLayer], epoch: int, file: str) -> None:
     for written, computed in zip(layers, with_ids(layers, epoch), strict=True):
         if written.id != computed.id:
-            raise LockError(f"layer {written.name!r} {whose}does not match its id", where=file, hint=_EDITED)
+            raise DamagedLockError(f"layer {written.name!r} {whose}does not match its id", where=file, hint=_EDITED)
 
 
 def _lock(document: Mapping[str, Any]) -> Lock:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox import graph, toml_lines
-from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
+from reprobox.errors import DamagedLockError, IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.git.worktree import NEVER, tree_hash
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
@@ -65,7 +65,10 @@ def read_documents(
         toml_lines.scan(data.decode().replace("\r\n", "\n"))
     except (toml_lines.LimitError, UnicodeDecodeError) as error:
         raise LockError(f"the lock is no lock: {error}", where=where, hint=_FIX) from None
-    lock = read_lock(data, store, f"{where}: {FILE_NAME}")
+    try:
+        lock = read_lock(data, store, f"{where}: {FILE_NAME}")
+    except DamagedLockError as error:
+        raise IntegrityError(error.message, where=error.where, hint=_FIX) from None
     _check_match(manifest, lock, where)
     return Documents(manifest=manifest, lock=lock, lock_digest=lock.digest())
 

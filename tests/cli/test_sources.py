@@ -216,6 +216,13 @@ def test_a_lock_of_another_manifest(reader: Reader):
     )
 
 
+def test_a_lock_that_was_changed_since_it_was_written(reader: Reader):
+    lock = reader.paper / "research.lock"
+    lock.write_text(lock.read_text().replace("epoch = ", "epoch = 1"))
+    text = "error: paper.zip: research.lock: its content does not match its checksum\n"
+    refused(reader("realize", "--yes", reader.zip()), 5, text + _FIX)
+
+
 def test_a_lock_with_another_script_than_its_manifest(reader: Reader):
     """Both are a stranger's: a lock that is sound in itself may still say another thing than what the manifest shows."""
     original = (reader.paper / "research.lock").read_text()
