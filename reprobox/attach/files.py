@@ -15,7 +15,7 @@ from reprobox import lock as locks
 from reprobox.archives.fetched import Archive, ArchiveError, Limits
 from reprobox.archives.tar_stream import TarError
 from reprobox.digest import sha256
-from reprobox.errors import IntegrityError, LockError, ReproboxError
+from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import is_locked_code
 from reprobox.lock import Lock, changed_keys
 from reprobox.manifest import MAX_BYTES, Kind, Manifest, parse
@@ -193,11 +193,11 @@ def shown(name: str) -> str:
 
 
 def write_all(attached: Attached, folder: Path) -> None:
-    """Copy the files into ``folder``, which may be there. Raises :class:`ReproboxError` rather than write over one."""
+    """Copy the files into ``folder``, which may be there. Raises :class:`UsageError` rather than write over one."""
     folder.mkdir(exist_ok=True)
     for name in attached.names:
         if os.path.lexists(folder / name):
-            raise ReproboxError("it exists already", where=str(folder / name), hint="give -o another folder")
+            raise UsageError("it exists already", where=str(folder / name), hint="give -o another folder")
     for name in attached.names:
         with (attached.folder / name).open("rb") as source, (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target, 1 << 20)

@@ -64,6 +64,8 @@ def test_the_way_of_a_paper(project: Project, paper: Path) -> None:
     with tarfile.open(folder / PROJECT) as tar:
         assert "src/main.sh" in tar.getnames()
         assert "data/numbers" not in tar.getnames()  # data that is mounted is handed on by other ways
+    again = refusal(project, 2, "detach", "new.pdf", "-o", "new-research")
+    assert again == f"new-research/{MANIFEST}: it exists already\n  hint: give -o another folder"
     say(project, "detach", "new.pdf", "--remove", "--in-place")
     assert Path("new.pdf").read_bytes() == paper.read_bytes()
 
