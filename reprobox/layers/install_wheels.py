@@ -88,8 +88,8 @@ def scratch_place(wheels: Sequence[str]) -> str:
 
 
 def unpack_uv(wheel: str, folder: str) -> str:
-    """The program in uv's wheel, unpacked into ``folder``; what is no wheel is the program itself."""
-    if not wheel.endswith(".whl"):
+    """The program in uv's wheel, unpacked into ``folder``; it may be the program itself, whatever its name."""
+    if not wheel.endswith(".whl") or _is_program(wheel):
         return wheel
     path = os.path.join(folder, "uv")
     write_uv(wheel, path)
@@ -97,10 +97,17 @@ def unpack_uv(wheel: str, folder: str) -> str:
     return path
 
 
+def _is_program(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
 def write_uv(wheel: str, path: str | os.PathLike[str]) -> None:
-    """Write the program in uv's wheel to ``path``."""
+    """Write the program in uv's wheel to ``path``. Raises :class:`zipfile.BadZipFile` for what is no such wheel."""
     with zipfile.ZipFile(wheel) as archive:
-        member = next(name for name in archive.namelist() if name.endswith(".data/scripts/uv"))
+        member = next((name for name in archive.namelist() if name.endswith(".data/scripts/uv")), "")
+        if not member:
+            raise zipfile.BadZipFile("it has no uv")
         with archive.open(member) as source, open(path, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
 

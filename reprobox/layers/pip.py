@@ -8,6 +8,7 @@ import json
 import posixpath
 import re
 import urllib.parse
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -194,17 +195,15 @@ class Pip:
             found = keep(request.earlier, wheels, request.files)
             kept, kept_in, wheels = found.entries, request.earlier.tree, found.fresh
         place = request.layer.options.get("venv")
-        uv = next((item.name for item in request.layer.inputs if item.type == "uv"), "")
-        if not uv or not (wheels or place or sources):
+        tool = next((item for item in request.layer.inputs if item.type == "uv"), None)
+        if tool is None or not (wheels or place or sources):
             return Commands(commands=(), kept=kept, kept_in=kept_in)
+        uv = tool.name
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         names = [item.name for item in wheels]
         built = _building(request.layer, sources, uv)
         files = dict(request.files) if sources else {name: request.files[name] for name in (*names, uv)}
-        if not sources and (unpacked := _unpacked_uv(request)):
-            del files[uv]
-            uv = unpacked.name
-            files[uv] = unpacked
+        files[uv] = (None if sources else _unpacked_uv(request, tool)) or files[uv]
         inputs = (Bind(source=file, target=f"{INPUTS}/{name}") for name, file in files.items())
         into = ("--venv", str(place)) if place else ()
         made = (_BUILT,) if sources else ()
@@ -217,14 +216,14 @@ class Pip:
         )
 
 
-def _unpacked_uv(request: StepRequest) -> Path | None:
-    """The program in the locked uv's wheel, which is unpacked once for all layers: that takes a quarter of a second."""
-    (wheel,) = (item for item in request.layer.inputs if item.type == "uv")
+def _unpacked_uv(request: StepRequest, uv: Input) -> Path | None:
+    """The program in the locked uv's wheel, which stands for it: unpacked once for all layers, not in each."""
     if request.derived is None:
         return None
-    return request.derived(
-        "uv-program", wheel.sha256, functools.partial(install_wheels.write_uv, str(request.files[wheel.name]))
-    )
+    write = functools.partial(install_wheels.write_uv, str(request.files[uv.name]))
+    with contextlib.suppress(zipfile.BadZipFile):
+        return request.derived("uv-program", uv.sha256, write)
+    return None
 
 
 def _building(layer: LockedLayer, sources: Sequence[Input], uv: str) -> tuple[tuple[str, ...], ...]:
