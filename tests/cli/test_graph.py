@@ -55,17 +55,19 @@ def test_a_place_that_cannot_be_written(project):
     )
 
 
-def test_why(project):
-    assert project("graph", "--why", "greeting").out == (
+def test_why(fresh):
+    """In a store of its own: which layer was built last before decides what is told."""
+    assert fresh("realize", "-q").status == 0
+    assert fresh("graph", "--why", "greeting").out == (
         "greeting is in the store: nothing of it changed since it was built\n"
     )
-    (project.root / "conf" / "name").write_text("large\n")
-    project.edit("mkdir -p /opt/deep", "mkdir -p /opt/wide")
-    told = project("graph", "--why", "greeting")
+    (fresh.root / "conf" / "name").write_text("large\n")
+    fresh.edit("mkdir -p /opt/deep", "mkdir -p /opt/wide")
+    told = fresh("graph", "--why", "greeting")
     assert told.out.startswith("greeting is in the store")
     assert "the lock is stale, this is of the lock: layers.greeting.script (changed)" in told.err
-    assert project("lock", "-q").status == 0
-    told = project("graph", "--why", "greeting")
+    assert fresh("lock", "-q").status == 0
+    told = fresh("graph", "--why", "greeting")
     assert (told.status, told.err) == (0, "")
     assert told.out.startswith(
         "greeting must be built, because\n  settings, below it:\n    option files changed:\n      - tree: "
@@ -75,11 +77,11 @@ def test_why(project):
         "      - cat /etc/small/name > /greeting; mkdir -p /opt/deep\n"
         "      + cat /etc/small/name > /greeting; mkdir -p /opt/wide\n"
     )
-    told = project("graph", "--why", "greeting", "--json").json
+    told = fresh("graph", "--why", "greeting", "--json").json
     assert told["state"] == "changed"
     assert [cause["layer"] for cause in told["causes"]] == ["settings", "greeting"]
-    assert project("realize", "-q").status == 0
-    assert project("graph", "--why", "greeting", "--json").json["state"] == "stored"
+    assert fresh("realize", "-q").status == 0
+    assert fresh("graph", "--why", "greeting", "--json").json["state"] == "stored"
 
 
 def test_why_of_what_was_never_built_or_is_not_there(fresh):
