@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from reprobox.crate_files import PROJECT, VAULT, image_file
 from reprobox.download import without_password
 from reprobox.lock import Lock, request_digest
 from reprobox.manifest import Manifest, Mount
 
-PROJECT = "project"
-VAULT = "vault.tar"
 ENVIRONMENT = "environment.tar"
 CHECKOUT = "code"
 PYTHON = "python:3"
@@ -63,11 +62,6 @@ class _Bound:
     target: str
     mode: str = "rw"
     given: bool = False  # the manifest does not say where it is
-
-
-def image_file(target: str) -> str:
-    """Where a crate has the image of a target."""
-    return f"image/{target}.oci.tar"
 
 
 def image_tag(manifest: Manifest) -> str:

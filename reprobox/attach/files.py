@@ -19,12 +19,12 @@ from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import is_locked_code
 from reprobox.lock import Lock, changed_keys
 from reprobox.manifest import MAX_BYTES, Kind, Manifest, parse
-from reprobox.project import Project
+from reprobox.project import MANIFEST_NAME, Project
 from reprobox.project_files import gather, write_project
 from reprobox.resolve import ensure_fresh, refuse_unavailable
 from reprobox.session import Session
 
-MANIFEST, LOCK, PROJECT = "research.toml", "research.lock", "research-project.tar"
+MANIFEST, LOCK, PROJECT = MANIFEST_NAME, locks.FILE_NAME, "research-project.tar"
 NAMES = (MANIFEST, LOCK, PROJECT)
 #: Most bytes of each that are read.
 MOST: Mapping[str, int] = {MANIFEST: MAX_BYTES, LOCK: 64 << 20, PROJECT: 2 << 30}

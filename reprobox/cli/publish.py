@@ -10,6 +10,7 @@ from typing import Any
 from reprobox.cli.options import add_builder_option, add_network_options, writing
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
+from reprobox.crate_files import IMAGES, VAULT
 from reprobox.errors import UsageError
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
@@ -157,4 +158,4 @@ def _tell_plan(
 
 
 def _kept_in(choice: Choice) -> str:
-    return " and ".join(name for name, wanted in (("vault.tar", choice.vault), ("image/", choice.images)) if wanted)
+    return " and ".join(name for name, wanted in ((VAULT, choice.vault), (f"{IMAGES}/", choice.images)) if wanted)

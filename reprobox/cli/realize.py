@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reprobox import launch
+from reprobox import crate_files, launch
 from reprobox.cli.held import held
 from reprobox.cli.options import (
     add_backend_option,
@@ -82,7 +82,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _is_plainly_own(folder: str) -> bool:
     """Whether it is a project's folder, said quickly: others are looked into."""
-    names = ("research.toml", "ro-crate-metadata.json")
+    names = ("research.toml", crate_files.METADATA)
     return [os.path.isfile(os.path.join(folder, name)) for name in names] == [True, False]
 
 

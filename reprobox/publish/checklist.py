@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from reprobox.crate_files import VAULT, image_file
 from reprobox.layers.kind import uses_network
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
@@ -91,7 +92,7 @@ def _reusable(manifest: Manifest, lock: Lock, contents: Contents) -> list[Item]:
     nobody = [author.full_name for author in project.authors if author.orcid is None]
     found = bool(project.authors) and not nobody
     lacking = [key for key in ("version", "keywords", "repository") if not getattr(project, key)]
-    lasting = "vault.tar" in contents.paths or {f"image/{name}.oci.tar" for name in lock.targets} <= contents.paths
+    lasting = VAULT in contents.paths or {image_file(name) for name in lock.targets} <= contents.paths
     closed = "; ".join(f"{name}: {reason}" for name, reason in sorted(contents.closed.items()))
     return [
         _item(2, "it outlives its sources: vault or images are in it", lasting, "add --with-vault or --with-image"),

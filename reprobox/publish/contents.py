@@ -11,6 +11,7 @@ from pathlib import Path
 
 from reprobox.bom.component import Component
 from reprobox.cite import badge, citation_of
+from reprobox.crate_files import IMAGES, METADATA, PREVIEW, PROJECT, VAULT, image_file
 from reprobox.digest import sha256
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.image import Image, write_archive
@@ -28,11 +29,11 @@ from reprobox.publish.checklist import Contents, Item, checklist
 from reprobox.publish.citation import citation
 from reprobox.publish.codemeta import codemeta
 from reprobox.publish.crate import Crate, Requirement, metadata
-from reprobox.publish.files import METADATA, PREVIEW, PROJECT, VAULT, File, file_at, files_in, names_in
+from reprobox.publish.files import File, file_at, files_in, names_in
 from reprobox.publish.readme import readme
 from reprobox.publish.runs import put_runs, shown
 from reprobox.realize import Wish, make
-from reprobox.recreate import Enclosed, image_file, image_tag
+from reprobox.recreate import Enclosed, image_tag
 from reprobox.run_record.record import RunRecord
 from reprobox.session import Session, this_platform
 from reprobox.tree import opened, walk
@@ -80,7 +81,7 @@ class Publication:
     def licensed(self) -> Iterator[tuple[File, str]]:
         """Every file and its licence: the project's for what is its own, of others' what their packages say."""
         for file in self.files:
-            theirs = file.path == VAULT or file.path.startswith(("image/", *self.others))
+            theirs = file.path == VAULT or file.path.startswith((f"{IMAGES}/", *self.others))
             yield file, _OTHERS if theirs else _METADATA_LICENCE if file.path == METADATA else self.licence or "unknown"
 
     @property

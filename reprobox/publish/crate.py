@@ -13,13 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from reprobox.crate_files import METADATA, PREVIEW, PROJECT, VAULT
 from reprobox.digest import bare, prefixed
 from reprobox.download import without_password
-from reprobox.lock import Lock, LockedTarget, request_digest
+from reprobox.lock import FILE_NAME, Lock, LockedTarget, request_digest
 from reprobox.manifest import Author, Funding, Manifest, Mount
+from reprobox.project import MANIFEST_NAME
 from reprobox.publish.description import doi_url, licence_url, licences, orcid_url, published, title
 from reprobox.publish.entity import Entity, compact, ref
-from reprobox.publish.files import METADATA, PREVIEW, PROJECT, File, media_type_of_name, uri
+from reprobox.publish.files import File, media_type_of_name, uri
 from reprobox.publish.runs import Places, run_entities
 from reprobox.run_record.record import RunRecord
 
@@ -405,9 +407,9 @@ _TOLD = {
     "CITATION.cff": "How to cite",
     "codemeta.json": "The software in CodeMeta's words",
     "badge.svg": "A badge with the lock's digest",
-    "vault.tar": "Everything that the environment is made of: realizes it with no network",
-    f"{PROJECT}/research.toml": "The manifest: what the environment must hold",
-    f"{PROJECT}/research.lock": "The lock: every byte of the environment, by hash",
+    VAULT: "Everything that the environment is made of: realizes it with no network",
+    f"{PROJECT}/{MANIFEST_NAME}": "The manifest: what the environment must hold",
+    f"{PROJECT}/{FILE_NAME}": "The lock: every byte of the environment, by hash",
 }
 
 

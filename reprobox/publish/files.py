@@ -13,11 +13,6 @@ from pathlib import Path
 from reprobox.errors import ReproboxError
 from reprobox.tree import file_sha256, walk
 
-METADATA = "ro-crate-metadata.json"
-PREVIEW = "ro-crate-preview.html"
-PROJECT = "project"
-VAULT = "vault.tar"
-
 #: By the end of the name; a machine's own table would make files that differ from machine to machine.
 _TYPES = {
     ".bib": "application/x-bibtex",

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from reprobox.crate_files import METADATA, PREVIEW
 from reprobox.errors import UsageError
 from reprobox.publish.crate import GENERATOR
-from reprobox.publish.files import METADATA, PREVIEW, files_in
+from reprobox.publish.files import files_in
 from reprobox.store import flush_all
 from reprobox.tree import opened, remove, walk
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from reprobox.crate_files import IMAGES, METADATA, PREVIEW, PROJECT, VAULT
 from reprobox.digest import prefixed
 from reprobox.download import without_password
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.publish.description import doi_url, published, title
-from reprobox.publish.files import METADATA, PREVIEW
 from reprobox.recreate import Enclosed, Way, ways
 
 
@@ -65,9 +65,9 @@ def _head(manifest: Manifest, lock: Lock, lock_digest: str) -> list[str]:
 
 #: Files and folders that readers may look for, in the order in which they are told.
 _CONTENTS = {
-    "project/": "the manifest `research.toml`, the lock `research.lock`, the code",
-    "image/": "the finished environment, one tar for each target",
-    "vault.tar": "everything that the environment is made of, to make it again without any network",
+    f"{PROJECT}/": "the manifest `research.toml`, the lock `research.lock`, the code",
+    f"{IMAGES}/": "the finished environment, one tar for each target",
+    VAULT: "everything that the environment is made of, to make it again without any network",
     "sbom/": "bills of materials: SPDX and CycloneDX",
     "attestations/": "what others have signed about this lock",
     "runs/": "records of runs: commands, inputs, outputs",

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox.crate_files import PROJECT
 from reprobox.digest import prefixed
 from reprobox.lock import Lock, pins
 from reprobox.preview.content import Run
 from reprobox.project import Project
 from reprobox.publish.description import orcid_url
 from reprobox.publish.entity import Entity, ref
-from reprobox.publish.files import PROJECT, media_type_of_name, uri
+from reprobox.publish.files import media_type_of_name, uri
 from reprobox.run_record.action import Action, Thing, actions
 from reprobox.run_record.files import load_all
 from reprobox.run_record.record import FOLDER, RunRecord

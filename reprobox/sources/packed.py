@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox import crate_files
 from reprobox.archives.fetched import Archive, ArchiveError
 from reprobox.attach.files import PROJECT as PROJECT_TAR
 from reprobox.errors import IntegrityError, UsageError
@@ -15,10 +16,9 @@ from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
 from reprobox.project_files import LIMITS, unpack_project, write_project
 from reprobox.sources.obtained import Means, Obtained
-from reprobox.sources.source import CRATE_METADATA, CRATE_PROJECT, Source
+from reprobox.sources.source import Source
 from reprobox.tree import walk
 
-VAULT_TAR = "vault.tar"
 _CHUNK = 1 << 20
 _FIX = "ask whoever published it for one project with one lock"
 
@@ -58,14 +58,14 @@ def layout(names: Collection[str], inside: str, where: str) -> Layout:
     return Layout(
         project=manifest.rstrip("/"),
         files=f"{manifest}{PROJECT_TAR}" in there,
-        crate=f"{root}{CRATE_METADATA}" in there,
-        vault=f"{root}{VAULT_TAR}" if f"{root}{VAULT_TAR}" in there else "",
+        crate=f"{root}{crate_files.METADATA}" in there,
+        vault=f"{root}{crate_files.VAULT}" if f"{root}{crate_files.VAULT}" in there else "",
     )
 
 
 def _only(name: str, root: str, there: Collection[str], where: str) -> str | None:
     """The one folder that has the file."""
-    found = [folder for folder in (root, f"{root}{CRATE_PROJECT}/") if f"{folder}{name}" in there]
+    found = [folder for folder in (root, f"{root}{crate_files.PROJECT}/") if f"{folder}{name}" in there]
     if len(found) > 1:
         listed = " and ".join(f"{folder}{name}" for folder in found)
         what = "manifests" if name == MANIFEST_NAME else "locks"
@@ -101,8 +101,8 @@ def from_archive(source: Source, means: Means, folder: Path) -> Obtained:
         left_out = unpack_project(path, project, below=os.fsencode(found.project), where=source.text)
     vaults: tuple[str, ...] = ()
     if found.vault and means.inputs:
-        _take(path, found.vault, folder / VAULT_TAR)
-        vaults = (str(folder / VAULT_TAR),)
+        _take(path, found.vault, folder / crate_files.VAULT)
+        vaults = (str(folder / crate_files.VAULT),)
     what = "a crate" if found.crate else "an archive"
     return Obtained(folder=project, what=what, facts={"file": str(path)}, vaults=vaults, left_out=left_out)
 
@@ -167,20 +167,20 @@ def from_files(files: Files, project: Path, where: str) -> tuple[str, ...]:
 def from_crate(source: Source, _: Means, folder: Path) -> Obtained:
     """The project of a crate that is a folder: a copy, so that the crate stays as it was published."""
     crate = source.path
-    place = crate / CRATE_PROJECT
+    place = crate / crate_files.PROJECT
     if place.is_symlink() or not (place / MANIFEST_NAME).is_file():
         raise UsageError(
-            f"this crate has no {CRATE_PROJECT}/{MANIFEST_NAME}",
+            f"this crate has no {crate_files.PROJECT}/{MANIFEST_NAME}",
             where=str(crate),
             hint="it was not made with reprobox, or is not whole",
         )
     for name, what in ((MANIFEST_NAME, "manifests"), (FILE_NAME, "locks")):
         if (crate / name).exists():
-            listed = f"{name} and {CRATE_PROJECT}/{name}"
+            listed = f"{name} and {crate_files.PROJECT}/{name}"
             raise IntegrityError(f"it has two {what}: {listed}", where=str(crate), hint=_FIX)
     project = folder / "project"
     left_out = copy_project(place, folder / "copy.tar", project)
-    vaults = [str(crate / name) for name in (VAULT_TAR, "vault") if (crate / name).exists()]
+    vaults = [str(crate / name) for name in (crate_files.VAULT, "vault") if (crate / name).exists()]
     facts = {"folder": str(crate)}
     return Obtained(folder=project, what="a crate", facts=facts, vaults=tuple(vaults[:1]), left_out=left_out)
 

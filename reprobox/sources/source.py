@@ -8,6 +8,7 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
+from reprobox import crate_files
 from reprobox.archives.tar_stream import TarError, TarStream, decompressed
 from reprobox.errors import UsageError
 from reprobox.lock import FILE_NAME
@@ -17,9 +18,6 @@ from reprobox.vault.remote import is_registry
 
 PROJECT, CRATE, VAULT, ARCHIVE, PDF = "project", "crate", "vault", "archive", "pdf"
 IMAGE, GIT, WEB, DOI = "image", "git", "web", "doi"
-#: Where a crate has its project.
-CRATE_PROJECT = "project"
-CRATE_METADATA = "ro-crate-metadata.json"
 
 _START = 1024
 _DOI = re.compile(r"(?:doi:|https?://(?:dx\.)?doi\.org/)?(10\.[0-9]{4,9}/\S+)", re.IGNORECASE)
@@ -161,13 +159,13 @@ def _beside(lock: Path) -> Path:
 
 
 def _folder_kind(path: Path) -> str:
-    if (path / CRATE_METADATA).is_file() and (path / CRATE_PROJECT / MANIFEST_NAME).is_file():
+    if (path / crate_files.METADATA).is_file() and (path / crate_files.PROJECT / MANIFEST_NAME).is_file():
         return CRATE  # whatever else lies beside it
     if (path / MANIFEST_NAME).is_file():
         return PROJECT
     if (path / "oci-layout").is_file():
         return VAULT
-    if (path / CRATE_METADATA).is_file() or (path / CRATE_PROJECT / MANIFEST_NAME).is_file():
+    if (path / crate_files.METADATA).is_file() or (path / crate_files.PROJECT / MANIFEST_NAME).is_file():
         return CRATE
     if all((path / name).exists() for name in ("HEAD", "objects", "refs")):
         return GIT

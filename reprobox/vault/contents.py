@@ -20,9 +20,9 @@ from reprobox.image import LAYER_TYPE, write_layer
 from reprobox.layers.code import is_locked_code
 from reprobox.layers.kind import uses_network
 from reprobox.licences import Licence, licence_of
-from reprobox.lock import Input, Lock, LockedLayer
+from reprobox.lock import FILE_NAME, Input, Lock, LockedLayer
 from reprobox.manifest import Manifest
-from reprobox.project import Project
+from reprobox.project import MANIFEST_NAME, Project
 from reprobox.project_files import gather, write_project
 from reprobox.realize import Wish, realize
 from reprobox.session import Session, this_platform
@@ -107,8 +107,8 @@ def keep(
     with session.store.scratch() as stage:
         parts = _Parts()
         lock_bytes = project.lock_path.read_bytes()
-        parts.data("lock", "research.lock", lock_bytes)
-        parts.data("manifest", "research.toml", project.manifest_path.read_bytes())
+        parts.data("lock", FILE_NAME, lock_bytes)
+        parts.data("manifest", MANIFEST_NAME, project.manifest_path.read_bytes())
         _add_project(parts, session, project, manifest, lock, stage)
         licences = _licences(session.store, inputs)
         titles = _add_inputs(parts, session.store, inputs, licences)
