@@ -5,12 +5,11 @@ being read as something else: broken checksums, cut-off archives, sparse files, 
 takes a broken header in the middle for the end, and its pax reader can be made to work for hours.
 
 Sources: POSIX.1-2017 pax(1); GNU tar manual, "Basic Tar Format"; where these leave room, Go's archive/tar, which Docker
-uses. Standard library only, and zstandard where something is packed with it.
+uses. Standard library only, and isal or zstandard where something is packed with gzip or zstd.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, NamedTuple, Protocol
 
@@ -26,6 +25,7 @@ _FILES = (b"0", b"\0", b"7")
 _WITHOUT_DATA = (HARD_LINK, SYMLINK, DEVICE, BLOCK_DEVICE, FOLDER, FIFO)
 _ZEROS = bytes(_BLOCK)
 _NANO = 1_000_000_000
+_GZIP = b"\x1f\x8b"  # ID1 and ID2
 
 
 class TarError(ValueError):
@@ -226,7 +226,7 @@ def decompressed(file: IO[bytes]) -> Iterator[bytes]:
     """The archive's bytes in pieces, unpacked as its first bytes say: gzip, zstd, bzip2, xz or none."""
     start = file.read(6)
     file.seek(-len(start), 1)
-    if start[:2] == b"\x1f\x8b":
+    if start[:2] == _GZIP:
         return _gunzipped(file)
     if start[:4] == b"\x28\xb5\x2f\xfd":
         return _zstd(file)
@@ -239,16 +239,20 @@ def decompressed(file: IO[bytes]) -> Iterator[bytes]:
 
 def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
     """RFC 1952: any number of members; zeros may follow the last, as on tapes."""
-    member = zlib.decompressobj(wbits=31)
+    from isal import isal_zlib
+
+    member = isal_zlib.decompressobj(wbits=31)
     try:
         while data := file.read(_CHUNK):
             while data:
                 if member.eof:
-                    member = zlib.decompressobj(wbits=31)
+                    if not _GZIP.startswith(data[:2]):
+                        raise TarError("its gzip data is broken: something else follows it")
+                    member = isal_zlib.decompressobj(wbits=31)
                 yield member.decompress(data, 4 * _CHUNK)
                 data = member.unused_data.lstrip(b"\0") if member.eof else member.unconsumed_tail
         yield member.flush()
-    except zlib.error as error:
+    except isal_zlib.IsalError as error:  # type: ignore[misc]  # its annotations take the class for an object
         raise TarError(f"its gzip data is broken: {error}") from None
     if not member.eof:
         raise TarError("its gzip data is cut off")
