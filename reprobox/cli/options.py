@@ -51,6 +51,12 @@ def mounts_given(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(wrong.message, where=f"--mount {text}", hint=wrong.hint)
         if target in mounts:
             raise UsageError(f"two sources are given for {target}", where=f"--mount {text}", hint="give one")
+        if not os.path.exists(source):
+            raise UsageError(
+                f"the source of the mount {target} does not exist: {source}",
+                where=f"--mount {text}",
+                hint="give a folder or a file that is there",
+            )
         mounts[target] = source
     return mounts
 

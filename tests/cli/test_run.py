@@ -58,8 +58,11 @@ def test_a_mount_from_elsewhere(realized, tmp_path, way):
 @pytest.mark.parametrize("way", [[], ["--offline"]])
 def test_a_mount_whose_source_is_missing(realized, way):
     told = realized.process("run", *way, "--mount", "/data=/no/such/place", "--", "true")
-    assert told.status == 1
-    assert "the source of the mount /data does not exist: /no/such/place" in told.err
+    assert told.status == 2  # the caller's word, not the manifest's
+    assert told.err == (
+        "error: --mount /data=/no/such/place: the source of the mount /data does not exist: /no/such/place\n"
+        "  hint: give a folder or a file that is there\n"
+    )
     (realized.root / "data" / "numbers").unlink()
     (realized.root / "data").rmdir()
     told = realized.process("run", *way, "--json", "--", "true")
