@@ -7,17 +7,15 @@ looks at this machine.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from reprobox import tables
+from reprobox import json_tables, tables
 from reprobox.digest import Json
-from reprobox.errors import Problem, UsageError
-from reprobox.tables import EMPTY, Reader, key
-from reprobox.toml_lines import Positions
+from reprobox.json_tables import Form
+from reprobox.tables import EMPTY, key
 
 FORMAT = 1
 SCHEMA_ID = "https://example.org/reprobox/schemas/host.schema.json"
@@ -27,7 +25,6 @@ MPI_FAMILIES = {"openmpi": "Open MPI", "mpich": "MPICH", "intel-mpi": "Intel MPI
 
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _version = tables.pattern(_VERSION.pattern, "a version", 'digits and dots, such as "6.1.0"')
-_WHOSE = "write it anew on that machine: `reprobox doctor --json > FILE`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,20 +109,25 @@ def version(text: str) -> str | None:
     return found[0] if found else None
 
 
+_FORM = Form(
+    name="description",
+    full="description of a machine",
+    format=FORMAT,
+    most=MAX_BYTES,
+    again="write it anew on that machine: `reprobox doctor --json > FILE`",
+    upgrade="upgrade reprobox here, or write it anew with this version on that machine",
+)
+
+
 def document(host: Host) -> dict[str, Json]:
     """The description as JSON; what is not known is left out."""
-    return {"format": host.format, **tables.document(host)}
+    return json_tables.document(host)
 
 
 def schema() -> dict[str, Json]:
     """JSON Schema (draft 2020-12) of a description."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
-        "title": "host",
-        "description": "What a machine has, as `reprobox doctor --json` tells it under `host`.",
-        **tables.schema(Host),
-    }
+    about = "What a machine has, as `reprobox doctor --json` tells it under `host`."
+    return json_tables.schema(Host, name=SCHEMA_ID, title="host", about=about)
 
 
 def parse(data: bytes, *, file: str) -> Host:
@@ -133,43 +135,7 @@ def parse(data: bytes, *, file: str) -> Host:
 
     Raises :class:`UsageError` with every mistake, by its key.
     """
-    whole = _object(data, file)
-    found: Any = whole.get("host", whole)
+    whole = json_tables.load(data, _FORM, file=file)
     path = ("host",) if "host" in whole else ()
-    if not isinstance(found, dict) or "format" not in found:
-        raise UsageError("it does not describe a machine", where=file, hint=_WHOSE)
-    written = found["format"]
-    if type(written) is not int or written < 1:
-        raise UsageError("the description has no format version", where=file, hint=_WHOSE)
-    if written > FORMAT:
-        raise UsageError(
-            f"the description has format {written}, and this reprobox knows up to {FORMAT}",
-            where=file,
-            hint="upgrade reprobox here, or write it anew with this version on that machine",
-        )
-    return _host(found, path, file)
-
-
-def _object(data: bytes, file: str) -> dict[str, Any]:
-    if len(data) > MAX_BYTES:
-        raise UsageError("it is larger than 1 MiB, and so no description of a machine", where=file, hint=_WHOSE)
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"it is not JSON: {reason}", where=file, hint=_WHOSE) from None
-    if not isinstance(found, dict):
-        raise UsageError("it does not describe a machine", where=file, hint=_WHOSE)
-    return found
-
-
-def _host(found: Mapping[str, Any], path: tuple[str, ...], file: str) -> Host:
-    reader = Reader(file, Positions(lines={}))
-    host: Host = reader.table(Host, found, path)
-    if reader.problems:
-        raise UsageError("\n".join(str(_without_line(problem)) for problem in reader.problems))
+    host: Host = json_tables.read(Host, whole.get("host", whole), _FORM, file=file, path=path)
     return host
-
-
-def _without_line(problem: Problem) -> Problem:
-    return replace(problem, line=0)

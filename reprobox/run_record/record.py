@@ -6,15 +6,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from reprobox import tables
+from reprobox import json_tables
 from reprobox.digest import Json
 from reprobox.errors import Problem, UsageError
 from reprobox.host import Host
-from reprobox.tables import EMPTY, Reader, key, pattern
-from reprobox.toml_lines import Positions
+from reprobox.json_tables import Form
+from reprobox.tables import EMPTY, key, pattern
 
 FORMAT = 1
 FOLDER = "research.runs"
@@ -116,45 +116,26 @@ class RunRecord:
     usage: Usage | None = key("What it used; none where the backend's processes are not ours.", default=None)
 
 
+_FORM = Form(name="record", full="record of a run", format=FORMAT, most=MAX_BYTES, again=_WRITTEN)
+
+
 def dump(record: RunRecord) -> bytes:
     """The record as it is written."""
-    said = {"format": record.format, **tables.document(record)}
-    return json.dumps(said, indent=1).encode("ascii") + b"\n"
+    return json.dumps(json_tables.document(record), indent=1).encode("ascii") + b"\n"
 
 
 def schema() -> dict[str, Json]:
     """JSON Schema (draft 2020-12) of a record."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
-        "title": "run record",
-        "description": "What `reprobox run --record` writes to research.runs/.",
-        **tables.schema(RunRecord),
-    }
+    about = "What `reprobox run --record` writes to research.runs/."
+    return json_tables.schema(RunRecord, name=SCHEMA_ID, title="run record", about=about)
 
 
 def parse(data: bytes, *, file: str) -> RunRecord:
     """The record that ``data`` is. Raises :class:`UsageError` with every mistake, by its key."""
-    if len(data) > MAX_BYTES:
-        raise UsageError("it is larger than 64 MiB, and so no record of a run", where=file, hint=_WRITTEN)
-    try:
-        found: Any = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"it is not JSON: {reason}", where=file, hint=_WRITTEN) from None
-    if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] < 1:
-        raise UsageError("it is no record of a run", where=file, hint=_WRITTEN)
-    if found["format"] > FORMAT:
-        raise UsageError(
-            f"the record has format {found['format']}, and this reprobox knows up to {FORMAT}",
-            where=file,
-            hint="upgrade reprobox",
-        )
-    reader = Reader(file, Positions(lines={}))
-    record: RunRecord = reader.table(RunRecord, found, ())
-    problems = [*reader.problems, *(_unsafe(file, record) if not reader.problems else ())]
-    if problems:
-        raise UsageError("\n".join(str(replace(problem, line=0)) for problem in problems))
+    found = json_tables.load(data, _FORM, file=file)
+    record: RunRecord = json_tables.read(RunRecord, found, _FORM, file=file)
+    if problems := _unsafe(file, record):
+        raise UsageError("\n".join(map(str, problems)))
     return record
 
 
