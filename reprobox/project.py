@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -132,32 +131,3 @@ def _text(data: bytes, where: str) -> str:
 
 def _no_lock(path: Path) -> LockError:
     return LockError("there is no lock", where=str(path), hint="make one with `reprobox lock`")
-
-
-def committed(folder: Path, revision: str) -> bytes | None:
-    """The lock of ``folder`` as git has it in ``revision``; None where that revision has none.
-
-    Raises :class:`UsageError` for what git does not know.
-    """
-    known = _git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if known.returncode == 0:
-        shown = _git(folder, "show", f"{known.stdout.decode().strip()}:./{FILE_NAME}")
-    elif ":" in revision:
-        shown = _git(folder, "show", "--end-of-options", revision)
-    else:
-        said = known.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise UsageError(
-            f"there is no file or git revision {revision!r}" + (f": {said}" if said else ""),
-            where=str(folder),
-            hint="give a lock file, or a commit, branch or tag that `git log` knows",
-        )
-    return shown.stdout if shown.returncode == 0 else None
-
-
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise UsageError(
-            "git is not installed here", where=str(folder), hint="install git, or give two lock files"
-        ) from None

@@ -14,17 +14,17 @@ The code is the commit's own tree, below ``folder``. Neither the working tree no
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reprobox.attach.files import LOCK, MANIFEST, MOST, Attached, found, prepare
 from reprobox.digest import prefixed, sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError, StaleLockError, UsageError
+from reprobox.git import own
+from reprobox.git.own import git
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.project import Project
@@ -33,8 +33,6 @@ from reprobox.session import Session
 NOTES = "refs/notes/reprobox"
 _FIRST = b"reprobox 1"
 _MOST_HEAD = 4096
-#: What would have git look at another repository, as it does inside a hook.
-_ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_NAMESPACE")
 _OTHER_COMMIT = (
     "check that commit out and run `reprobox lock` there; or commit all that belongs to the project, and tag that"
 )
@@ -181,14 +179,14 @@ def read(repository: Path, revision: str, folder: Path) -> tuple[Attached, str, 
 
 def commit_of(repository: Path, revision: str) -> str:
     """The commit that a tag, a branch or a hash names. Raises :class:`UsageError`."""
-    done = git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if done.returncode:
+    commit = own.commit_of(repository, revision)
+    if commit is None:
         raise UsageError(
             f"git knows no tag or commit {revision!r} there",
             where=str(repository),
             hint="`git tag` lists the tags; `git fetch --tags` brings those of a server",
         )
-    return done.stdout.decode().strip()
+    return commit
 
 
 def note_on(repository: Path, commit: str) -> bytes | None:
@@ -201,18 +199,3 @@ def note_on(repository: Path, commit: str) -> bytes | None:
     if int(size.stdout or b"0") > sum(MOST.values()):
         raise IntegrityError("its note is larger than any honest one", where=str(repository), hint=_AGAIN)
     return git(repository, "cat-file", "blob", blob).stdout
-
-
-def git(
-    repository: Path, *arguments: str, data: bytes | None = None, extra: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run git there, without its hooks; it asks nobody for anything."""
-    argv = ["git", "-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", *arguments]
-    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    environment |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", **(extra or {})}
-    try:
-        return subprocess.run(argv, cwd=repository, env=environment, input=data, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise UsageError("git is not installed here", where=str(repository), hint="install git") from None
-    except NotADirectoryError:
-        raise UsageError("it is no folder", where=str(repository), hint="give a git repository with -C") from None

@@ -11,9 +11,10 @@ from pathlib import Path
 from reprobox import config
 from reprobox.cli.changes import document, markdown, text
 from reprobox.errors import LockError, UsageError
+from reprobox.git.own import committed
 from reprobox.lock import FILE_NAME, Lock
 from reprobox.lock_diff import diff
-from reprobox.project import Project, committed, read_lock
+from reprobox.project import Project, read_lock
 from reprobox.store import Store
 
 DETAILS = """\
@@ -70,7 +71,7 @@ def _lock(options: argparse.Namespace, store: Store, name: str) -> Lock | None:
         path /= FILE_NAME
     if path.is_file():
         return read_lock(_content(path), store, str(path))
-    data = committed(_folder(options), name)
+    data = committed(_folder(options), name, FILE_NAME)
     if data is None:
         options.reporter.say(f"{name} has no {FILE_NAME}")
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from pathlib import Path
 
 from reprobox import launch
 from reprobox.errors import UsageError
+from reprobox.git.own import git
 from reprobox.manifest import Manifest
 from reprobox.run_record.record import Agent
 
@@ -40,8 +40,6 @@ def agent(choice: str | None, manifest: Manifest, folder: Path) -> Agent | None:
 
 
 def _git_name(folder: Path) -> str:
-    with contextlib.suppress(OSError):
-        asked = ["git", "config", "--get", "user.name"]
-        done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+    with contextlib.suppress(OSError, UsageError):
+        return git(folder, "config", "--get", "user.name").stdout.decode(errors="replace").strip()
     return ""

@@ -71,6 +71,11 @@ def test_against_the_last_commit(project, moved):
     assert told.out == TEXT
 
 
+def test_inside_a_hook_of_another_repository_it_is_the_projects_own(project, moved, monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert project("diff").out == TEXT
+
+
 def test_against_a_revision_a_file_a_folder_or_standard_input(project, moved, monkeypatch):
     data = subprocess.run(["git", "show", "v1:research.lock"], cwd=project.root, capture_output=True, check=True).stdout
     (project.root / "folder").mkdir()
