@@ -53,17 +53,33 @@ def data_tar(deb: bytes) -> bytes:
     return _part(deb, b"data.tar")
 
 
+def with_tree(deb: bytes, tar: bytes) -> bytes:
+    """The same package with ``tar``, as it is, for its file system tree: dpkg need not decompress what was already."""
+    parts = [_MAGIC]
+    for name, start, size in _parts(deb):
+        tree = name.startswith(b"data.tar")
+        content = tar if tree else deb[start : start + size]
+        head = b"%-16b%b%-10d`\n" % (b"data.tar" if tree else name, deb[start - 44 : start - 12], len(content))
+        parts += (head, content, b"\n" * (len(content) % 2))
+    return b"".join(parts)
+
+
 def _part(deb: bytes, wanted: bytes) -> bytes:
+    for name, start, size in _parts(deb):
+        if name.startswith(wanted):
+            return _decompress(name[len(wanted) :], deb[start : start + size])
+    raise IntegrityError(f"not a Debian package: it has no {wanted.decode()}")
+
+
+def _parts(deb: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name of each member of the archive, and where its content begins and how long it is."""
     if not deb.startswith(_MAGIC):
         raise IntegrityError("not a Debian package: it is no ar archive")
     offset = len(_MAGIC)
     while offset + 60 <= len(deb):
-        name = deb[offset : offset + 16].rstrip(b" /")
-        size = int(deb[offset + 48 : offset + 58])
-        if name.startswith(wanted):
-            return _decompress(name[len(wanted) :], deb[offset + 60 : offset + 60 + size])
+        name, size = deb[offset : offset + 16].rstrip(b" /"), int(deb[offset + 48 : offset + 58])
+        yield name, offset + 60, size
         offset += 60 + size + size % 2
-    raise IntegrityError(f"not a Debian package: it has no {wanted.decode()}")
 
 
 def _decompress(suffix: bytes, data: bytes) -> bytes:

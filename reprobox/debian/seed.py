@@ -5,7 +5,8 @@ what was unpacked to have a dpkg at all. So what it leaves behind is written dir
 whose unpacking runs no script and declares no trigger: their files (configuration files under ``.dpkg-new``),
 ``info/*``, and an ``unpacked`` stanza, in the form of dpkg's own ``lib/dpkg/{archives,dump,infodb-format}.c``. The
 others are left to real dpkg, which also configures everything; those without which it would not run are unpacked for
-their files only before it unpacks them again. A test holds the result against one made by dpkg alone.
+their files only before it unpacks them again. dpkg works on one processor, so that what it unpacks can be decompressed
+for it here, beside other packages. A test holds the result against one made by dpkg alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ from reprobox.download import cannot_write
 from reprobox.errors import IntegrityError
 
 _DATABASE = "var/lib/dpkg"
+#: Where packages lie in the root that are decompressed for dpkg.
+HANDED = f"/{_DATABASE}"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # of packages and architectures: Debian Policy 5.6.1 and 5.6.8
 _CONTROL_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 #: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
@@ -59,6 +62,7 @@ def merged_usr_links(base_files: bytes, architecture: str) -> tuple[str, ...]:
 
 class _Opened(NamedTuple):
     path: Path
+    data: bytes
     control: dict[str, deb.Member]
     tar: bytes  # of the tree: read when it is its turn, so that memory holds few packages at a time
 
@@ -73,19 +77,21 @@ class _InfoFile(NamedTuple):
 def _open(path: Path) -> _Opened:
     data = path.read_bytes()
     control = {os.fsdecode(member.path): member for member in deb.tar_members(deb.control_tar(data))}
-    return _Opened(path, control, deb.data_tar(data))
+    return _Opened(path, data, control, deb.data_tar(data))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planting:
     """What to plant: ``debs`` in order, those of them that dpkg will unpack itself, top-level links to make first
-    (``bin`` -> ``usr/bin``), and the time in unix seconds that new files get.
+    (``bin`` -> ``usr/bin``), and the time in unix seconds that new files get. Packages that are ``handed`` to dpkg are
+    laid into the folder ``HANDED`` of the root, decompressed, under these names.
     """
 
     debs: Sequence[Path]
     by_dpkg: Collection[Path]
     links: Sequence[str]
     epoch: int
+    handed: Mapping[Path, str] = field(default_factory=dict)
 
 
 def plant(root: Path, planting: Planting, *, workers: int = 2) -> None:
@@ -105,16 +111,19 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
     for name in planting.links:
         deb.make_folder(os.fsencode(root / "usr" / name))
         (root / name).symlink_to(f"usr/{name}")
-    unpacker = deb.Unpacker(root)
+    unpacker, planted = deb.Unpacker(root), frozenset(planting.debs)
     status: list[bytes] = []
     info: list[_InfoFile] = []
     with ThreadPoolExecutor(workers) as pool:
-        waiting = iter(planting.debs)
+        waiting = iter(dict.fromkeys((*planting.debs, *planting.handed)))
         running = [pool.submit(_open, path) for path in islice(waiting, workers + 1)]
         while running:
             opened = running.pop(0).result()
+            if handed := planting.handed.get(opened.path):
+                data = deb.with_tree(opened.data, opened.tar)
+                _write_file(unpacker, handed, _InfoFile(handed, data, 0o644, planting.epoch))
             plain = opened.path not in planting.by_dpkg
-            paths = _unpack(unpacker, opened, plain=plain)
+            paths = _unpack(unpacker, opened, plain=plain) if opened.path in planted else ()
             if plain:
                 values = _control(opened)
                 status.append(_stanza(opened, values))
@@ -123,7 +132,7 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
     for folder in ("info", "updates", "triggers"):  # dpkg's own package has them too
         unpacker.write(deb.Member(f"{_DATABASE}/{folder}".encode(), FOLDER, 0o755, planting.epoch, b"", b""))
     for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
-        _write_file(unpacker, name, _InfoFile(name, data, 0o644, planting.epoch))
+        _write_file(unpacker, handed, _InfoFile(handed, data, 0o644, planting.epoch))
     for file in info:
         _write_file(unpacker, f"info/{file.name}", file)
 

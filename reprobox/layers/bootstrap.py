@@ -29,6 +29,7 @@ _KEPT_FOR = 30 * 24 * 3600  # seconds that a root for tools is used
 _DPKG = ("dpkg", "--force-unsafe-io", "--no-triggers")
 #: Nothing was booted here, which ``ischroot`` cannot see: libc6 would wait a second for an init to start itself anew.
 _NOT_BOOTED = (
+    f"rm -f {seed.HANDED}/*.deb && "
     'mkdir -p /run/reprobox-quick && ln -sf /bin/true /run/reprobox-quick/ischroot && PATH="/run/reprobox-quick:$PATH"'
     ' && export PATH && exec "$@"'
 )
@@ -59,20 +60,24 @@ class Bootstrap:
         options = request.layer.options
         by_dpkg = _strings(options["unpack"])
         left_to_dpkg = set(by_dpkg) - set(_strings(options["seed"]))
+        place = INPUTS if request.plain else seed.HANDED
         planting = seed.Planting(
             debs=[path for name, path in request.files.items() if name not in left_to_dpkg],
             by_dpkg=frozenset(request.files[name] for name in by_dpkg),
             links=_strings(options["links"]),
             epoch=request.epoch,
+            handed={} if request.plain else {request.files[name]: name for name in by_dpkg},
         )
         configure = ("dpkg", "--force-unsafe-io", "--configure", "--pending")
         return Commands(
             installing=True,
             quick=not request.plain,
             seed=partial(seed.plant, planting=planting),
-            binds=tuple(Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg),
+            binds=tuple(
+                Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg if request.plain
+            ),
             commands=(
-                (*_DPKG, "--force-depends", "--unpack", *(f"{INPUTS}/{name}" for name in by_dpkg)),
+                (*_DPKG, "--force-depends", "--unpack", *(f"{place}/{name}" for name in by_dpkg)),
                 configure if request.plain else ("/bin/sh", "-c", _NOT_BOOTED, "sh", *configure),
             ),
             environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},

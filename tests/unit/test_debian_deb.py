@@ -65,6 +65,20 @@ def test_unpacks_as_dpkg_deb_does(tmp_path, compression):
     assert (ours / LONG).stat().st_mtime == TIME
 
 
+@pytest.mark.parametrize("files", [FILES, {"odd": b"1"}, {}])
+def test_a_package_is_the_same_with_a_tree_that_is_not_packed(tmp_path, files):
+    path = make_deb(tmp_path, "x", files=files, scripts={"postinst": "#!/bin/sh\n"})
+    data = path.read_bytes()
+    plain = tmp_path / "plain.deb"
+    plain.write_bytes(deb.with_tree(data, deb.data_tar(data)))
+    for what in ("--info", "--contents", "--fsys-tarfile", "--ctrl-tarfile"):
+        told = [subprocess.run(["dpkg-deb", what, name], capture_output=True, check=True) for name in (path, plain)]
+        shown = [done.stdout.partition(b"control archive=")[2] if what == "--info" else done.stdout for done in told]
+        assert shown[0] == shown[1], what
+    assert b"data.tar  " in plain.read_bytes()
+    assert deb.data_tar(plain.read_bytes()) == deb.data_tar(data)
+
+
 def test_control_files(tmp_path):
     path = make_deb(tmp_path, "x", scripts={"postinst": "#!/bin/sh\n", "conffiles": "/etc/x.conf\n"}, files=FILES)
     found = deb.control_files(path.read_bytes())
