@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, overload
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from reprobox.errors import ManifestError
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
 
-if TYPE_CHECKING:  # takes a quarter of a second to load, and is rarely needed
+if TYPE_CHECKING:  # takes a quarter of a second to load, and a lock that holds needs no graph
     import networkx
 
 BASE, SKELETON, CODE = "base", "skeleton", "code"
@@ -59,17 +59,21 @@ def build(manifest: Manifest, kinds: Mapping[str, Kind], *, with_code: bool = Fa
     Edges come from ``after`` and from what the kinds need; layers are stacked in the topological order that keeps
     closest to the manifest. Raises :class:`reprobox.errors.ManifestError` for a cycle, printing it.
     """
+    import networkx
+
     _check_nothing_stands_outside(manifest)
     inside = [layer for layer in manifest.layers if layer.placement == IN_IMAGE]
-    below = {layer.name: {*needed, *layer.after} for layer, needed in _needs(inside, kinds)}
-    order = _stacking_order(below, manifest)
+    graph: networkx.DiGraph[str] = networkx.DiGraph()
+    graph.add_nodes_from(layer.name for layer in inside)
+    for layer, needed in _needs(inside, kinds):
+        graph.add_edges_from((name, layer.name) for name in (*needed, *layer.after))
+    order = _stacking_order(graph, manifest)
     layers = {layer.name: layer for layer in manifest.layers}
     nodes = [_special(manifest, BASE, manifest.base.kind, ())]
     for name in order:
-        parents = tuple(sorted(below[name], key=order.__getitem__)) or (BASE,)
+        parents = tuple(sorted(graph.predecessors(name), key=order.__getitem__)) or (BASE,)
         nodes.append(Node(name=name, kind=layers[name].kind, parents=parents, layer=layers[name]))
-    carrying = {parent for parents in below.values() for parent in parents}
-    ends = tuple(name for name in order if name not in carrying) or (BASE,)
+    ends = tuple(name for name in order if graph.out_degree(name) == 0) or (BASE,)
     nodes.append(_special(manifest, SKELETON, SKELETON, ends))
     if with_code:
         nodes.append(_special(manifest, CODE, CODE, (SKELETON,)))
@@ -154,19 +158,10 @@ class _Above(Sequence[Layer]):
         return islice(self._layers, self._count)
 
 
-def _stacking_order(below: Mapping[str, Collection[str]], manifest: Manifest) -> dict[str, int]:
-    """Place of each layer, given what each directly stands on: of all orders that are possible, the manifest's nearest.
-
-    That is the manifest's own where no layer stands on a later one, as nearly always: then nothing is to be sorted.
-    """
-    position = {layer.name: number for number, layer in enumerate(manifest.layers)}
-    if all(position[parent] < position[name] for name, parents in below.items() for parent in parents):
-        return {name: number for number, name in enumerate(below)}
+def _stacking_order(graph: networkx.DiGraph[str], manifest: Manifest) -> dict[str, int]:
     import networkx
 
-    graph: networkx.DiGraph[str] = networkx.DiGraph()
-    graph.add_nodes_from(below)
-    graph.add_edges_from((parent, name) for name, parents in below.items() for parent in parents)
+    position = {layer.name: number for number, layer in enumerate(manifest.layers)}
     try:
         order = list(networkx.lexicographical_topological_sort(graph, key=position.__getitem__))
     except networkx.NetworkXUnfeasible:

@@ -38,21 +38,6 @@ def test_realizing_what_is_locked_loads_no_graph():
     assert "networkx" not in loaded_by("import reprobox.realize, reprobox.cli.realize")
 
 
-IN_ORDER = """
-from reprobox import graph, manifest
-from reprobox.layers.copy import Copy
-text = '[project]\\nname = "x"\\n[base]\\nimage = "debian:12"\\n'
-for name, after in (("a", []), ("b", ["a"])):
-    text += f'[[layers]]\\nname = "{name}"\\nkind = "copy"\\nafter = {after}\\nfiles = [{{from = "f", to = "/"}}]\\n'
-kinds = {"copy": Copy()}
-assert [node.name for node in graph.build(manifest.parse(text, kinds=kinds), kinds).nodes][1:3] == ["a", "b"]
-"""
-
-
-def test_layers_that_are_in_order_are_not_sorted():
-    assert "networkx" not in loaded_by(IN_ORDER)
-
-
 @pytest.mark.parametrize("verb", ["--help", "--version"])
 def test_asking_for_help_loads_nothing_heavy(verb):
     loaded = loaded_by(
