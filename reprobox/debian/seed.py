@@ -132,7 +132,7 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
     for folder in ("info", "updates", "triggers"):  # dpkg's own package has them too
         unpacker.write(deb.Member(f"{_DATABASE}/{folder}".encode(), FOLDER, 0o755, planting.epoch, b"", b""))
     for name, data in (("available", b""), ("status", b"".join(status)), ("info/format", b"1\n")):
-        _write_file(unpacker, handed, _InfoFile(handed, data, 0o644, planting.epoch))
+        _write_file(unpacker, name, _InfoFile(name, data, 0o644, planting.epoch))
     for file in info:
         _write_file(unpacker, f"info/{file.name}", file)
 
