@@ -12,15 +12,21 @@ from html import escape
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-State: TypeAlias = Literal["stored", "missing", "unlocked"]
+State: TypeAlias = Literal["stored", "remote", "missing", "unlocked"]
 
 #: How each state looks: fill, line, dashes, words. Colour is never the only sign.
 _LOOKS: dict[State, tuple[str, str, str]] = {
     "stored": ("#e3f4e6", "#1f7a37", ""),
+    "remote": ("#e2eefb", "#1c5d99", "8 3"),
     "missing": ("#fff3d6", "#a15c00", "5 3"),
     "unlocked": ("#eeeeee", "#666666", "2 3"),
 }
-_LEGEND: dict[State, str] = {"stored": "in the store", "missing": "to be built", "unlocked": "not locked"}
+_LEGEND: dict[State, str] = {
+    "stored": "in the store",
+    "remote": "at the remote",
+    "missing": "to be built",
+    "unlocked": "not locked",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from reprobox.digest import bare
 from reprobox.engine import take_layer
 from reprobox.errors import FetchError, IntegrityError, ReproboxError, UsageError
 from reprobox.lock import LockedLayer, LockedTarget, ancestors
-from reprobox.oci.remote import PUSHERS, SEAL, Remote, Wanted, can_be_shared
+from reprobox.oci.remote import PUSHERS, SEAL, Offer, Remote, Wanted, can_be_shared
 from reprobox.plan import Plan
 from reprobox.session import Session
 from reprobox.store import StoredLayer
@@ -95,9 +95,7 @@ def hand_on(session: Session, target: LockedTarget, done: Plan, *, sealing: bool
     stored = [kept for layer in built if (kept := session.store.layer(layer.id)) is not None]
     own = [kept for kept in stored if "remote" not in kept.record and can_be_shared(kept)]
     if own and remote.trust == SEAL and target.seal is None and not (sealing or remote.pushes):
-        session.reporter.say(
-            f"{remote.name} was not asked: no seal vouches for what it has (`reprobox lock --seal` makes one)"
-        )
+        session.reporter.say(_not_asked(remote))
     if not own or not remote.pushes:
         return
     try:
@@ -112,6 +110,10 @@ def hand_on(session: Session, target: LockedTarget, done: Plan, *, sealing: bool
     session.reporter.say(f"pushed {len(states)} layers to {remote.name}")
 
 
+def _not_asked(remote: Remote) -> str:
+    return f"{remote.name} was not asked: no seal vouches for what it has (`reprobox lock --seal` makes one)"
+
+
 # -- taking ------------------------------------------------------------------------------------------------------------
 
 
@@ -124,30 +126,58 @@ def pull(session: Session, remote: Remote, targets: Mapping[str, LockedTarget], 
     missing: dict[str, tuple[LockedTarget, LockedLayer, Wanted]] = {}
     unsealed: list[str] = []
     for target in targets.values():
-        sealed = target.seal.layers if target.seal else {}
-        for layer in target.layers:
-            if session.store.layer(layer.id) is None:
-                if layer.name in sealed or remote.trust == PUSHERS:
-                    wanted = Wanted(id=layer.id, name=layer.name, diff_id=bare(sealed.get(layer.name, "")))
-                    missing.setdefault(layer.id, (target, layer, wanted))
-                else:
-                    unsealed.append(layer.name)
+        for layer, wanted in _wanted(session, remote, target):
+            if wanted is None:
+                unsealed.append(layer.name)
+            else:
+                missing.setdefault(layer.id, (target, layer, wanted))
     if unsealed and not missing:
         raise _unsealed(remote, unsealed)
     return _outcomes(session, targets, _taken(session, remote, missing, epoch))
 
 
-def _taken(
-    session: Session, remote: Remote, missing: Mapping[str, tuple[LockedTarget, LockedLayer, Wanted]], epoch: int
-) -> set[str]:
+def offered(session: Session, remote: Remote, target: LockedTarget) -> dict[str, Offer]:
+    """What may be taken from the remote instead of being built, by layer id; what is wrong there is told.
+
+    Raises :class:`FetchError` without an answer.
+    """
+    missing = list(_wanted(session, remote, target))
+    wanted = [item for _, item in missing if item is not None]
+    if missing and not wanted:
+        session.reporter.say(_not_asked(remote))
+    offers, wrong = _asked(remote, wanted)
+    for mistake in wrong:
+        session.reporter.say(f"warning: {mistake.where}: {mistake.message}")
+    return offers
+
+
+def _wanted(session: Session, remote: Remote, target: LockedTarget) -> Iterator[tuple[LockedLayer, Wanted | None]]:
+    """The layers that are not in the store, each with what is wanted; None where nothing vouches for what is there."""
+    sealed = target.seal.layers if target.seal else {}
+    for layer in target.layers:
+        if session.store.layer(layer.id) is None:
+            vouched = layer.name in sealed or remote.trust == PUSHERS
+            diff_id = bare(sealed.get(layer.name, ""))
+            yield layer, Wanted(id=layer.id, name=layer.name, diff_id=diff_id) if vouched else None
+
+
+def _asked(remote: Remote, wanted: Sequence[Wanted]) -> tuple[dict[str, Offer], list[IntegrityError]]:
+    """What it has, by layer id, and what it has that is something else. Raises :class:`FetchError`."""
     offers, wrong = {}, []
-    for item, answer in remote.offers([wanted for _, _, wanted in missing.values()]):
+    for item, answer in remote.offers(wanted):
         if isinstance(answer, IntegrityError):
             wrong.append(_of(remote, item.name, answer))
         elif isinstance(answer, ReproboxError):
             raise FetchError(answer.message, where=remote.name, hint=answer.hint)
         elif answer is not None:
             offers[item.id] = answer
+    return offers, wrong
+
+
+def _taken(
+    session: Session, remote: Remote, missing: Mapping[str, tuple[LockedTarget, LockedLayer, Wanted]], epoch: int
+) -> set[str]:
+    offers, wrong = _asked(remote, [wanted for _, _, wanted in missing.values()])
     taken = set()
 
     def take(identity: str, _: Errand) -> None:

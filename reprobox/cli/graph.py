@@ -16,6 +16,7 @@ from reprobox.cli.session import open_session
 from reprobox.errors import LockError, ReproboxError, StaleLockError, UsageError
 from reprobox.lock import Lock, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest
+from reprobox.oci.remote import Offer
 from reprobox.project import Project
 from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
@@ -28,6 +29,7 @@ examples:
   reprobox graph --format json
   reprobox graph --format svg -o layers.svg
   reprobox graph --format mermaid -o layers.mmd
+  reprobox graph --remote                  ask the remote, too, which layers it has
   reprobox graph --why python              say why this layer is built anew"""
 _MOST = 8  # changes of one layer that are told
 
@@ -39,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--why", metavar="LAYER", help="name the first input of the layer that changed, and what it was"
     )
+    parser.add_argument("--remote", action="store_true", help="ask the remote of the settings which layers it has")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
 
 
@@ -48,12 +51,15 @@ def execute(options: argparse.Namespace) -> int:
     manifest = whole.select(options.target)
     name = next(iter(manifest.targets))
     if options.why is not None:
+        if options.remote:
+            raise UsageError("--why is of what was built here", where="--remote", hint="leave it out")
         text = _why(session, project, whole, name, options)
     else:
         lock = _locked(session, project)
         layers = graph.build(manifest, session.plugins.kinds)
         with session.store.using():
-            rows = _rows(session, layers, lock.targets.get(name) if lock else None)
+            target = lock.targets.get(name) if lock else None
+            rows = _rows(session, layers, target, _offered(session, target) if options.remote else {})
         text = _shown(rows, name, manifest, "json" if options.json else options.format)
     _give(text, options.output)
     return 0
@@ -79,7 +85,22 @@ def _locked(session: Session, project: Project) -> Lock | None:
         return None
 
 
-def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | None) -> list[dict[str, Any]]:
+def _offered(session: Session, target: LockedTarget | None) -> Mapping[str, Offer]:
+    """What the remote has of the layers that are not here, by layer id."""
+    from reprobox.sharing import offered
+
+    if session.remote is None:
+        raise UsageError(
+            "the settings name no remote",
+            where="--remote",
+            hint="set `repository` in [remote] of the settings, or REPROBOX_REMOTE",
+        )
+    return offered(session, session.remote, target) if target else {}
+
+
+def _rows(
+    session: Session, layers: graph.LayerGraph, target: LockedTarget | None, offers: Mapping[str, Offer]
+) -> list[dict[str, Any]]:
     locked = {layer.name: layer for layer in target.layers} if target else {}
     unpinned = target.unpinned() if target else ()
     generation = {name: number for number, names in enumerate(layers.generations()) for name in names}
@@ -87,15 +108,17 @@ def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | Non
     for node in layers.nodes:
         pinned = locked.get(node.name)
         stored = session.store.layer(pinned.id) if pinned else None
+        offer = offers.get(pinned.id) if pinned and not stored else None
         rows.append(
             {
                 "name": node.name,
                 "kind": node.kind,
                 "parents": list(node.parents),
                 "generation": generation[node.name],
-                "state": "stored" if stored else "missing" if pinned else "unlocked",
+                "state": "stored" if stored else "remote" if offer else "missing" if pinned else "unlocked",
                 "id": f"sha256:{pinned.id}" if pinned else None,
-                **_inputs(session.store, pinned, stored),
+                **_inputs(session.store, pinned, built=bool(stored or offer)),
+                "take_size": offer.blob.size if offer else None,
                 "pinned": node.name not in unpinned if pinned else None,
                 "cached": stored is not None,
                 "size": stored.record["size"] if stored else None,
@@ -106,11 +129,11 @@ def _rows(session: Session, layers: graph.LayerGraph, target: LockedTarget | Non
     return rows
 
 
-def _inputs(store: Store, locked: LockedLayer | None, stored: StoredLayer | None) -> dict[str, int | None]:
+def _inputs(store: Store, locked: LockedLayer | None, *, built: bool) -> dict[str, int | None]:
     """How many inputs there are, and how many of them a build would have to fetch; sizes in bytes."""
     if locked is None:
         return dict.fromkeys(("inputs", "input_size", "to_fetch", "fetch_size"))
-    missing = [] if stored else [item for item in locked.inputs if not store.has_blob(item.sha256)]
+    missing = [] if built else [item for item in locked.inputs if not store.has_blob(item.sha256)]
     return {
         "inputs": len(locked.inputs),
         "input_size": sum(item.size for item in locked.inputs),
@@ -150,6 +173,8 @@ def _facts(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"{row['inputs']} inputs, {human(row['input_size'])}"
     if row["state"] == "stored":
         yield f"in the store, {human(row['size'])}"
+    elif row["state"] == "remote":
+        yield f"at the remote, {human(row['take_size'])} to take"
     elif row["state"] == "missing":
         yield "to be built" + (f", {human(row['fetch_size'])} to fetch" if row["to_fetch"] else "")
     else:
@@ -185,10 +210,13 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """How many layers are there already, and what is left to do."""
     stored = [row for row in rows if row["state"] == "stored"]
     missing = [row for row in rows if row["state"] == "missing"]
-    unlocked = len(rows) - len(stored) - len(missing)
+    remote = [row for row in rows if row["state"] == "remote"]
+    unlocked = len(rows) - len(stored) - len(remote) - len(missing)
     parts = [f"{len(stored)} of {len(rows)} layers in the store"]
     if stored:
         parts[0] += f" ({human(sum(row['size'] for row in stored))})"
+    if remote:
+        parts.append(f"{len(remote)} at the remote ({human(sum(row['take_size'] for row in remote))} to take)")
     if missing:
         count, size = sum(row["to_fetch"] for row in missing), sum(row["fetch_size"] for row in missing)
         fetched = f" ({count} input{'s' if count != 1 else ''}, {human(size)}, to fetch)" if count else ""

@@ -170,6 +170,47 @@ def test_pull_takes_what_is_there(made: Machine, there: str, tmp_path: Path) -> 
     assert "building" not in other("realize", "--offline").err
 
 
+def test_graph_shows_what_is_there(made: Machine, registry: Registry, there: str, proxy: Proxy, tmp_path: Path) -> None:
+    proxy.break_("GET", f"/manifests/{tag_of(made, 'files')}", answer(404))
+    other = made.another(tmp_path, REPROBOX_REMOTE=there)
+    assert {row["state"] for row in other("graph", "--json").json["layers"]} == {"missing"}
+    assert proxy.seen == []  # nobody is asked without being told to
+    rows = {row["name"]: row for row in other("graph", "--remote", "--json").json["layers"]}
+    assert {name: row["state"] for name, row in rows.items()} == {**dict.fromkeys(NAMES, "remote"), "files": "missing"}
+    size = sum(layer["size"] for layer in manifest(registry, tag_of(made, "step"))["layers"])
+    assert (rows["step"]["take_size"], rows["step"]["to_fetch"], rows["files"]["take_size"]) == (size, 0, None)
+    told = other("graph", "--remote").out
+    assert f"step (run) · at the remote, {size} B to take" in told
+    assert re.search(r"^0 of 4 layers in the store, 3 at the remote \(.* to take\), 1 to be built$", told, re.MULTILINE)
+    assert "at the remote" in other("graph", "--remote", "--format", "svg").out
+    other("cache", "pull")
+    assert {row["state"] for row in other("graph", "--remote", "--json").json["layers"]} == {"stored", "missing"}
+
+
+def test_graph_says_why_the_remote_is_not_told_of(made: Machine, there: str, proxy: Proxy, tmp_path: Path) -> None:
+    told = without_seal(made.another(tmp_path / "a", REPROBOX_REMOTE=there))("graph", "--remote")
+    assert told.err == f"{there} was not asked: no seal vouches for what it has (`reprobox lock --seal` makes one)\n"
+    assert proxy.seen == []
+    proxy.break_("GET", f"/manifests/{tag_of(made, 'step')}", changed(lambda body: body[:40]))
+    told = made.another(tmp_path / "b", REPROBOX_REMOTE=there)("graph", "--remote")
+    assert f"warning: layer 'step' at {there}: what it has under this layer's name is no layer: manifest " in told.err
+    assert re.search(r"step \(run\) · .*to be built", told.out)
+    none = made.another(tmp_path / "c").call("graph", "--remote")
+    assert none.status == 2
+    assert none.err == (
+        "error: --remote: the settings name no remote\n"
+        "  hint: set `repository` in [remote] of the settings, or REPROBOX_REMOTE\n"
+    )
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{nobody.getsockname()[1]}/a/b"
+    unheard = made.another(tmp_path / "d", REPROBOX_REMOTE=dead).call("graph", "--remote")
+    assert (unheard.status, unheard.err.splitlines()[0]) == (
+        1,
+        f"error: {dead}: it cannot be reached: Connection refused",
+    )
+
+
 def test_what_is_not_there_is_built(
     made: Machine, registry: Registry, proxy: Proxy, there: str, tmp_path: Path, digests: tuple[str, str]
 ) -> None:
