@@ -5,7 +5,7 @@ bytecode before the layer is done. Here the program ``py_compile`` only notes wh
 background does it as the original does it: with its code, its options, its order and its environment. Who imports the
 module gets the original.
 
-Called as ``compile_later.py FOLDER NOTE`` it checks what became of a note: everything was compiled, and is still as it
+Called as ``compile_later.py FOLDER NOTE…`` it checks what became of notes: everything was compiled, and is still as it
 was made then.
 
 This runs on every Python that ``install.sh`` names, and imports nothing that is not imported before it starts: what
@@ -146,5 +146,5 @@ def _stand_in(*, program: bool) -> None:
 
 
 if __name__ == "__main__" and sys.argv[2:] and sys.argv[2].startswith(_FOLDER):
-    sys.exit(_check(sys.argv[2]))
+    sys.exit(max(map(_check, sys.argv[2:])))
 _stand_in(program=__name__ == "__main__")

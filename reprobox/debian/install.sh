@@ -64,17 +64,16 @@ wait_for_all
 if [ -e "$later/log" ]; then
     cat "$later/log"
 fi
-times=0
-for asked in "$later"/asked-*; do
-    [ -e "$asked" ] || break
-    times=$((times + 1))
-    python=$(cat "$asked")
-    if ! "$python" -I -S -B "$mine/compile_later.py" "$later" "$asked"; then
+set -- "$later"/asked-*
+times=$#
+[ -e "$1" ] || times=0
+if [ $times != 0 ]; then
+    python=$(cat "$1") # any of those that compiled: what it looks at is the same for all
+    if ! "$python" -I -S -B "$mine/compile_later.py" "$later" "$@"; then
         echo "reprobox: bytecode that was made in the background is not what it should be" >&2
         status=75
-        break
     fi
-done
+fi
 if [ -e "$later/spoilt" ]; then
     echo "reprobox: a program left bytecode of what stood in for py_compile" >&2
     status=75
