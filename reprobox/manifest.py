@@ -1,289 +1,67 @@
 # ruff: noqa: RUF009 - key() is a field specifier
-"""``research.toml`` -> frozen :class:`Manifest`: every table, every rule, all problems of a file at once.
+"""The model of ``research.toml``: a frozen class for each of its tables, and the :class:`Manifest` that has them all.
 
-Pure, but for :func:`load`, which reads the one file. Which layer kinds there are is told by the caller, since they come
-from plugins: a ``[[layers]]`` table has the common keys of :class:`Layer` and its kind's own.
+Pure. Which layer kinds there are is told by whoever reads one, since they come from plugins: a ``[[layers]]`` table has
+the common keys of :class:`Layer` and its kind's own.
 """
 
 from __future__ import annotations
 
-import os
-import posixpath
-import re
-import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
-from reprobox import cpu, tables, toml_lines
-from reprobox.base_reference import DAEMON, ORAS, bare_name, base_image, base_sif, image_reference
+from reprobox import tables, toml_lines
+from reprobox.base_reference import DAEMON, ORAS, bare_name, base_image, base_sif
 from reprobox.digest import Json, canonical, sha256
-from reprobox.errors import ManifestError, Problem, UsageError
-from reprobox.host import MPI_FAMILIES
+from reprobox.errors import Problem, UsageError
 from reprobox.tables import (
-    BAD,
     EMPTY,
-    LATER,
-    Check,
-    Finding,
     Reader,
     Rule,
-    at_least_one,
     at_most_one,
-    by_line,
     did_you_mean,
     exactly_one,
     key,
     listed,
     needs,
     needs_any,
-    not_yet,
-    pattern,
     quote,
 )
-from reprobox.toml_lines import LimitError, Positions
-
-__all__ = [
-    "EMPTY",
-    "Author",
-    "Base",
-    "Check",
-    "Code",
-    "Finding",
-    "Funding",
-    "Kind",
-    "Layer",
-    "Manifest",
-    "Mount",
-    "Project",
-    "Requires",
-    "Rule",
-    "Run",
-    "Secret",
-    "Target",
-    "absolute_path",
-    "apt_package",
-    "at_least_one",
-    "at_most_one",
-    "did_you_mean",
-    "exactly_one",
-    "file_url",
-    "host_path",
-    "image_reference",
-    "key",
-    "load",
-    "needs",
-    "nonempty",
-    "not_yet",
-    "parse",
-    "pattern",
-    "quote",
-    "relative_inside",
-    "repository",
-    "schema",
-    "sha256_hex",
-    "url",
-    "word",
-]
+from reprobox.toml_lines import Positions
+from reprobox.value_checks import (
+    absolute_path,
+    cpu_name,
+    day,
+    distribution,
+    doi_name,
+    email_address,
+    env_name,
+    file_url,
+    host_path,
+    layer_name,
+    mount_point,
+    mounted_name,
+    mpi_library,
+    nonempty,
+    orcid_id,
+    relative_inside,
+    repository,
+    ror_id,
+    sha256_hex,
+    size,
+    slug,
+    version,
+    web_page,
+    word,
+)
 
 FORMAT = "reprobox-manifest-1"
 """Tag of the canonical form: changing how a manifest is hashed means changing this."""
 
-SCHEMA_ID = "https://example.org/reprobox/schemas/research.schema.json"
-MAX_BYTES = 1 << 20
-GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
 IN_IMAGE = "image"
 RESERVED_LAYERS = ("base", "skeleton", "code")
-
-
-# Rules for one value.
-
-
-def _absolute(text: str) -> Finding | None:
-    plain = posixpath.normpath(f"/{text.lstrip('/')}")
-    if not text.startswith("/"):
-        return Finding(
-            f"expected an absolute path, found {quote(text)}", f"write {quote(plain)}" if text else "begin it with /"
-        )
-    return None if text == plain else Finding(f"{quote(text)} is not a plain path", f"write {quote(plain)}")
-
-
-def _inside(text: str) -> Finding | None:
-    hint = "name a path inside the project folder: manifest and lock travel with it"
-    if not text:
-        return Finding("the path is empty", 'write "." for the project folder')
-    if text.startswith("/"):
-        return Finding(f"expected a path relative to this file, found {quote(text)}", hint)
-    outside = posixpath.normpath(text).split("/")[0] == ".."
-    return Finding(f"{quote(text)} leads out of the project folder", hint) if outside else None
-
-
-def _host(text: str) -> Finding | None:
-    if text.startswith("~"):
-        return Finding(
-            f"{quote(text)}: ~ is not expanded here", "write a path relative to this file, or an absolute one"
-        )
-    return None if text else Finding("the path is empty", "write a path relative to this file, or an absolute one")
-
-
-_NO_MOUNTS = ("/proc", "/dev", "/sys")
-
-
-def _mount_point(text: str) -> Finding | None:
-    if finding := _absolute(text):
-        return finding
-    if text == "/" or any(text == top or text.startswith(f"{top}/") for top in _NO_MOUNTS):
-        return Finding(f"nothing can be mounted at {quote(text)}", f"choose a path outside {listed(_NO_MOUNTS)}")
-    return None
-
-
-def _mounted(text: str) -> Finding | None:
-    plain = posixpath.normpath(text.rstrip("/"))
-    if text and not text.startswith("/") and plain == text.rstrip("/") and plain.split("/")[0] not in ("..", "."):
-        return None
-    return Finding(f"expected a name inside the mount, found {quote(text)}", 'such as "train/images.npy"')
-
-
-_SCHEMES = ("https", "http", "file")
-
-
-def _find_in_url(text: str) -> Finding | None:
-    scheme, mark, rest = text.partition("://")
-    if not mark or not scheme or any(char.isspace() for char in text):
-        hint = 'begin it with https://; files of the project are put in place by a layer of kind "copy"'
-        return Finding(f"expected a URL, found {quote(text)}", hint)
-    if scheme not in _SCHEMES:
-        return Finding(f"{quote(scheme)} is no way to fetch a file", did_you_mean(scheme, _SCHEMES))
-    good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
-    return None if good else Finding(f"expected a URL, found {quote(text)}", "write https://host/path or file:///path")
-
-
-def _orcid(text: str) -> Finding | None:
-    """The check digit is ISO 7064 MOD 11-2, as ORCID documents it."""
-    digits = text.replace("-", "")
-    total = 0
-    for digit in digits[:-1]:
-        total = (total + int(digit)) * 2
-    good = "0123456789X"[(12 - total % 11) % 11] == digits[-1]
-    return None if good else Finding(f"{quote(text)} has a wrong check digit", "copy it again from orcid.org")
-
-
-def _repository(text: str) -> Finding | None:
-    if finding := word.find(text):
-        return finding
-    scheme, mark, rest = text.partition("://")
-    if mark:
-        if scheme not in GIT_SCHEMES:
-            return Finding(f"{quote(scheme)} is no way to a repository", did_you_mean(scheme, GIT_SCHEMES))
-        good = rest.startswith("/") if scheme == "file" else bool(rest) and not rest.startswith("/")
-        return None if good else Finding(f"expected a repository, found {quote(text)}", "write https://host/path")
-    if "::" in text.partition("/")[0] or text.startswith("~"):
-        return Finding(
-            f"expected a repository, found {quote(text)}", "write a URL, user@host:path, or the path of a folder"
-        )
-    return None
-
-
-def both(first: Check, second: Check) -> Check:
-    """The value must pass ``first`` and then ``second``."""
-    return Check(find=lambda text: first.find(text) or second.find(text), schema={**first.schema, **second.schema})
-
-
-absolute_path = Check(find=_absolute, schema={"pattern": "^/"})
-"""A path inside the environment: absolute, without ``.``, ``..``, doubled or trailing slashes."""
-
-relative_inside = Check(find=_inside, schema={"pattern": r"^(?!/)(?!\.\.(?:/|$))."})
-"""A path on the host, relative to the manifest, that stays inside the project folder."""
-
-host_path = Check(find=_host, schema={"pattern": "^[^~]"})
-"""Any path on the host; relative ones start at the manifest."""
-
-file_url = Check(find=_find_in_url, schema={"pattern": r"^(?:https?://[^/\s]|file:///)\S*$"})
-"""A URL that a file can be had from."""
-
-mounted_name = Check(find=_mounted, schema={"pattern": r"^(?!/)(?!\.\.?(?:/|$))."})
-"""A relative path inside a mount."""
-
-mount_point = Check(find=_mount_point, schema={"pattern": "^/(?!(?:proc|dev|sys)(?:/|$))."})
-
-nonempty = pattern(r"[\s\S]*\S[\s\S]*", "some text", "write it, or leave the key out")
-word = pattern(r"[^\s-]\S*", "one word", "write it without spaces; it cannot begin with -")
-url = pattern(r"[a-z][a-z0-9+.-]*://\S+", "a URL", "begin it with https://")
-repository = Check(find=_repository, schema={"pattern": r"^[^\s~-]\S*$"})
-"""A URL, ``user@host:path``, or the path of a folder of this machine, relative to the manifest."""
-sha256_hex = pattern(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits", "write what sha256sum prints")
-env_name = pattern(
-    r"[A-Za-z_][A-Za-z0-9_]*",
-    "the name of an environment variable",
-    "use letters, digits and _, and no digit at the start",
-)
-apt_package = pattern(
-    r"[a-z0-9][a-z0-9+.-]+(?::[a-z0-9-]+)?(?:=[A-Za-z0-9.+:~*-]+)?",
-    "a Debian package",
-    "write a name in lower case, or name=version; a version may end in *",
-)
-_name = partial(pattern, hint="use lower-case letters, digits, ., _ and -, and begin with a letter or digit")
-_slug = _name(r"[a-z0-9][a-z0-9._-]*", "a short name")
-_CLAUSE = r"(?:[<>=~!]=|[<>]) ?[0-9]+(?:\.[0-9]+)*"
-_version = pattern(
-    rf"[0-9]+(?:\.[0-9]+)*|{_CLAUSE}(?: ?, ?{_CLAUSE})*", "a version", 'for example "12.4", ">=12.4" or ">=4,<5"'
-)
-_size = pattern(r"[0-9]+(?:\.[0-9]+)? ?(?:[kKMGTP]i?)?B", "a size", 'for example "16 GiB"')
-
-
-def _mpi_family(text: str) -> Finding | None:
-    family = re.split(r"[ <>=~!]", text, maxsplit=1)[0]
-    if family in MPI_FAMILIES:
-        return None
-    return Finding(f"unknown MPI {quote(family)}", did_you_mean(family, MPI_FAMILIES))
-
-
-def _cpu_name(text: str) -> Finding | None:
-    if cpu.family(text) in cpu.FAMILIES.values():
-        return None
-    known = [name for architecture in cpu.FAMILIES for name in cpu.names(architecture)]
-    return Finding(
-        f"unknown CPU {quote(text)}",
-        did_you_mean(text, known, 'for example "x86-64-v3", "skylake", "zen3" or "neoverse_n1"'),
-    )
-
-
-_mpi = both(
-    pattern(rf"[a-z][a-z0-9-]*(?: ?{_CLAUSE}(?: ?, ?{_CLAUSE})*)?", "an MPI", 'for example "openmpi>=4"'),
-    Check(find=_mpi_family),
-)
-_cpu = both(word, Check(find=_cpu_name))
-
-_email = pattern(r"[^@\s]+@[^@\s]+", "an e-mail address", "write name@host, or leave the key out")
-_bootstrap = pattern(r"debian:[a-z][a-z0-9-]*", "a distribution to bootstrap", 'for example "debian:bookworm"')
-_doi = pattern(r"10\.[0-9]{4,9}/\S+", "a DOI", 'begin with "10.", without https://doi.org/')
-_orcid_id = both(
-    pattern(r"[0-9]{4}-[0-9]{4}-[0-9]{4}-[0-9]{3}[0-9X]", "an ORCID iD", 'for example "0000-0002-1825-0097"'),
-    Check(find=_orcid),
-)
-_page = pattern(r"https?://[^\s/]+(?:/\S*)?", "the address of a page", "begin it with https://")
-_ror = pattern(
-    r"https://ror\.org/0[a-hj-km-np-tv-z0-9]{6}[0-9]{2}", "a ROR identifier", 'for example "https://ror.org/03yrm5c26"'
-)
-
-
-def _find_in_day(text: str) -> Finding | None:
-    import datetime as dt
-
-    try:
-        good = dt.date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        good = False
-    return None if good else Finding(f"expected a day, found {quote(text)}", 'for example "2026-11-22"')
-
-
-_day = Check(find=_find_in_day, schema={"format": "date"})
-
-
-# The tables.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,10 +73,10 @@ class Author:
         check=nonempty,
         hint='add name = "…"',
     )
-    orcid: str | None = key("ORCID iD, four groups of four digits.", default=None, check=_orcid_id)
+    orcid: str | None = key("ORCID iD, four groups of four digits.", default=None, check=orcid_id)
     affiliation: str | None = key("University, institute or company.", default=None, check=nonempty)
-    ror: str | None = key("ROR identifier of the affiliation.", default=None, check=_ror)
-    email: str | None = key("E-mail address.", default=None, check=_email)
+    ror: str | None = key("ROR identifier of the affiliation.", default=None, check=ror_id)
+    email: str | None = key("E-mail address.", default=None, check=email_address)
 
     @property
     def given_and_family(self) -> tuple[str, str]:
@@ -326,10 +104,10 @@ class Funding:
     """Who paid for the research."""
 
     funder: str = key("Name of the funder.", check=nonempty, hint='add funder = "…"')
-    ror: str | None = key("ROR identifier of the funder.", default=None, check=_ror)
+    ror: str | None = key("ROR identifier of the funder.", default=None, check=ror_id)
     award: str | None = key("Number of the grant.", default=None, check=nonempty)
     title: str | None = key("Title of the grant.", default=None, check=nonempty)
-    url: str | None = key("Page of the grant.", default=None, check=_page)
+    url: str | None = key("Page of the grant.", default=None, check=web_page)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -337,18 +115,18 @@ class Project:
     """What the environment is for; goes into image labels and publications."""
 
     name: str = key(
-        "Short name of the project; images are named after it.", check=_slug, hint='add name = "…", a short name'
+        "Short name of the project; images are named after it.", check=slug, hint='add name = "…", a short name'
     )
     title: str | None = key("Title, as people cite it; the name if left out.", default=None, check=nonempty)
     version: str | None = key("Version of the research.", default=None, check=word)
     description: str | None = key("One sentence about it.", default=None, check=nonempty)
     license: str | None = key("SPDX licence expression.", default=None, check=nonempty)
     authors: tuple[Author, ...] = key("Who made it.", default=())
-    doi: str | None = key("DOI of the paper or record.", default=None, check=_doi)
-    date: str | None = key("Day of its release, YYYY-MM-DD.", default=None, check=_day)
+    doi: str | None = key("DOI of the paper or record.", default=None, check=doi_name)
+    date: str | None = key("Day of its release, YYYY-MM-DD.", default=None, check=day)
     keywords: tuple[str, ...] = key("Words to find it by.", default=(), check=nonempty)
-    url: str | None = key("Page of the project.", default=None, check=_page)
-    repository: str | None = key("Where its code is developed.", default=None, check=_page)
+    url: str | None = key("Page of the project.", default=None, check=web_page)
+    repository: str | None = key("Where its code is developed.", default=None, check=web_page)
     funding: tuple[Funding, ...] = key("Who paid for it.", default=())
 
 
@@ -375,7 +153,7 @@ class Base:
         default=None,
         check=base_image,
     )
-    bootstrap: str | None = key("A distribution, built from its own packages.", default=None, check=_bootstrap)
+    bootstrap: str | None = key("A distribution, built from its own packages.", default=None, check=distribution)
     archive: str | None = key("A docker-archive or oci-archive file.", default=None, check=host_path)
     oci: str | None = key("A folder in OCI image layout.", default=None, check=host_path)
     sif: str | None = key(
@@ -435,9 +213,7 @@ class Layer:
     ``index`` is the position in the manifest, which a selection for a target keeps.
     """
 
-    name: str = key(
-        "Name of the layer.", check=_name(r"[a-z0-9][a-z0-9._-]*", "the name of a layer"), hint='add name = "…"'
-    )
+    name: str = key("Name of the layer.", check=layer_name, hint='add name = "…"')
     kind: str = key("What the layer does.", hint='add kind = "…"')
     after: tuple[str, ...] = key("Layers that must come before this one.", default=(), refers="layers")
     targets: tuple[str, ...] = key(
@@ -514,14 +290,14 @@ class Secret:
 class Requires:
     """What the machine must have. A plain version means that one or a newer one."""
 
-    cuda: str | None = key("CUDA version that the driver must be able to run.", default=None, check=_version)
-    cpu: str | None = key("CPU or level, such as x86-64-v3; its descendants will do too.", default=None, check=_cpu)
-    memory: str | None = key("Main memory that a job may use.", default=None, check=_size)
-    disk: str | None = key("Free disk space, where the store and the outputs are.", default=None, check=_size)
-    gpu_memory: str | None = key("Memory of the largest GPU.", default=None, check=_size)
-    mpi: str | None = key("MPI of the host, and its version.", default=None, check=_mpi)
-    kernel: str | None = key("Linux version.", default=None, check=_version)
-    glibc: str | None = key("C library version of the host.", default=None, check=_version)
+    cuda: str | None = key("CUDA version that the driver must be able to run.", default=None, check=version)
+    cpu: str | None = key("CPU or level, such as x86-64-v3; its descendants will do too.", default=None, check=cpu_name)
+    memory: str | None = key("Main memory that a job may use.", default=None, check=size)
+    disk: str | None = key("Free disk space, where the store and the outputs are.", default=None, check=size)
+    gpu_memory: str | None = key("Memory of the largest GPU.", default=None, check=size)
+    mpi: str | None = key("MPI of the host, and its version.", default=None, check=mpi_library)
+    kernel: str | None = key("Linux version.", default=None, check=version)
+    glibc: str | None = key("C library version of the host.", default=None, check=version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -556,9 +332,9 @@ class Manifest:
         "Folders of the host, by where they appear.", default=EMPTY, check_names=mount_point
     )
     run: Run = key("What runs by default.", default=Run())
-    secrets: Mapping[str, Secret] = key("Secrets that steps may see.", default=EMPTY, check_names=_slug)
+    secrets: Mapping[str, Secret] = key("Secrets that steps may see.", default=EMPTY, check_names=slug)
     targets: Mapping[str, Target] = key(
-        "Variants of the environment.", default=DEFAULT_TARGETS, check_names=_slug, nonempty=True
+        "Variants of the environment.", default=DEFAULT_TARGETS, check_names=slug, nonempty=True
     )
     file: str = field(default="research.toml", compare=False)
     positions: Positions = field(default=Positions(lines={}), compare=False, repr=False)
@@ -659,214 +435,3 @@ class Manifest:
         for section, table in sections.items():
             values |= {f"{section}.{name}": value for name, value in table.items()}
         return {name: sha256(canonical(value))[:16] for name, value in values.items()}
-
-
-# Reading.
-
-
-class Kind(Protocol):
-    """What the manifest needs to know of a layer kind: its name and the declared dataclass of its keys.
-
-    A kind with ``available = False`` is read and checked, and has no behaviour yet.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def options(self) -> type: ...
-
-
-def load(path: Path, kinds: Mapping[str, Kind]) -> Manifest:
-    """Read and parse the manifest at ``path``. Raises :class:`reprobox.errors.ManifestError` with every problem."""
-    file = os.fspath(path)
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise _fault(file, 0, "there is no such file", "write one: the tutorial shows how") from None
-    except OSError as error:
-        raise _fault(file, 0, f"cannot be read: {error.strerror}") from None
-    return parse(data, kinds=kinds, file=file)
-
-
-def parse(source: str | bytes, *, kinds: Mapping[str, Kind], file: str = "research.toml") -> Manifest:
-    """The manifest that ``source`` says; ``file`` is its name in messages.
-
-    Raises :class:`reprobox.errors.ManifestError` with every problem found, in the order of their lines.
-    """
-    text = _text(source, file)
-    positions = _positions(text, file)
-    data = _toml(text, positions, file)
-    reader = Reader(file, positions, {Layer: partial(_read_layer, kinds=_layer_kinds(kinds))})
-    manifest: Manifest = reader.table(Manifest, data, (), file=file, positions=positions)
-    _check_layer_names(reader, data)
-    _check_references(reader, data)
-    _check_code_is_no_mount(reader, data)
-    _check_cpus(reader, data)
-    if reader.problems:
-        raise ManifestError(by_line(reader.problems))
-    _check_targets(reader, manifest)
-    if reader.problems:
-        raise ManifestError(by_line(reader.problems))
-    return replace(manifest, unavailable=by_line(reader.unavailable))
-
-
-def _layer_kinds(kinds: Mapping[str, Kind]) -> dict[str, Kind]:
-    """``kinds`` without the bases and the layers that reprobox adds by itself, which register as kinds too."""
-    return {name: kinds[name] for name in sorted(kinds) if name not in (*Base.BUILT_AS, *RESERVED_LAYERS)}
-
-
-def _read_layer(
-    reader: Reader, cls: type, table: dict[str, Any], path: toml_lines.Path, kinds: Mapping[str, Kind]
-) -> Any:
-    common = tables.declared(cls)
-    shared = {name: value for name, value in table.items() if name in common}
-    own = {name: value for name, value in table.items() if name not in common}
-    index = path[-1]
-    kind = table.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        if isinstance(kind, str):
-            reader.problem((*path, "kind"), f"unknown kind {quote(kind)}", did_you_mean(kind, kinds))
-        reader.table(cls, shared, path)
-        return BAD
-    if not getattr(kinds[kind], "available", True):
-        reader.not_yet((*path, "kind"), f"the kind {quote(kind)}", LATER)
-    options = reader.table(kinds[kind].options, own, path, beside=common)
-    layer = reader.table(cls, shared, path, options=options, index=index)
-    return BAD if options is BAD else layer
-
-
-def _check_layer_names(reader: Reader, data: Mapping[str, Any]) -> None:
-    first: dict[str, int] = {}
-    for index, name in _names(data):
-        path = ("layers", index, "name")
-        if name in RESERVED_LAYERS:
-            reader.problem(path, f"the name {quote(name)} is taken by reprobox itself", "choose another name")
-        elif name in first:
-            line = reader.positions.line(("layers", first[name], "name"))
-            reader.problem(path, f"the layer on line {line} is named {quote(name)} too", "choose another name")
-        first.setdefault(name, index)
-
-
-def _names(data: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """Position and name of the layers that have a name, sound or not."""
-    layers = data.get("layers")
-    listing = enumerate(layers if isinstance(layers, list) else [])
-    return [
-        (index, item["name"]) for index, item in listing if isinstance(item, dict) and isinstance(item.get("name"), str)
-    ]
-
-
-def _check_references(reader: Reader, data: Mapping[str, Any]) -> None:
-    known: dict[str, Iterable[str]] = {
-        "layers": dict.fromkeys(name for _, name in _names(data)),
-        "targets": _table(data, "targets") or DEFAULT_TARGETS,
-        "secrets": _table(data, "secrets"),
-    }
-    for path, where, name in reader.references:
-        if name not in known[where]:
-            hint = did_you_mean(name, known[where], otherwise=f"there are no {where} here: leave it out")
-            reader.problem(path, f"there is no {where[:-1]} {quote(name)}", hint)
-
-
-def _check_targets(reader: Reader, manifest: Manifest) -> None:
-    """Every target has a layer where there are any, and what a layer comes after is somewhere with it."""
-    layers = {layer.name: layer for layer in manifest.layers}
-    for name in manifest.targets if manifest.layers else ():
-        if not any(layer.serves(name) for layer in manifest.layers):
-            hint = f"add {quote(name)} to the `targets` of the layers that it shall have, or leave the target out"
-            reader.problem(("targets", name), f"no layer serves the target {quote(name)}", hint)
-    for layer in manifest.layers:
-        for number, other in enumerate(layer.after):
-            if not any(layer.serves(name) and layers[other].serves(name) for name in manifest.targets):
-                its, own = listed(layers[other].targets, "and"), listed(layer.targets, "and")
-                message = f"layer {quote(other)} is for {its}, and {quote(layer.name)} for {own}: no target has both"
-                hint = "leave it out of `after`, or let the layers share a target"
-                reader.problem(("layers", layer.index, "after", number), message, hint)
-
-
-def _check_code_is_no_mount(reader: Reader, data: Mapping[str, Any]) -> None:
-    target = _table(data, "code").get("target", Code().target)
-    if isinstance(target, str) and target in _table(data, "mounts"):
-        reader.problem(("mounts", target), "the code is mounted there", "choose another path, or change code.target")
-
-
-def _check_cpus(reader: Reader, data: Mapping[str, Any]) -> None:
-    """A CPU that no machine of the target's platform can have."""
-    for name in _table(data, "targets"):
-        target = _table(_table(data, "targets"), name)
-        wanted = _table(target, "requires").get("cpu")
-        platform = target.get("platform", Target().platform)
-        family = cpu.FAMILIES.get(str(platform).removeprefix("linux/"))
-        if isinstance(wanted, str) and family and cpu.family(wanted) not in (None, family):
-            near = [item for item in ("x86-64-v3", "neoverse_n1") if cpu.family(item) == family]
-            reader.problem(
-                ("targets", name, "requires", "cpu"),
-                f"no {platform} machine is a {quote(wanted)}",
-                f"write one of that platform, such as {quote(near[0])}, or change the platform",
-            )
-
-
-def _table(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    table = data.get(name)
-    return table if isinstance(table, dict) else {}
-
-
-def _text(source: str | bytes, file: str) -> str:
-    data = source.encode() if isinstance(source, str) else source
-    if len(data) > MAX_BYTES:
-        raise _fault(
-            file, 0, "the file is larger than 1 MiB", "a manifest lists names; data and code have files of their own"
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise _fault(file, line, f"not UTF-8: byte 0x{data[error.start]:02x}", "save the file as UTF-8") from None
-    return text.replace("\r\n", "\n")
-
-
-def _positions(text: str, file: str) -> Positions:
-    try:
-        return toml_lines.scan(text)
-    except LimitError as error:
-        raise _fault(file, error.line, str(error), "write it more simply") from None
-
-
-def _toml(text: str, positions: Positions, file: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except ValueError as error:  # also what int() says to 5,000 digits
-        raise ManifestError([toml_lines.explain(error, text, positions, file)]) from None
-
-
-def _fault(file: str, line: int, message: str, hint: str = "") -> ManifestError:
-    return ManifestError([Problem(file=file, line=line, key="", message=message, hint=hint)])
-
-
-# JSON Schema.
-
-
-def schema(kinds: Mapping[str, Kind]) -> dict[str, Json]:
-    """JSON Schema (draft 2020-12) of a manifest whose layers are of ``kinds``."""
-    of_kinds: dict[str, Json] = {"oneOf": [_layer_schema(kind) for kind in _layer_kinds(kinds).values()]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
-        "title": "research.toml",
-        "description": "What a research environment is made of. reprobox reads it.",
-        **tables.schema(Manifest, {Layer: lambda: of_kinds}),
-    }
-
-
-def _layer_schema(kind: Kind) -> dict[str, Any]:
-    common: dict[str, Any] = tables.schema(Layer)
-    own: dict[str, Any] = tables.schema(kind.options)
-    named = {"description": "What the layer does.", "const": kind.name}
-    return {
-        "title": kind.name,
-        **common,
-        **own,
-        "properties": {**common["properties"], "kind": named, **own["properties"]},
-        "required": [*common["required"], *own.get("required", [])],
-    }

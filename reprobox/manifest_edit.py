@@ -4,8 +4,8 @@ tomlkit keeps comments, quotes, indentation and the order of keys: what is added
 document that tomlkit would write otherwise than it read it, such as one with other tables among its ``[[layers]]``, is
 refused. In a list whose lines begin with their commas, new items may go on its last line.
 
-Only the verbs that edit import this module. tomlkit is slow on hostile documents: :mod:`reprobox.manifest` reads and
-limits the text first.
+Only the verbs that edit import this module. tomlkit is slow on hostile documents: :mod:`reprobox.manifest_reader`
+reads and limits the text first.
 """
 
 from __future__ import annotations

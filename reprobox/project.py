@@ -14,7 +14,8 @@ from pathlib import Path
 from reprobox.digest import sha256
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.lock import FILE_NAME, Lock, decode, parse, write
-from reprobox.manifest import Kind, Manifest, load
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import Kind, load
 from reprobox.store import Store
 
 MANIFEST_NAME = "research.toml"

@@ -35,9 +35,10 @@ from reprobox.lock import (
     with_ids,
 )
 from reprobox.locked_data import lock_data, lock_downloads
-from reprobox.manifest import DEFAULT_TARGETS, EMPTY, IN_IMAGE, Manifest
+from reprobox.manifest import DEFAULT_TARGETS, IN_IMAGE, Manifest
 from reprobox.pins import KEEP, Pins, Upgrade, match, old_target
 from reprobox.session import Session, available, this_platform
+from reprobox.tables import EMPTY
 from reprobox.world import NO_DATE, ProjectWorld
 
 #: More layers than this in one image are refused: Docker stops at 125.

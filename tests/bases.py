@@ -15,7 +15,8 @@ from reprobox.layers.image import Image
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim
 from reprobox.layers.sif import SifProvider
 from reprobox.lock import Input, LockedLayer, with_ids
-from reprobox.manifest import Layer, parse
+from reprobox.manifest import Layer
+from reprobox.manifest_reader import parse
 from reprobox.oci.credentials import Credentials
 from reprobox.oci.registry import BlobProvider, Registries
 from reprobox.providers import HintProvider, fetch

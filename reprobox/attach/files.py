@@ -18,7 +18,8 @@ from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import is_locked_code
 from reprobox.lock import Lock, changed_keys
-from reprobox.manifest import MAX_BYTES, Kind, Manifest, parse
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import MAX_BYTES, Kind, parse
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.project_files import gather, write_project
 from reprobox.resolve import ensure_fresh, refuse_unavailable

@@ -18,7 +18,8 @@ from reprobox.digest import prefixed
 from reprobox.download import Downloader
 from reprobox.errors import IntegrityError, ReproboxError
 from reprobox.lock import Lock
-from reprobox.manifest import Kind, Manifest
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import Kind
 from reprobox.oci.registry import Registries
 from reprobox.tree import file_sha256
 

@@ -16,10 +16,12 @@ from reprobox.cli.options import add_builder_option, add_mount_option, add_netwo
 from reprobox.cli.session import open_session
 from reprobox.errors import ReproboxError, UsageError
 from reprobox.layers.pip import requirement
-from reprobox.manifest import MAX_BYTES, Check, apt_package, parse
 from reprobox.manifest_edit import Done, NameOf
+from reprobox.manifest_reader import MAX_BYTES, parse
 from reprobox.project import Project
 from reprobox.session import Session
+from reprobox.tables import Check
+from reprobox.value_checks import apt_package
 
 KINDS: dict[str, Check] = {"apt": apt_package, "pip": requirement}
 Change = Callable[[str], tuple[str, tuple[Done, ...]]]

@@ -41,8 +41,9 @@ from reprobox.freeze import (
     secrets_in,
     write_files,
 )
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import Manifest
 from reprobox.manifest_edit import add_files, add_layer
+from reprobox.manifest_reader import parse
 from reprobox.project import Project
 from reprobox.resolve import resolve
 from reprobox.secret_values import secret_values

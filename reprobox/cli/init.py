@@ -9,7 +9,7 @@ from pathlib import Path
 from reprobox.errors import ReproboxError, UsageError
 from reprobox.guess import Guess, guess
 from reprobox.guess.text import manifest_text
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.project import MANIFEST_NAME
 

@@ -16,12 +16,13 @@ from reprobox.errors import LockError
 from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
 from reprobox.locked_data import check_data
-from reprobox.manifest import EMPTY, Manifest
+from reprobox.manifest import Manifest
 from reprobox.pins import upgrade_of
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh, resolve
 from reprobox.session import Session, this_platform
+from reprobox.tables import EMPTY
 
 DETAILS = """\
 A plain `lock` keeps every pin that still satisfies the manifest, so that it can be run at any time.

@@ -40,7 +40,7 @@ def add_mount_option(parser: argparse.ArgumentParser) -> None:
 
 def mounts_given(given: Sequence[str]) -> dict[str, str]:
     """The sources that ``--mount`` names, by mount point. Raises :class:`UsageError`."""
-    from reprobox.manifest import mount_point
+    from reprobox.value_checks import mount_point
 
     mounts = {}
     for text in given:

@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reprobox import manifest
+from reprobox import value_checks
+from reprobox.base_reference import image_reference
 from reprobox.layers.pip import requirement
 
 _IGNORED = frozenset(("FROM", "ARG", "RUN", "CMD", "ENTRYPOINT", "WORKDIR", "COPY", "LABEL", "MAINTAINER"))
@@ -46,7 +47,7 @@ def read_dockerfile(text: str) -> Dockerfile:
         image, lines = below.image, [*below.lines, *lines]
     runs = [command for name, said in lines if name == "RUN" for command in _commands(said, arguments)]
     return Dockerfile(
-        image=None if manifest.image_reference.find(image) or image == "scratch" else image,
+        image=None if image_reference.find(image) or image == "scratch" else image,
         apt=_unique(package for argv in runs for package in _apt(argv)),
         pip=_unique(package for argv in runs for package in _pip(argv)),
         workdir=_workdir(lines),
@@ -101,7 +102,7 @@ def _commands(said: str, arguments: Mapping[str, str]) -> Iterator[list[str]]:
 def _apt(argv: Sequence[str]) -> Iterator[str]:
     if argv[0] in ("apt", "apt-get") and "install" in argv:
         for word in argv[argv.index("install") + 1 :]:
-            if not word.startswith("-") and not manifest.apt_package.find(word):
+            if not word.startswith("-") and not value_checks.apt_package.find(word):
                 yield word
 
 
@@ -123,7 +124,7 @@ def _other_commands(runs: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _workdir(lines: Sequence[tuple[str, str]]) -> str | None:
     found = next((said.strip("\"'") for name, said in reversed(lines) if name == "WORKDIR"), None)
-    return None if found is None or manifest.mount_point.find(found) else found
+    return None if found is None or value_checks.mount_point.find(found) else found
 
 
 def _command(lines: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, R
 from reprobox.layers.bootstrap import tool_root
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, Lock
-from reprobox.manifest import Layer, Manifest, apt_package, host_path, key, pattern, word
+from reprobox.manifest import Layer, Manifest
+from reprobox.tables import key, pattern
+from reprobox.value_checks import apt_package, host_path, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
 _CONFIGURED_AT = f"{TOOLS}/apt.conf"

@@ -13,8 +13,10 @@ from reprobox.errors import BuildError, LockError, ManifestError, Problem, Repro
 from reprobox.git.worktree import IN_THE_WAY, Placing, Source, collect, one, tree_hash, within
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
-from reprobox.manifest import Check, Finding, Layer, Manifest, absolute_path, key, quote, relative_inside
+from reprobox.manifest import Layer, Manifest
+from reprobox.tables import Check, Finding, key, quote
 from reprobox.tree import Tree
+from reprobox.value_checks import absolute_path, relative_inside
 
 
 def _destination(text: str) -> Finding | None:

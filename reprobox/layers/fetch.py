@@ -22,20 +22,11 @@ from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
-from reprobox.manifest import (
-    Layer,
-    Manifest,
-    Mount,
-    Rule,
-    at_most_one,
-    file_url,
-    key,
-    needs,
-    quote,
-    sha256_hex,
-)
+from reprobox.manifest import Layer, Manifest, Mount
 from reprobox.providers import Found
+from reprobox.tables import Rule, at_most_one, key, needs, quote
 from reprobox.tree import Tree
+from reprobox.value_checks import file_url, sha256_hex
 
 _CHUNK = 1 << 20
 #: The key of a request that is about the files of a mount, and where the layer made of them has them.

@@ -39,9 +39,11 @@ from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.copy import destination
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
-from reprobox.manifest import Code, Layer, Manifest, did_you_mean, key, quote, relative_inside, repository, word
+from reprobox.manifest import Code, Layer, Manifest
 from reprobox.store import Store
+from reprobox.tables import did_you_mean, key, quote
 from reprobox.tree import Tree
+from reprobox.value_checks import relative_inside, repository, word
 
 _DEEPEST = 16  # submodules within submodules
 

@@ -25,21 +25,10 @@ from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.layers.package_names import imported_as, meant
 from reprobox.lock import Input, LockedLayer, LockedTarget
-from reprobox.manifest import (
-    IN_IMAGE,
-    Check,
-    Finding,
-    Layer,
-    Manifest,
-    Rule,
-    at_most_one,
-    exactly_one,
-    key,
-    nonempty,
-    pattern,
-    relative_inside,
-)
+from reprobox.manifest import IN_IMAGE, Layer, Manifest
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
+from reprobox.tables import Check, Finding, Rule, at_most_one, exactly_one, key, pattern
+from reprobox.value_checks import nonempty, relative_inside
 
 if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
     from reprobox.layers.pylock import Selected

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from reprobox.digest import Json
 from reprobox.graph import EVERYTHING
 from reprobox.layers.kind import NETWORK, SECRETS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.manifest import Check, Finding, Layer, key
+from reprobox.manifest import Layer
+from reprobox.tables import Check, Finding, key
 
 _LARGEST = 128 << 10  # bytes that Linux takes in one argument, with its final zero
 

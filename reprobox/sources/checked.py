@@ -16,12 +16,14 @@ from reprobox.layers.fetch import Fetch
 from reprobox.layers.git import Git
 from reprobox.layers.kind import Kind
 from reprobox.lock import FILE_NAME, Lock, LockedLayer, LockedTarget, changed_keys
-from reprobox.manifest import MAX_BYTES, Manifest, parse, quote
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import MAX_BYTES, parse
 from reprobox.project import MANIFEST_NAME, read_lock
 from reprobox.project_files import places_in_project
 from reprobox.resolve import stale_keys
 from reprobox.session import Session
 from reprobox.store import Store
+from reprobox.tables import quote
 
 #: Largest lock that is read of a stranger, in bytes; ten thousand packages take three million.
 MOST_LOCK = 32 << 20

@@ -12,8 +12,8 @@ from reprobox import crate_files
 from reprobox.archives.tar_stream import TarError, TarStream, decompressed
 from reprobox.errors import UsageError
 from reprobox.lock import FILE_NAME
-from reprobox.manifest import quote
 from reprobox.project import MANIFEST_NAME
+from reprobox.tables import quote
 from reprobox.vault.remote import is_registry
 
 PROJECT, CRATE, VAULT, ARCHIVE, PDF = "project", "crate", "vault", "archive", "pdf"

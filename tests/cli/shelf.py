@@ -8,8 +8,8 @@ from typing import Any
 
 from reprobox.layers.kind import Files, Resolution
 from reprobox.lock import Input
-from reprobox.manifest import key
 from reprobox.plugins import hookimpl
+from reprobox.tables import key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,7 @@ from reprobox.debian.sources import Source
 from reprobox.layers.code import code_hash
 from reprobox.layers.image import Image
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.outlook.fix import edit
 from reprobox.plugins import Plugins
 from reprobox.store import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import config, lock, manifest
+from reprobox import config, lock, manifest_reader
 from reprobox.plugins import Plugins
 from tests.docs.blocks import PAGES, ROOT, all_blocks, blocks
 
@@ -38,7 +38,7 @@ def test_toml_is_a_manifest_a_lock_or_settings(block, kinds, tmp_path):
     if "lock" in block.words:
         assert lock.write(lock.read(block.text)).splitlines()[1:] == block.text.splitlines()
         return
-    parsed = manifest.parse(completed(block.text), kinds=kinds, file=str(block))
+    parsed = manifest_reader.parse(completed(block.text), kinds=kinds, file=str(block))
     assert not parsed.unavailable
 
 
@@ -52,7 +52,7 @@ def completed(text: str) -> str:
 
 
 def test_the_quickstart_is_a_manifest(kinds):
-    parsed = manifest.load(ROOT / "examples/quickstart/research.toml", kinds)
+    parsed = manifest_reader.load(ROOT / "examples/quickstart/research.toml", kinds)
     assert not parsed.unavailable
 
 

@@ -12,17 +12,18 @@ import jsonschema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reprobox import manifest
+from reprobox import manifest_reader
 from reprobox.errors import ManifestError, Problem
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import Base, Manifest, Mount, Target
+from reprobox.manifest_reader import parse
 from reprobox.tables import declared
 from tests.unit.manifest_kinds import EXAMPLE, KINDS
 
 TREE = tomllib.loads(EXAMPLE)
-SCHEMA = jsonschema.Draft202012Validator(json.loads(json.dumps(manifest.schema(KINDS))))
+SCHEMA = jsonschema.Draft202012Validator(json.loads(json.dumps(manifest_reader.schema(KINDS))))
 
 KEYS = sorted(
-    {name for cls in (Manifest, manifest.Base, manifest.Mount, manifest.Target) for name in declared(cls)}
+    {name for cls in (Manifest, Base, Mount, Target) for name in declared(cls)}
     | {name for kind in KINDS.values() for name in declared(kind.options)}
 )
 TEXTS = st.sampled_from(

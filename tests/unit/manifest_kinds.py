@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from reprobox import manifest
+from reprobox import manifest_reader
 from reprobox.layers.fetch import Fetch
 from reprobox.layers.git import Git
-from reprobox.manifest import Rule, absolute_path, apt_package, at_least_one, key, nonempty, relative_inside, url
+from reprobox.tables import Rule, at_least_one, key
+from reprobox.value_checks import absolute_path, apt_package, nonempty, relative_inside, url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ class SmallKind:
     options: type[Any]
 
 
-KINDS: dict[str, manifest.Kind] = {
+KINDS: dict[str, manifest_reader.Kind] = {
     kind.name: kind
     for kind in (
         SmallKind("apt", AptOptions),

@@ -16,7 +16,7 @@ from reprobox.cite.badge import width_of
 from reprobox.cite.citation import Named
 from reprobox.cite.languages import code_span, latex, markdown, one_line, web_address
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.publish.citation import citation as citation_file
 from tests.browser import chromium

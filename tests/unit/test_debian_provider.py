@@ -16,7 +16,7 @@ from reprobox.digest import write_index
 from reprobox.errors import FetchError
 from reprobox.layers.apt import Apt
 from reprobox.lock import Input, LockedLayer, LockedTarget
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.plugins import BuiltIn
 from reprobox.providers import fetch
 from reprobox.store import Store

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reprobox import graph, manifest
+from reprobox import graph, manifest_reader
 from reprobox.errors import ManifestError
 from reprobox.graph import EVERYTHING, LayerGraph
 from reprobox.layers.code import CodeKind
@@ -47,7 +47,7 @@ def manifest_of(*layers: tuple[str, str] | tuple[str, str, Sequence[str]]) -> Ma
             "run": 'script = "x"\n',
             "apt": 'packages = ["git"]\n',
         }[kind]
-    return manifest.parse(text, kinds=KINDS, file="here/research.toml")
+    return manifest_reader.parse(text, kinds=KINDS, file="here/research.toml")
 
 
 def order(found: LayerGraph) -> list[str]:
@@ -130,7 +130,7 @@ def test_the_built_in_kinds_say_what_they_need():
 def test_a_target_leaves_out_layers_and_what_followed_them():
     text = EXAMPLE.replace('name = "gym"\n', 'name = "gym"\ntargets = ["gpu"]\n')
     text = text.replace('name = "settings"\n', 'name = "settings"\nafter = ["gym"]\n')
-    parsed = manifest.parse(text, kinds=KINDS)
+    parsed = manifest_reader.parse(text, kinds=KINDS)
     kinds = {name: needing(lambda *_: ()) for name in KINDS}
     assert "gym" not in order(graph.build(parsed.select("cpu"), kinds))
     found = graph.build(parsed.select("gpu"), kinds)

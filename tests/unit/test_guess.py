@@ -12,7 +12,8 @@ from reprobox.guess.conda import read_conda
 from reprobox.guess.dockerfile import Dockerfile, read_dockerfile
 from reprobox.guess.imports import read_imports
 from reprobox.guess.text import manifest_text
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 
 KINDS = Plugins(discover=False).kinds

@@ -22,7 +22,8 @@ from reprobox.layers.apt import Apt, declared
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, LockedLayer, read
-from reprobox.manifest import Layer, parse
+from reprobox.manifest import Layer
+from reprobox.manifest_reader import parse
 from reprobox.pins import Upgrade, match
 from reprobox.sandbox.backend import Sandbox
 from reprobox.store import Store

@@ -19,7 +19,8 @@ from reprobox.layers import bootstrap as module
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Lock, LockedLayer, LockedTarget, read, with_ids, write
-from reprobox.manifest import Layer, parse
+from reprobox.manifest import Layer
+from reprobox.manifest_reader import parse
 from reprobox.sandbox.backend import Sandbox
 from reprobox.store import Store
 from reprobox.testing import small_base

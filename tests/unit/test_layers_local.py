@@ -20,7 +20,8 @@ from reprobox.layers.kind import Commands, Files, ResolveRequest, StepRequest
 from reprobox.layers.run import RunKind
 from reprobox.layers.skeleton import Skeleton
 from reprobox.lock import LockedLayer
-from reprobox.manifest import Layer, Manifest, parse
+from reprobox.manifest import Layer, Manifest
+from reprobox.manifest_reader import parse
 from reprobox.tree import Changes, Tree, normalise
 
 KINDS: dict[str, Any] = {kind.name: kind for kind in (Bootstrap(), Copy(), RunKind())}

@@ -22,7 +22,8 @@ from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, S
 from reprobox.layers.pip import Pip, packages_of
 from reprobox.layers.pylock import write
 from reprobox.lock import Input, LockedLayer, LockedTarget
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import parse
 from reprobox.pins import Upgrade, match
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.pypi import IndexProvider, uv_version

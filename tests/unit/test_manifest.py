@@ -17,10 +17,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from reprobox import manifest
+from reprobox import manifest_reader
 from reprobox.errors import ManifestError, UsageError
 from reprobox.lock import Lock, changed_keys
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import RESERVED_LAYERS, Base, Layer, Manifest
+from reprobox.manifest_reader import parse
 from reprobox.tables import declared
 from tests.unit.manifest_kinds import EXAMPLE, KINDS, CopyFile, SmallKind
 
@@ -64,7 +65,7 @@ def test_every_golden_text_has_its_manifest():
 
 
 def test_a_manifest_that_is_too_large_is_not_parsed():
-    assert problems("#" * (manifest.MAX_BYTES + 1)) == [
+    assert problems("#" * (manifest_reader.MAX_BYTES + 1)) == [
         "research.toml: the file is larger than 1 MiB\n  hint: a manifest lists names; data and code have files of their own"
     ]
 
@@ -96,28 +97,30 @@ def test_a_missing_or_unreadable_file_is_told_plainly(tmp_path: Path):
     with pytest.raises(
         ManifestError, match=r"research.toml: there is no such file\n  hint: write one: the tutorial shows how"
     ):
-        manifest.load(tmp_path / "research.toml", KINDS)
+        manifest_reader.load(tmp_path / "research.toml", KINDS)
     with pytest.raises(ManifestError, match="cannot be read: Is a directory"):
-        manifest.load(tmp_path, KINDS)
+        manifest_reader.load(tmp_path, KINDS)
 
 
 def test_load_names_the_file_in_problems(tmp_path: Path):
     path = tmp_path / "research.toml"
     path.write_text("[project]\nname = 1\n")
     with pytest.raises(ManifestError) as caught:
-        manifest.load(path, KINDS)
+        manifest_reader.load(path, KINDS)
     assert {problem.file for problem in caught.value.problems} == {str(path)}
     path.write_text(SMALL)
-    assert manifest.load(path, KINDS).base.image == "debian:12"
+    assert manifest_reader.load(path, KINDS).base.image == "debian:12"
 
 
 @pytest.mark.parametrize("kind", ["image", "bootstrap", "oci", "rootfs", "skeleton", "code"])
 def test_bases_and_own_layers_are_no_layer_kinds(kind: str):
     """They are registered as kinds, and still cannot be written as a layer."""
-    kinds = KINDS | {kind: SmallKind(kind, manifest.Base)}
+    kinds = KINDS | {kind: SmallKind(kind, Base)}
     with pytest.raises(ManifestError, match=f'layers.0..kind: unknown kind "{kind}"'):
         parse(SMALL + f"[[layers]]\nname = 'a'\nkind = '{kind}'\nimage = 'x'\n", kinds=kinds)
-    assert kind not in [layer["title"] for layer in manifest.schema(kinds)["properties"]["layers"]["items"]["oneOf"]]  # type: ignore[index, call-overload]
+    assert kind not in [
+        layer["title"] for layer in manifest_reader.schema(kinds)["properties"]["layers"]["items"]["oneOf"]
+    ]  # type: ignore[index, call-overload]
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
@@ -275,7 +278,8 @@ def test_the_document_leaves_out_defaults():
 def test_a_kind_that_learns_a_key_changes_no_digest():
     from dataclasses import dataclass
 
-    from reprobox.manifest import apt_package, key
+    from reprobox.tables import key
+    from reprobox.value_checks import apt_package
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class LaterOptions:
@@ -329,7 +333,7 @@ def test_every_change_of_the_digest_is_named():
 
 
 def validator() -> jsonschema.Draft202012Validator:
-    schema = json.loads(json.dumps(manifest.schema(KINDS)))
+    schema = json.loads(json.dumps(manifest_reader.schema(KINDS)))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
@@ -361,21 +365,21 @@ def test_the_schema_refuses_what_the_parser_refuses(text: str):
 
 
 def test_the_schema_tells_editors_what_keys_mean():
-    schema = manifest.schema(KINDS)
-    assert schema["$id"] == manifest.SCHEMA_ID
+    schema = manifest_reader.schema(KINDS)
+    assert schema["$id"] == manifest_reader.SCHEMA_ID
     described = json.dumps(schema)
     assert "Install what they recommend too." in described
     assert "Give it the network. Not available yet; it comes in a later release." in described
 
 
-def built_in() -> dict[str, manifest.Kind]:
+def built_in() -> dict[str, manifest_reader.Kind]:
     from reprobox.plugins import Plugins
 
     return dict(Plugins(discover=False).kinds)
 
 
 def test_the_checked_in_schema_is_current():
-    same_as_file(SCHEMA, json.dumps(manifest.schema(built_in()), indent=2, ensure_ascii=False) + "\n")
+    same_as_file(SCHEMA, json.dumps(manifest_reader.schema(built_in()), indent=2, ensure_ascii=False) + "\n")
 
 
 def test_the_example_and_the_examples_fit_the_checked_in_schema_and_the_built_in_kinds():
@@ -388,9 +392,9 @@ def test_the_example_and_the_examples_fit_the_checked_in_schema_and_the_built_in
 
 
 def test_no_kind_takes_a_key_that_all_layers_have():
-    common = declared(manifest.Layer)
+    common = declared(Layer)
     for name, kind in built_in().items():
-        if name not in (*manifest.Base.BUILT_AS, *manifest.RESERVED_LAYERS):
+        if name not in (*Base.BUILT_AS, *RESERVED_LAYERS):
             assert common.keys().isdisjoint(declared(kind.options)), name
 
 
@@ -409,7 +413,7 @@ def test_parsing_is_quick():
 
 def test_importing_is_light():
     heavy = "tomlkit, networkx, rich, pluggy, jsonschema, urllib3, asyncio"
-    code = f"import sys, reprobox.manifest; print([n for n in '{heavy}'.split(', ') if n in sys.modules])"
+    code = f"import sys, reprobox.manifest_reader; print([n for n in '{heavy}'.split(', ') if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SCHEMA.parents[1]
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.lock import Input, Lock, LockedLayer, LockedMount, LockedTarget, Seal, request_digest, with_ids
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.preview import Known, Page, page, page_of
 from reprobox.preview.content import Run, Voucher

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, with_ids
-from reprobox.manifest import Manifest, parse
+from reprobox.manifest import Manifest
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.publish.citation import citation
 from reprobox.publish.codemeta import codemeta

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from reprobox.lock import Input, Lock, LockedLayer, request_digest
-from reprobox.manifest import parse
+from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.recreate import Enclosed, image_tag, ways
 

@@ -16,9 +16,10 @@ from reprobox.backend import Availability
 from reprobox.errors import BackendError, LockError, ManifestError
 from reprobox.layers.kind import Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Lock, LockedLayer, with_ids
-from reprobox.manifest import Layer, key
+from reprobox.manifest import Layer
 from reprobox.pins import Upgrade
 from reprobox.resolve import ensure_fresh, stale_keys
+from reprobox.tables import key
 from reprobox.world import NO_DATE
 from tests import images
 from tests.local import HEAD, Local, copying, running
