@@ -105,8 +105,9 @@ def _build_in(
     *,
     plain: bool = False,
 ) -> dict[str, Any]:
-    output = stage / "layer"
+    output, scratch = stage / "layer", stage / "scratch"
     output.mkdir(mode=0o755)
+    scratch.mkdir(mode=0o755)
     files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
     identity = layer.identity(epoch, [item.id for item in below]).document()
     request = StepRequest(
@@ -118,6 +119,7 @@ def _build_in(
         earlier=None if plain else _earlier(session.store, identity),
         plain=plain,
         derived=None if plain else session.store.derived_program,
+        scratch=None if plain else scratch,
     )
     kind = session.buildable(layer)
     step = kind.step(request)
@@ -137,7 +139,7 @@ def _build_in(
         except BuildError:
             session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
             remove(stage / "seed")
-            step = kind.step(replace(request, plain=True, earlier=None, derived=None))
+            step = kind.step(replace(request, plain=True, earlier=None, derived=None, scratch=None))
             assert isinstance(step, Commands)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)
 

@@ -27,8 +27,6 @@ from reprobox.download import cannot_write
 from reprobox.errors import IntegrityError
 
 _DATABASE = "var/lib/dpkg"
-#: Where packages lie in the root that are decompressed for dpkg.
-HANDED = f"/{_DATABASE}"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # of packages and architectures: Debian Policy 5.6.1 and 5.6.8
 _CONTROL_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 #: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
@@ -83,15 +81,15 @@ def _open(path: Path) -> _Opened:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planting:
     """What to plant: ``debs`` in order, those of them that dpkg will unpack itself, top-level links to make first
-    (``bin`` -> ``usr/bin``), and the time in unix seconds that new files get. Packages that are ``handed`` to dpkg are
-    laid into the folder ``HANDED`` of the root, decompressed, under these names.
+    (``bin`` -> ``usr/bin``), and the time in unix seconds that new files get. ``handed`` to dpkg are packages of which
+    a decompressed copy is written to these places.
     """
 
     debs: Sequence[Path]
     by_dpkg: Collection[Path]
     links: Sequence[str]
     epoch: int
-    handed: Mapping[Path, str] = field(default_factory=dict)
+    handed: Mapping[Path, Path] = field(default_factory=dict)
 
 
 def plant(root: Path, planting: Planting, *, workers: int = 2) -> None:
@@ -119,9 +117,8 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
         running = [pool.submit(_open, path) for path in islice(waiting, workers + 1)]
         while running:
             opened = running.pop(0).result()
-            if handed := planting.handed.get(opened.path):
-                data = deb.with_tree(opened.data, opened.tar)
-                _write_file(unpacker, handed, _InfoFile(handed, data, 0o644, planting.epoch))
+            if copy := planting.handed.get(opened.path):
+                copy.write_bytes(deb.with_tree(opened.data, opened.tar))
             plain = opened.path not in planting.by_dpkg
             paths = _unpack(unpacker, opened, plain=plain) if opened.path in planted else ()
             if plain:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from reprobox.backend import Bind
 from reprobox.debian import archive, deb, seed, system
@@ -26,10 +27,10 @@ from reprobox.manifest import Base, Layer
 from reprobox.store import Store
 
 _KEPT_FOR = 30 * 24 * 3600  # seconds that a root for tools is used
+_LARGE = 1 << 15  # bytes of a package; dpkg decompresses a smaller one as quickly as one can tell it not to
 _DPKG = ("dpkg", "--force-unsafe-io", "--no-triggers")
 #: Nothing was booted here, which ``ischroot`` cannot see: libc6 would wait a second for an init to start itself anew.
 _NOT_BOOTED = (
-    f"rm -f {seed.HANDED}/*.deb && "
     'mkdir -p /run/reprobox-quick && ln -sf /bin/true /run/reprobox-quick/ischroot && PATH="/run/reprobox-quick:$PATH"'
     ' && export PATH && exec "$@"'
 )
@@ -60,13 +61,13 @@ class Bootstrap:
         options = request.layer.options
         by_dpkg = _strings(options["unpack"])
         left_to_dpkg = set(by_dpkg) - set(_strings(options["seed"]))
-        place = INPUTS if request.plain else seed.HANDED
+        copies = _copies(request, by_dpkg)
         planting = seed.Planting(
             debs=[path for name, path in request.files.items() if name not in left_to_dpkg],
             by_dpkg=frozenset(request.files[name] for name in by_dpkg),
             links=_strings(options["links"]),
             epoch=request.epoch,
-            handed={} if request.plain else {request.files[name]: name for name in by_dpkg},
+            handed={request.files[name]: place for name, place in copies.items()},
         )
         configure = ("dpkg", "--force-unsafe-io", "--configure", "--pending")
         return Commands(
@@ -74,14 +75,22 @@ class Bootstrap:
             quick=not request.plain,
             seed=partial(seed.plant, planting=planting),
             binds=tuple(
-                Bind(source=request.files[name], target=f"{INPUTS}/{name}") for name in by_dpkg if request.plain
+                Bind(source=copies.get(name, request.files[name]), target=f"{INPUTS}/{name}") for name in by_dpkg
             ),
             commands=(
-                (*_DPKG, "--force-depends", "--unpack", *(f"{place}/{name}" for name in by_dpkg)),
+                (*_DPKG, "--force-depends", "--unpack", *(f"{INPUTS}/{name}" for name in by_dpkg)),
                 configure if request.plain else ("/bin/sh", "-c", _NOT_BOOTED, "sh", *configure),
             ),
             environment={"DEBCONF_NONINTERACTIVE_SEEN": "true"},
         )
+
+
+def _copies(request: StepRequest, by_dpkg: Sequence[str]) -> dict[str, Path]:
+    """Where decompressed copies will lie of those packages for which that is worth it."""
+    if request.scratch is None:
+        return {}
+    large = {item.name for item in request.layer.inputs if item.size >= _LARGE}
+    return {name: request.scratch / name for name in by_dpkg if name in large}
 
 
 def _pin(world: World, suite: str, platform: str, known: Sequence[Source], trusted: Keyring) -> Resolution:

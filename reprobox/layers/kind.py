@@ -115,7 +115,8 @@ class StepRequest:
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
 
     ``derived`` keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program
-    there; it gives the program's path, or None where that cannot be had.
+    there; it gives the program's path, or None where that cannot be had. ``scratch`` is an empty folder for what is made
+    on the way, and bound into the step; None where a step must do without.
     """
 
     layer: LockedLayer
@@ -126,6 +127,7 @@ class StepRequest:
     earlier: Earlier | None = None
     plain: bool = False
     derived: Callable[[str, str, Callable[[Path], object]], Path | None] | None = None
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
