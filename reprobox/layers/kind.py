@@ -115,8 +115,8 @@ class StepRequest:
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
 
     ``derived`` keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program
-    there; it gives the program's path, or None where that cannot be had. ``scratch`` is an empty folder for what is made
-    on the way, and bound into the step; None where a step must do without.
+    there; it gives the program's path, or None where that cannot be had. ``scratch`` is an empty folder for what is
+    made on the way, and bound into the step; None where a step must do without.
     """
 
     layer: LockedLayer
