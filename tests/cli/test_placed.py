@@ -20,7 +20,8 @@ from reprobox.cli import main
 from reprobox.errors import BuildError, ManifestError, ReproboxError
 from reprobox.git.worktree import collect
 from reprobox.pypi import uv_version
-from reprobox.testing import _libraries, small_root
+from reprobox.testing import small_root
+from reprobox.testing.small_environment import libraries
 from tests.local import Local
 from tests.python_index import BACKEND, Index, sdist, uv_wheel
 from tests.servers import Server
@@ -44,7 +45,7 @@ def base(session_folder: Path) -> Path:
     about = "import sysconfig; print(sysconfig.get_path('stdlib')); print('%d.%d' % __import__('sys').version_info[:2])"
     stdlib, version = subprocess.check_output([HOST, "-I", "-c", about], text=True).split()
     shutil.copytree(stdlib, root / stdlib.lstrip("/"), symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    for library in _libraries([find_uv_bin()]):  # the uv of this machine is no static one
+    for library in libraries([find_uv_bin()]):  # the uv of this machine is no static one
         if not (root / library.lstrip("/")).exists():
             shutil.copy(library, root / library.lstrip("/"))
     (root / "usr/bin").mkdir(exist_ok=True)
