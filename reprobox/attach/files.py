@@ -17,9 +17,10 @@ from reprobox.archives.tar_stream import TarError
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import is_locked_code
-from reprobox.lock import Lock, changed_keys
+from reprobox.lock import Lock
 from reprobox.manifest import Manifest
-from reprobox.manifest_reader import MAX_BYTES, Kind, parse
+from reprobox.manifest_reader import MAX_BYTES, Kind
+from reprobox.paired import MOST_LOCK, pair
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.project_files import gather, write_project
 from reprobox.resolve import ensure_fresh, refuse_unavailable
@@ -28,7 +29,7 @@ from reprobox.session import Session
 MANIFEST, LOCK, PROJECT = MANIFEST_NAME, locks.FILE_NAME, "research-project.tar"
 NAMES = (MANIFEST, LOCK, PROJECT)
 #: Most bytes of each that are read.
-MOST: Mapping[str, int] = {MANIFEST: MAX_BYTES, LOCK: 64 << 20, PROJECT: 2 << 30}
+MOST: Mapping[str, int] = {MANIFEST: MAX_BYTES, LOCK: MOST_LOCK, PROJECT: 2 << 30}
 ABOUT: Mapping[str, str] = {
     MANIFEST: "What the computational environment of this work needs (reprobox manifest)",
     LOCK: "Every byte of the computational environment of this work, by hash (reprobox lock)",
@@ -138,27 +139,12 @@ def found(folder: Path, where: str, others: Iterable[str] = ()) -> Attached:
 def check(attached: Attached, kinds: Mapping[str, Kind]) -> tuple[Manifest, Lock]:
     """Manifest and lock, which belong together, and the project too where there is one. Nothing is run.
 
-    Raises :class:`IntegrityError` where they do not, :class:`ManifestError` and :class:`LockError` for unreadable ones.
+    Raises as :func:`reprobox.paired.pair`, and :class:`IntegrityError` for another project than theirs.
     """
-    manifest = parse(attached.manifest.read_bytes(), kinds=kinds, file=f"{attached.where}: {MANIFEST}")
-    lock = read_lock(attached.lock.read_bytes(), f"{attached.where}: {LOCK}")
-    if changes := changed_keys(lock, manifest.keys()):
-        raise IntegrityError(
-            f"{LOCK} is not the lock of the {MANIFEST} beside it: {', '.join(changes[:6])}",
-            where=attached.where,
-            hint=_AGAIN,
-        )
+    manifest, lock = pair(attached.manifest.read_bytes(), attached.lock.read_bytes(), kinds, attached.where)
     if attached.project is not None:
         _check_project(attached, attached.project)
     return manifest, lock
-
-
-def read_lock(data: bytes, where: str) -> Lock:
-    """The lock that ``data`` is. Raises :class:`LockError`."""
-    try:
-        return locks.read(data.decode(), file=where)
-    except UnicodeDecodeError:
-        raise LockError("it is not UTF-8 text", where=where, hint=_AGAIN) from None
 
 
 def _check_project(attached: Attached, tar: Path) -> None:

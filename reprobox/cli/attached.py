@@ -111,7 +111,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"{'':13} {''.join(sign if sign.isprintable() else '?' for sign in name)[:60]} (not reprobox's)"
     yield f"lock          {document['lock']}"
     if not document["belongs"]:
-        yield f"problem       {document['problem']}"
+        for number, line in enumerate(document["problem"].split("\n")):
+            yield f"{'' if number else 'problem':13} {line}"
         return
     yield f"project       {document['project']} {document['version'] or ''}".rstrip()
     for target in document["targets"]:

@@ -7,26 +7,21 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reprobox import graph, toml_lines
-from reprobox.errors import DamagedLockError, IntegrityError, LockError, ReproboxError, UsageError
+from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.git.worktree import NEVER, tree_hash
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
-from reprobox.layers.fetch import Fetch
-from reprobox.layers.git import Git
 from reprobox.layers.kind import Kind
-from reprobox.lock import FILE_NAME, Lock, LockedLayer, LockedTarget, changed_keys
+from reprobox.lock import FILE_NAME, Lock, LockedLayer
 from reprobox.manifest import Manifest
-from reprobox.manifest_reader import MAX_BYTES, parse
-from reprobox.project import MANIFEST_NAME, read_lock
+from reprobox.manifest_reader import MAX_BYTES
+from reprobox.paired import MOST_LOCK, pair
+from reprobox.project import MANIFEST_NAME
 from reprobox.project_files import places_in_project
 from reprobox.resolve import stale_keys
 from reprobox.session import Session
 from reprobox.store import Store
-from reprobox.tables import quote
 
-#: Largest lock that is read of a stranger, in bytes; ten thousand packages take three million.
-MOST_LOCK = 32 << 20
 _FIX = "it is damaged, or was changed after it was locked: get it again from where it was published, or ask its authors"
 
 
@@ -48,7 +43,7 @@ def read_documents(
     """
     try:
         with (folder / name).open("rb") as file:
-            manifest = parse(file.read(MAX_BYTES + 1), kinds=kinds, file=f"{where}: {name}")
+            manifest = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"its {name} cannot be read: {error.strerror}", where=where, hint=_FIX) from None
     path = folder / FILE_NAME
@@ -58,63 +53,10 @@ def read_documents(
             where=where,
             hint="ask its authors for it; or unpack it and run `reprobox lock`: an environment of today, not theirs",
         )
-    if path.stat().st_size > MOST_LOCK:
-        raise LockError(
-            f"the lock has more than {MOST_LOCK} bytes", where=where, hint="no lock of reprobox is as large"
-        )
-    data = path.read_bytes()
-    try:
-        toml_lines.scan(data.decode().replace("\r\n", "\n"))
-    except (toml_lines.LimitError, UnicodeDecodeError) as error:
-        raise LockError(f"the lock is no lock: {error}", where=where, hint=_FIX) from None
-    try:
-        lock = read_lock(data, store, f"{where}: {FILE_NAME}")
-    except DamagedLockError as error:
-        raise IntegrityError(error.message, where=error.where, hint=_FIX) from None
-    _check_match(manifest, lock, where)
-    return Documents(manifest=manifest, lock=lock, lock_digest=lock.digest())
-
-
-def _check_match(manifest: Manifest, lock: Lock, where: str) -> None:
-    """The lock is of this manifest, and has the layers that it asks for, and no others."""
-    if lock.manifest not in manifest.digests():
-        changes = "".join(f"\n  {quote(key)[1:-1]}" for key in changed_keys(lock, manifest.keys())[:20])
-        raise IntegrityError(f"the lock is of another manifest than the one with it{changes}", where=where, hint=_FIX)
-    for problem in _foreign(manifest, lock):
-        raise IntegrityError(problem, where=where, hint=_FIX)
-
-
-def _foreign(manifest: Manifest, lock: Lock) -> Iterator[str]:
-    """What the lock has and the manifest does not say: it would be built all the same."""
-    if names := sorted(lock.targets.keys() - manifest.targets.keys()):
-        yield f"the lock has the target {quote(names[0])}, and the manifest does not"
-    for name, target in lock.targets.items():
-        wanted = {node.name: node.kind for node in graph.unordered(manifest.select(name)).nodes}
-        yield from _foreign_layers(target, wanted)
-        yield from _foreign_base(manifest, target)
-    if lock.checkout and (manifest.code.git is None or lock.checkout.kind != Git.name):
-        yield "the lock has code from a repository, and the manifest does not"
-    for path, layer in lock.downloads.items():
-        if layer.kind != Fetch.name or path not in manifest.mounts or not manifest.mounts[path].files:
-            yield f"the lock has files to download for {quote(path)}, and the manifest does not"
-
-
-def _foreign_layers(target: LockedTarget, wanted: Mapping[str, str]) -> Iterator[str]:
-    locked = {layer.name: layer.kind for layer in target.layers}
-    for name in [*locked, *(name for name in wanted if name not in locked)]:
-        if locked.get(name) != wanted.get(name):
-            has, says = locked.get(name, "none"), wanted.get(name, "none")
-            yield (
-                f"layer {quote(name)} of target {quote(target.name)} is of kind {quote(has)} in the lock, and of kind"
-                f" {quote(says)} in the manifest"
-            )
-
-
-def _foreign_base(manifest: Manifest, target: LockedTarget) -> Iterator[str]:
-    base = manifest.select(target.name).base
-    path = target.base.facts.get("path")
-    if path is not None and base.kind in ("archive", "oci", "sif", "rootfs") and path != base.reference:
-        yield f"the base is {quote(str(path))} in the lock, and {quote(base.reference)} in the manifest"
+    with path.open("rb") as file:
+        data = file.read(MOST_LOCK + 1)
+    asked, lock = pair(manifest, data, kinds, where, name=name, store=store)
+    return Documents(manifest=asked, lock=lock, lock_digest=lock.digest())
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

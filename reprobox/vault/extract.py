@@ -8,6 +8,7 @@ from pathlib import Path
 from reprobox import lock as locks
 from reprobox.attestation.folder import FOLDER, SUFFIX
 from reprobox.errors import IntegrityError, UsageError
+from reprobox.paired import foreign_lock
 from reprobox.project_files import places_in_project, unpack_project
 from reprobox.tree import remove
 from reprobox.vault.documents import Kept, Part
@@ -92,9 +93,10 @@ def _place_attestations(shelf: Shelf, kept: Kept, folder: Path) -> None:
 def _lock_in(folder: Path, path: Path) -> locks.Lock:
     """The project's own lock."""
     try:
-        return locks.read((folder / locks.FILE_NAME).read_text("utf-8"), file=str(path))
-    except (OSError, UnicodeDecodeError):
+        data = (folder / locks.FILE_NAME).read_bytes()
+    except OSError:
         raise IntegrityError("its project has no lock that can be read", where=str(path), hint=DAMAGED) from None
+    return foreign_lock(data, str(path))
 
 
 def _place_inputs(shelf: Shelf, kept: Kept, folder: Path) -> None:

@@ -193,7 +193,11 @@ def hostile(project: Project, case: str) -> tuple[list[tuple[str, bytes]], str]:
     cases: dict[str, tuple[list[tuple[str, bytes]], str]] = {
         "another manifest": (
             [(MANIFEST, other), (LOCK, lock)],
-            "research.lock is not the lock of the research.toml beside it: env.COLOUR (changed)",
+            "the lock is of another manifest than the one with it\n  env.COLOUR (changed)\n",
+        ),
+        "a changed lock": (
+            [(MANIFEST, manifest), (LOCK, lock.replace(b"epoch = ", b"epoch = 1"))],
+            "research.lock: its content does not match its checksum",
         ),
         "two locks": (
             [*ours, (LOCK, lock + b"\n")],
@@ -220,6 +224,7 @@ def hostile(project: Project, case: str) -> tuple[list[tuple[str, bytes]], str]:
     "case",
     [
         "another manifest",
+        "a changed lock",
         "two locks",
         "another project",
         "no lock in the project",
@@ -232,12 +237,13 @@ def test_what_does_not_belong_together_is_not_written_out(project: Project, pape
     Path("bad.pdf").write_bytes(pdfs.carrying(files))
     said = refusal(project, 5, "detach", "bad.pdf")
     assert said.startswith(f"bad.pdf: {message}")
-    assert "\n  hint: ask its authors" in said
+    assert "ask its authors" in said.rpartition("\n  hint: ")[2]
     assert not Path("bad-research").exists()
     told = project("inspect", "bad.pdf", "-C", project.root)
     assert told.status == 5
     if case != "two locks":
-        assert f"problem       {message}" in told.out
+        first, *rest = message.removeprefix("research.lock: ").splitlines()
+        assert "\n".join([f"problem       {first}", *(f"{'':13} {line}" for line in rest)]) in told.out
 
 
 # -- commits -----------------------------------------------------------------------------------------------------------
