@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from reprobox.download import Watch
+from reprobox.download.transfer import Watch
 
 
 class Progress(Protocol):

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 from reprobox import providers
 from reprobox.building import build_layer, publish, secrets_for
 from reprobox.digest import bare
-from reprobox.download import Watch
+from reprobox.download.transfer import Watch
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.layers.kind import uses_network
 from reprobox.lock import LockedLayer, LockedTarget

@@ -6,8 +6,13 @@ a status. Anything else that escapes is a bug in reprobox and shows its tracebac
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ReproboxError(Exception):
@@ -138,3 +143,14 @@ class PlatformError(FetchError):
 
 class BuildError(ReproboxError):
     """A step failed; the message holds its last lines and the path of the full log."""
+
+
+def cannot_write(path: str | Path, error: OSError) -> ReproboxError:
+    """What to tell a person whose disk is full, or who may not write there."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ReproboxError(
+            "no space is left on the disk" if error.errno == errno.ENOSPC else "the disk quota is used up",
+            where=str(path),
+            hint="make room there, or set REPROBOX_STORE to a folder on another disk; nothing that is complete is lost",
+        )
+    return ReproboxError(f"it cannot be written: {error.strerror}", where=str(path))

@@ -18,11 +18,13 @@ from typing import IO, Protocol
 
 from reprobox.crew import Crew, Errand, Progress, Silent
 from reprobox.digest import sha256
-from reprobox.download import Document, Downloader, Location, Watch, cannot_write, local_path, without_password
-from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Document, Location, Watch
+from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, cannot_write
 from reprobox.lock import Input
 from reprobox.staging import lock
 from reprobox.store import Store
+from reprobox.urls import local_path, without_password
 
 __all__ = ["Documents", "Downloader", "Found", "HintProvider", "Location", "Progress", "Provider", "fetch", "obtain"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from reprobox.crate_files import PROJECT, VAULT, image_file
-from reprobox.download import without_password
 from reprobox.lock import Lock, request_digest
 from reprobox.manifest import Manifest, Mount
+from reprobox.urls import without_password
 
 ENVIRONMENT = "environment.tar"
 CHECKOUT = "code"

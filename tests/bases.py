@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.layers.archive import ImageArchiveProvider
 from reprobox.layers.image import Image
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Verbatim

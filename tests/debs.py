@@ -17,7 +17,7 @@ import pysequoia
 from reprobox.backend import Bind, ToolResult
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.lock import Input, Lock
 from reprobox.providers import Documents, HintProvider, fetch
 from reprobox.store import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox import config
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Registries

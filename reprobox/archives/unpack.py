@@ -34,8 +34,7 @@ from reprobox.archives.tar_stream import (
     TarStream,
     decompressed,
 )
-from reprobox.download import cannot_write
-from reprobox.errors import BuildError, IntegrityError
+from reprobox.errors import BuildError, IntegrityError, cannot_write
 
 _WHITEOUT = b".wh."
 _META = b".wh..wh."

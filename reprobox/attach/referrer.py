@@ -13,7 +13,7 @@ from typing import Any
 
 from reprobox.attach.files import LOCK, MANIFEST, MOST, NAMES, PROJECT, Attached, found
 from reprobox.digest import Json, bare, canonical, prefixed, sha256
-from reprobox.download import Watch
+from reprobox.download.transfer import Watch
 from reprobox.errors import FetchError, IntegrityError, PushError, ReproboxError, UsageError
 from reprobox.image import MANIFEST_TYPE, Descriptor, rfc3339
 from reprobox.lock import Lock

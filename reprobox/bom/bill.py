@@ -16,7 +16,6 @@ from reprobox.bom.component import Bill, BilledLayer, Component, deb_purl, purl_
 from reprobox.bom.inside import packages_in
 from reprobox.bom.links import Surroundings, with_links
 from reprobox.bom.metadata import Metadata, metadata_of
-from reprobox.download import without_password
 from reprobox.engine import build
 from reprobox.git.worktree import one
 from reprobox.layers.kind import uses_network
@@ -26,6 +25,7 @@ from reprobox.manifest import IN_IMAGE, Manifest
 from reprobox.pypi import TYPES
 from reprobox.session import Session
 from reprobox.tree import Tree
+from reprobox.urls import without_password
 
 #: Kinds of bases whose packages the lock does not name.
 _OPAQUE = ("image", "oci", "archive", "sif", "docker-daemon", "oras", "rootfs")

@@ -15,7 +15,7 @@ from reprobox.attach.pdf_document import Document
 from reprobox.cli.report import human, on_one_line
 from reprobox.cli.subject import IMAGE, PDF
 from reprobox.digest import prefixed
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import IntegrityError, ReproboxError
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest

@@ -18,7 +18,8 @@ from reprobox.deposit.memory import PUBLISHED, RECORD_ID, Deposit, recall
 from reprobox.deposit.metadata import TYPES, check_complete
 from reprobox.deposit.token import token_for
 from reprobox.deposit.written_back import paper_of
-from reprobox.download import Downloader, Watch
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Watch
 from reprobox.errors import UsageError
 from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins

@@ -16,7 +16,6 @@ from reprobox.cli.export_push import add_push_options, check_wishes, push_image
 from reprobox.cli.options import add_builder_option, add_network_options, check_output, writing
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
-from reprobox.download import without_password
 from reprobox.environment import Environment
 from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.image import write_docker_archive, write_layout
@@ -28,6 +27,7 @@ from reprobox.realize import Wish, realize
 from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
 from reprobox.tree import merge_into, remove
+from reprobox.urls import without_password
 
 DETAILS = """\
 The same lock gives the same bytes, on every machine.

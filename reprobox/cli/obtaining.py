@@ -17,7 +17,7 @@ from reprobox.cli.options import check_output
 from reprobox.cli.report import on_one_line
 from reprobox.cli.session import open_session, open_store
 from reprobox.cli.telling import sentences
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.oci.registry import Registries
 from reprobox.sources.checked import Documents, check_files, code_state, read_documents

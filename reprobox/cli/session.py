@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reprobox import config, launch
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import UsageError
 from reprobox.oci.registry import Registries
 from reprobox.oci.remote import Remote, open_remote

@@ -11,7 +11,7 @@ from reprobox import config
 from reprobox.cli.options import add_builder_option, add_network_options, check_output
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import IntegrityError, UsageError
 from reprobox.oci.registry import Registries
 from reprobox.resolve import ensure_fresh, refuse_unavailable

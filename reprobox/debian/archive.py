@@ -22,7 +22,7 @@ from reprobox.debian.control import Package, Universe
 from reprobox.debian.release import Keyring, Release
 from reprobox.debian.sources import Read, Source, read_host, sibling
 from reprobox.digest import Json
-from reprobox.download import StatusError
+from reprobox.download.transfer import StatusError
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, ResolveError
 from reprobox.lock import Input
 

@@ -13,11 +13,12 @@ from reprobox.archives.tar_stream import FILE, TarError, TarStream, decompressed
 from reprobox.debian.control import fields
 from reprobox.debian.release import archive_name
 from reprobox.debian.sources import Read, Source, host_sources, read_sources, sibling
-from reprobox.download import Location, StatusError, without_password
+from reprobox.download.transfer import Location, StatusError
 from reprobox.errors import FetchError, OfflineError, ReproboxError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.store import Store, StoredLayer
 from reprobox.tree import Tree, opened
+from reprobox.urls import without_password
 
 _APT = (b"etc/apt/sources.list", b"etc/apt/mirrors/")
 _SOURCES = (".list", ".sources")

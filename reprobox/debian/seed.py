@@ -23,8 +23,7 @@ from typing import NamedTuple
 from reprobox.archives.tar_stream import FILE, FOLDER, SYMLINK
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
-from reprobox.download import cannot_write
-from reprobox.errors import IntegrityError
+from reprobox.errors import IntegrityError, cannot_write
 
 _DATABASE = "var/lib/dpkg"
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # of packages and architectures: Debian Policy 5.6.1 and 5.6.8

@@ -18,7 +18,7 @@ from reprobox.deposit.memory import DRAFT, GONE, PUBLISHED, Deposit, Memory, alo
 from reprobox.deposit.metadata import check_complete, metadata
 from reprobox.deposit.written_back import paper_of, write_doi
 from reprobox.digest import Json
-from reprobox.download import Watch
+from reprobox.download.transfer import Watch
 from reprobox.errors import DepositError, IntegrityError, UsageError
 from reprobox.manifest import Manifest
 from reprobox.project import Project

@@ -17,8 +17,10 @@ from typing import Any
 
 from reprobox.deposit.memory import RECORD_ID
 from reprobox.digest import Json
-from reprobox.download import Body, Document, Downloader, Location, StatusError, Watch, loopback
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Body, Document, Location, StatusError, Watch
 from reprobox.errors import DepositError, FetchError, UsageError
+from reprobox.urls import loopback
 
 ZENODO = "https://zenodo.org"
 SANDBOX = "https://sandbox.zenodo.org"

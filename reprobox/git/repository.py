@@ -19,9 +19,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Self
 
-from reprobox.download import Watch, loopback, without_password
+from reprobox.download.transfer import Watch
 from reprobox.errors import FetchError
 from reprobox.git.commits import CommitError, is_oid
+from reprobox.urls import loopback, without_password
 
 #: Ways to a repository that is not a folder of this machine.
 SCHEMES = ("https", "http", "ssh", "git")

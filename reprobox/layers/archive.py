@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.data import file_sha256
-from reprobox.download import Location, Watch
+from reprobox.download.transfer import Location, Watch
 from reprobox.errors import FetchError, ManifestError
 from reprobox.layers.base_file import problem, told_at
 from reprobox.layers.image import ImageBase, resolution

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.base_reference import DAEMON
-from reprobox.download import Location, Watch, cannot_write
-from reprobox.errors import BackendError, FetchError
+from reprobox.download.transfer import Location, Watch
+from reprobox.errors import BackendError, FetchError, cannot_write
 from reprobox.layers.image import ImageBase, resolution
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import Input

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from reprobox.archives.fetched import Archive, ArchiveError
 from reprobox.digest import Json
-from reprobox.download import Location, without_password
+from reprobox.download.transfer import Location
 from reprobox.errors import BuildError, FetchError, IntegrityError, ManifestError, Problem
 from reprobox.git.worktree import IN_THE_WAY, Placing
 from reprobox.layers.copy import destination
@@ -26,6 +26,7 @@ from reprobox.manifest import Layer, Manifest, Mount
 from reprobox.providers import Found
 from reprobox.tables import Rule, at_most_one, key, needs, quote
 from reprobox.tree import Tree
+from reprobox.urls import without_password
 from reprobox.value_checks import file_url, sha256_hex
 
 _CHUNK = 1 << 20

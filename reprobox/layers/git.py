@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.digest import Json
-from reprobox.download import Location, Watch
+from reprobox.download.transfer import Location, Watch
 from reprobox.errors import BuildError, FetchError, ManifestError, OfflineError
 from reprobox.git.commits import (
     FOLDER,

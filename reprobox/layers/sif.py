@@ -21,7 +21,7 @@ from reprobox.archives.tar_stream import FOLDER, Header
 from reprobox.archives.unpack import Limits, Unpacker
 from reprobox.data import file_sha256
 from reprobox.digest import Json, hidden
-from reprobox.download import Location, Watch
+from reprobox.download.transfer import Location, Watch
 from reprobox.errors import BuildError, FetchError, ManifestError, PlatformError
 from reprobox.layers.base_file import problem, told_at
 from reprobox.layers.kind import Resolution, ResolveRequest, StepRequest, Unpacked

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
-from reprobox.download import cannot_write
-from reprobox.errors import BackendError, FetchError
+from reprobox.errors import BackendError, FetchError, cannot_write
 
 _SYSTEM = "/var/run/docker.sock"
 _TIMEOUT = 60.0  # seconds without a word; an engine may take long before the first byte of an archive

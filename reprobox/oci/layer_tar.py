@@ -14,8 +14,7 @@ from pathlib import Path
 from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarError, TarStream, decompressed
 from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, prefixed, write_index
-from reprobox.download import cannot_write
-from reprobox.errors import IntegrityError
+from reprobox.errors import IntegrityError, cannot_write
 from reprobox.image import layer_digest
 from reprobox.tree import strip_inherited, whiteout
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reprobox.digest import prefixed, sha256
-from reprobox.download import Body, Document, Location, StatusError, Watch
+from reprobox.download.transfer import Body, Document, Location, StatusError, Watch
 from reprobox.errors import FetchError, IntegrityError, OfflineError, PushError
 from reprobox.image import Descriptor
 from reprobox.oci.registry import Repository

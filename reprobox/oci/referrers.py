@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reprobox.digest import Json, canonical, prefixed, sha256
-from reprobox.download import Location, StatusError
+from reprobox.download.transfer import Location, StatusError
 from reprobox.errors import FetchError, IntegrityError
 from reprobox.image import INDEX_TYPE, MANIFEST_TYPE, Descriptor
 from reprobox.oci import documents as oci

@@ -18,12 +18,14 @@ from functools import partial
 
 from reprobox import config
 from reprobox.digest import bare, prefixed, sha256
-from reprobox.download import Auth, Document, Downloader, Location, StatusError, loopback
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Auth, Document, Location, StatusError
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, UsageError
 from reprobox.image import Descriptor
 from reprobox.lock import Input
 from reprobox.oci import documents as oci
 from reprobox.oci.credentials import Credentials
+from reprobox.urls import loopback
 
 _HUB, _HUB_HOST = "docker.io", "registry-1.docker.io"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
@@ -97,7 +99,8 @@ def _problem(text: str, registry: str, repository: str, tag: str | None, digest:
 class _Access:
     """Says who asks at one server about one repository: nothing, a password, or a token traded for it.
 
-    An :class:`reprobox.download.Auth`; many threads share it, and the first whose token expired renews it for all.
+    An :class:`reprobox.download.transfer.Auth`; many threads share it, and the first whose token expired renews it
+    for all.
     """
 
     def __init__(

@@ -24,8 +24,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from reprobox.crew import Errand
 from reprobox.digest import Json, bare, canonical, prefixed, sha256
-from reprobox.download import Downloader, Location, StatusError, Watch, cannot_write
-from reprobox.errors import FetchError, IntegrityError, PushError, ReproboxError, UsageError
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Location, StatusError, Watch
+from reprobox.errors import FetchError, IntegrityError, PushError, ReproboxError, UsageError, cannot_write
 from reprobox.image import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, Descriptor, Layer
 from reprobox.oci import documents as oci
 from reprobox.oci.image_push import send_layer

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.crew import Crew, Errand, Silent
-from reprobox.download import Downloader, Location, StatusError, local_path, without_password
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Location, StatusError
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.lock import Input
 from reprobox.providers import Provider
 from reprobox.pypi import LABEL as INDEX
 from reprobox.pypi import TYPES
 from reprobox.store import Store
+from reprobox.urls import local_path, without_password
 from reprobox.vault.provider import LocalVault, RegistryVault
 
 #: What a place may say: it has it; it has it no more, or never had; it has another file under this name; it does not
@@ -386,6 +388,6 @@ def heritage(items: Sequence[Input], services: Sequence[str], downloader: Downlo
 
 
 def _posted(downloader: Downloader, url: str, body: bytes) -> bytes:
-    from reprobox.download import Body
+    from reprobox.download.transfer import Body
 
     return downloader.send("POST", url, body=Body(data=body), headers={"Content-Type": "application/json"}).body

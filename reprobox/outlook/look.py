@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from reprobox.digest import bare, prefixed
-from reprobox.download import Downloader, StatusError
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import StatusError
 from reprobox.errors import OfflineError, ReproboxError
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest

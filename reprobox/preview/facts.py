@@ -14,7 +14,6 @@ from reprobox.cite import bibtex, citation_of, reference
 from reprobox.cite.citation import base_words
 from reprobox.crate_files import PROJECT
 from reprobox.digest import bare
-from reprobox.download import without_password
 from reprobox.image import rfc3339
 from reprobox.lock import Lock, LockedLayer, LockedTarget, request_digest
 from reprobox.manifest import Layer as AskedLayer
@@ -22,6 +21,7 @@ from reprobox.manifest import Manifest, Mount
 from reprobox.preview.content import Code, Data, Grant, Layer, Package, Page, Person, Run, Target, Voucher
 from reprobox.pypi import TYPES
 from reprobox.recreate import Enclosed, ways
+from reprobox.urls import without_password
 
 _PACKAGES = ("deb", *TYPES)
 _MADE = {"base": "what all layers stand on", "skeleton": "folders that every engine needs", "code": "the code"}

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 from reprobox.crate_files import METADATA, PREVIEW, PROJECT, VAULT
 from reprobox.digest import bare, prefixed
-from reprobox.download import without_password
 from reprobox.lock import FILE_NAME, Lock, LockedTarget, request_digest
 from reprobox.manifest import Author, Funding, Manifest, Mount
 from reprobox.project import MANIFEST_NAME
@@ -24,6 +23,7 @@ from reprobox.publish.entity import Entity, compact, ref
 from reprobox.publish.files import File, media_type_of_name, uri
 from reprobox.publish.runs import Places, run_entities
 from reprobox.run_record.record import RunRecord
+from reprobox.urls import without_password
 
 CONTEXT = ("https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context")
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from reprobox.download import without_password
 from reprobox.errors import ManifestError, Problem
 from reprobox.image import rfc3339
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest, Project
+from reprobox.urls import without_password
 
 #: Keys that every format asks for: key, what it is for, and what to write.
 _NEEDED = (

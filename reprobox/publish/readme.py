@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from reprobox.crate_files import IMAGES, METADATA, PREVIEW, PROJECT, VAULT
 from reprobox.digest import prefixed
-from reprobox.download import without_password
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.publish.description import doi_url, published, title
 from reprobox.recreate import Enclosed, Way, ways
+from reprobox.urls import without_password
 
 
 def readme(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.attach.files import PROJECT as PROJECT_TAR
-from reprobox.download import StatusError
+from reprobox.download.transfer import StatusError
 from reprobox.errors import FetchError, IntegrityError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME

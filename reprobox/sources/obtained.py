@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.oci.registry import Registries
 from reprobox.project import MANIFEST_NAME
 from reprobox.session import Reporter

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reprobox.download import Downloader, StatusError, loopback
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import StatusError
 from reprobox.errors import FetchError
+from reprobox.urls import loopback
 
 _MOST = 16 << 20
 _JSON = {"Accept": "application/json"}

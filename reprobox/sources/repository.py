@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from reprobox.attach import git_tag
-from reprobox.download import Watch, loopback
+from reprobox.download.transfer import Watch
 from reprobox.errors import IntegrityError, OfflineError, UsageError
 from reprobox.git.commits import (
     FOLDER,
@@ -32,6 +32,7 @@ from reprobox.project_files import LIMITS, unpack_project
 from reprobox.sources.obtained import Means, Obtained
 from reprobox.sources.packed import Files, from_files
 from reprobox.sources.source import Source
+from reprobox.urls import loopback
 
 _BLOCK = 512
 _LONGEST_LINK = 4096

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.attach.files import PROJECT as PROJECT_TAR
-from reprobox.download import StatusError, Watch, loopback, without_password
+from reprobox.download.transfer import StatusError, Watch
 from reprobox.errors import IntegrityError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
@@ -16,6 +16,7 @@ from reprobox.providers import Progress
 from reprobox.sources.obtained import Means, Obtained
 from reprobox.sources.packed import Files, from_files
 from reprobox.sources.source import PROJECT, Source, file_kind
+from reprobox.urls import loopback, without_password
 
 #: Most bytes that are taken from an address; what archives allow for a whole record.
 MOST = 50 * 1000**3

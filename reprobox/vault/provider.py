@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.digest import sha256
-from reprobox.download import Location, Watch
+from reprobox.download.transfer import Location, Watch
 from reprobox.errors import FetchError, IntegrityError, ReproboxError
 from reprobox.image import LAYER_TYPE, Descriptor
 from reprobox.lock import Input

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from reprobox.digest import sha256
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import FetchError, IntegrityError
 from reprobox.image import MANIFEST_TYPE
 from reprobox.oci.push import Blob as Pushed

@@ -20,7 +20,8 @@ from reprobox.cli import main
 from reprobox.deposit.invenio import Invenio as Client
 from reprobox.deposit.invenio import server_url
 from reprobox.deposit.written_back import write_doi
-from reprobox.download import Downloader, Watch
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Watch
 from reprobox.errors import DepositError, UsageError
 from reprobox.git.worktree import NEVER
 from tests.invenio import TOKEN, Invenio

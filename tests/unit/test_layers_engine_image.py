@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import BackendError, FetchError, ReproboxError
 from reprobox.layers.archive import ArchiveBase
 from reprobox.layers.engine_image import EngineImage, EngineProvider

@@ -14,7 +14,7 @@ import pytest
 from packaging.pylock import Pylock
 
 from reprobox.ahead import Ahead
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import FetchError, ManifestError, OfflineError, ReproboxError, ResolveError, UsageError
 from reprobox.layers.apt import Apt
 from reprobox.layers.bootstrap import Bootstrap

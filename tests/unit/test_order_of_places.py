@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.debian import provider as module
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import FetchError, IntegrityError
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.providers import Documents, HintProvider

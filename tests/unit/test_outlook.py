@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from reprobox.download import Downloader, Location, StatusError
+from reprobox.download.downloader import Downloader
+from reprobox.download.transfer import Location, StatusError
 from reprobox.errors import FetchError, OfflineError
 from reprobox.layers.git import CommitProvider
 from reprobox.lock import Input, request_digest

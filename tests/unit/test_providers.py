@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.download import USER_AGENT, Auth, Document, Downloader, Location, StatusError
+from reprobox.download.downloader import Downloader
+from reprobox.download.http import USER_AGENT
+from reprobox.download.transfer import Auth, Document, Location, StatusError
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.lock import Input
 from reprobox.providers import Documents, HintProvider, fetch, obtain
@@ -616,7 +618,8 @@ def test_hints_are_tried_first_and_hold_no_passwords(server: Server, kept: Store
 _FETCH = textwrap.dedent(
     """
     import sys
-    from reprobox.download import Downloader, Location
+    from reprobox.download.downloader import Downloader
+    from reprobox.download.transfer import Location
     from reprobox.lock import Input
     from reprobox.providers import fetch
     from reprobox.store import Store

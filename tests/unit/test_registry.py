@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from reprobox import config
-from reprobox.download import Downloader
+from reprobox.download.downloader import Downloader
 from reprobox.errors import FetchError, IntegrityError, OfflineError, UsageError
 from reprobox.lock import Input
 from reprobox.oci.credentials import Credentials, Login
