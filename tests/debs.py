@@ -101,6 +101,7 @@ class Suite:
     valid: int | None = None
     by_hash: bool = True
     architecture: str = "amd64"
+    packings: Sequence[str] = (".xz",)
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def files(self, key: Key, *, in_release: bool = True) -> dict[str, bytes]:
@@ -108,12 +109,14 @@ class Suite:
         pool = {f"pool/main/{path.name}": path for path in self.packages}
         packages = b"".join(write(stanza(path, place)) for place, path in pool.items())
         component = f"main/binary-{self.architecture}"
-        indices = {f"{component}/Packages": packages, f"{component}/Packages.xz": lzma.compress(packages)}
+        packed = {".gz": gzip.compress(packages, mtime=0), ".xz": lzma.compress(packages)}
+        indices = {f"{component}/Packages": packages}
+        indices |= {f"{component}/Packages{suffix}": packed[suffix] for suffix in self.packings}
         release = self._release(indices)
         dists = f"dists/{self.name}"
         files = {place: path.read_bytes() for place, path in pool.items()}
         for path, data in indices.items():
-            if path.endswith(".xz"):  # as in Debian's archive: the bare index is listed, and not there
+            if path.endswith((".gz", ".xz")):  # as in Debian's archive: the bare index is listed, and not there
                 files[f"{dists}/{path}"] = data
                 if self.by_hash:
                     files[f"{dists}/{component}/by-hash/SHA256/{hashlib.sha256(data).hexdigest()}"] = data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -238,6 +239,52 @@ def test_a_mirror_without_its_indices(world, server, key, trusted, debs):
             server.always[path] = status(404)
     with pytest.raises(FetchError, match="could not be had"):
         indices(world, base, trusted)
+
+
+BOTH = (".gz", ".xz")
+
+
+def packed(server: Server) -> dict[str, list[str]]:
+    """Paths of the indices that a mirror has, by how they are packed."""
+    named = [path for path in server.files if "/binary-amd64/Packages." in path]
+    return {suffix: [path for path in named if path.endswith(suffix)] for suffix in BOTH}
+
+
+@pytest.mark.parametrize(("packings", "asked"), [(BOTH, ".gz"), ((".gz",), ".gz"), ((".xz",), ".xz")])
+def test_an_index_is_fetched_as_it_is_unpacked_soonest(world, server, key, trusted, debs, packings, asked):
+    base = serve(server, "/debian", [Suite("sid", debs, packings=packings, by_hash=False)], key)
+    (found,) = archive.open_indices(world, archive.open_debian(world, "sid", [source(base)], trusted), "amd64")
+    assert [path for path in server.paths() if "/Packages" in path] == packed(server)[asked]
+    assert b"Package: " in found.path.read_bytes()
+    assert "gz" not in json.dumps(found.fact())
+
+
+@pytest.mark.parametrize("answer", [status(404), status(500), wrong()], ids=["missing", "failing", "wrong"])
+def test_an_index_that_is_not_to_be_had_packed_so_is_fetched_packed_otherwise(
+    world, server, key, trusted, debs, answer
+):
+    base = serve(server, "/debian", [Suite("sid", debs, packings=BOTH, by_hash=False)], key)
+    server.always |= dict.fromkeys(packed(server)[".gz"], answer)
+    (found,) = archive.open_indices(world, archive.open_debian(world, "sid", [source(base)], trusted), "amd64")
+    assert b"Package: " in found.path.read_bytes()
+    assert server.paths()[-1:] == packed(server)[".xz"]
+    server.always |= dict.fromkeys(packed(server)[".xz"], answer)
+    fresh = type(world)(Store(world.store.root.with_name("fresh")), world.project)
+    with pytest.raises((FetchError, IntegrityError), match="the package indices that the Release files name"):
+        archive.open_indices(fresh, archive.open_debian(fresh, "sid", [source(base)], trusted), "amd64")
+
+
+def test_an_index_that_cannot_be_unpacked(world, server, key, trusted, debs):
+    suite = Suite("sid", debs, packings=(".gz",), by_hash=False)
+    files = suite.files(key)
+    cut = files["dists/sid/main/binary-amd64/Packages.gz"][:-9]
+    release = suite._release({"main/binary-amd64/Packages.gz": cut})
+    files |= {"dists/sid/main/binary-amd64/Packages.gz": cut, "dists/sid/InRelease": key.clear(release)}
+    server.files.update({f"/debian/{path}": data for path, data in files.items()})
+    with pytest.raises(IntegrityError, match="the index cannot be unpacked: its gzip data is cut off"):
+        archive.open_indices(
+            world, archive.open_debian(world, "sid", [source(server.url("/debian"))], trusted), "amd64"
+        )
 
 
 def test_an_architecture_that_the_suite_lacks(world, server, key, trusted, debs):
