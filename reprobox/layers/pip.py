@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import posixpath
-import re
-import urllib.parse
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,28 +15,26 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
-from reprobox.git.worktree import within
 from reprobox.layers import build_wheels, install_wheels
+from reprobox.layers.asked_packages import asked_of, built_from_source, place_of, reader_of, where_asked
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
-from reprobox.layers.package_names import imported_as, meant
+from reprobox.layers.static_uv import uv_input
+from reprobox.layers.wheel_files import FILES, NO_WHEEL, facts_of, file_input, pins, ranked, wheel_input
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
-from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented, uv_version
+from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented
 from reprobox.tables import Check, Finding, Rule, at_most_one, exactly_one, key, pattern
 from reprobox.value_checks import nonempty, relative_inside
 
 if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it
     from reprobox.layers.pylock import Selected
-    from reprobox.layers.requirement_files import Asked, Read, Said
+    from reprobox.layers.requirement_files import Asked, Read
 
-#: Types of inputs that are installed.
-FILES = ("wheel", "sdist")
 _BUILDER = f"{TOOLS}/build_wheels.py"
 _BUILT = "/tmp/reprobox-built/"  # noqa: S108 - inside the step
 _PROGRAM = f"{TOOLS}/install_wheels.py"
-_LARGEST = 8 << 30  # a wheel whose size and hash the index does not tell is read whole, if it is not larger than this
 
 
 def _requirement(text: str) -> Finding | None:
@@ -124,12 +119,12 @@ class Pip:
 
     def reads(self, manifest: Manifest, layer: Layer, project: Path) -> Mapping[str, str]:
         """The local files that say what the layer asks for: a digest of what each means, by its path."""
-        read = _reader(manifest, layer, project)
+        read = reader_of(manifest, layer, project)
         if layer.options.pylock:
             from reprobox.layers.pylock import files_of
 
             return files_of(layer.options.pylock, read)
-        return dict(_asked(manifest, layer, read).files)
+        return dict(asked_of(manifest, layer, read).files)
 
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Pin one wheel for each package, and the uv that will install them.
@@ -140,12 +135,12 @@ class Pip:
         try:
             python = find_python(world, request.below, request.platform)
         except ResolveError as error:
-            raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
+            raise ResolveError(error.message, where=where_asked(request), hint=error.hint) from None
         uv = _uv(world)
         if uv.unused and not any(layer.kind == self.name for layer in request.below):  # told once
             said = f"pip's setting {', '.join(uv.unused)} is not used to lock"
             world.say(f"{said}: name the file with `constraints` in the layer")
-        below = _pins(item for layer in request.below for item in layer.inputs)
+        below = pins(item for layer in request.below for item in layer.inputs)
         if request.layer.options.pylock:
             wheels = _from_pylock(request, python, below)
         else:
@@ -153,7 +148,7 @@ class Pip:
         inside, folder = _placed(request)
         tools = _build_inputs(wheels, uv, python, request)
         return Resolution(
-            inputs=(*wheels, *tools, _uv_input(uv, request, python)) if wheels else (),
+            inputs=(*wheels, *tools, uv_input(uv, request, python)) if wheels else (),
             options={"python": python.path, **inside},
             facts={"platform": python.uv_platform, "python": python.version, **folder},
         )
@@ -164,12 +159,12 @@ class Pip:
         if request.layer.options.pylock or not {"platform", "python"} <= facts.keys():
             return
         version, platform = str(facts["python"]), str(facts["platform"])
-        below = _pins(item for layer in request.below for item in layer.inputs)
+        below = pins(item for layer in request.below for item in layer.inputs)
         with contextlib.suppress(ReproboxError):  # it is told when the layer is resolved
-            asked = _asked(
+            asked = asked_of(
                 request.manifest,
                 request.layer,
-                _reader(request.manifest, request.layer, request.world.project),
+                reader_of(request.manifest, request.layer, request.world.project),
                 version,
             )
             _uv(request.world).begin(_question(request, asked, version, platform, below))
@@ -267,90 +262,22 @@ def _uv(world: World) -> Uv:
     return Uv(world.store, world.index, offline=world.offline, ahead=world.ahead)
 
 
-def _pins(inputs: Iterable[Input]) -> dict[str, str]:
-    return {item.facts["package"]: item.facts["version"] for item in inputs if item.type in FILES}
-
-
-# -- what is asked for -------------------------------------------------------------------------------------------------
-
-
-def _asked(manifest: Manifest, layer: Layer, read: Read, python: str = "") -> Asked:
-    """What the layer asks for, in whatever way it says so, for a Python version; any, if left out."""
-    from reprobox.layers.pyproject import read_project
-    from reprobox.layers.requirement_files import Asked, read_requirements
-
-    options = layer.options
-    if options.requirements:
-        asked = read_requirements(options.requirements, read)
-    elif options.project:
-        asked = read_project(options.project, read, extras=options.extras, groups=options.groups, python=python)
-    else:
-        asked = Asked(requirements=tuple(_listed(manifest, layer)))
-    if not options.constraints:
-        return asked
-    more = read_requirements(options.constraints, read, constraints=True)
-    return replace(asked, constraints=(*asked.constraints, *more.constraints), files={**asked.files, **more.files})
-
-
-def _listed(manifest: Manifest, layer: Layer) -> Iterator[Said]:
-    """The list ``packages``, each with its place: ``research.toml:12: layers[1].packages[0]``."""
-    from packaging.requirements import Requirement
-
-    from reprobox.layers.requirement_files import Said
-
-    for number, text in enumerate(layer.options.packages):
-        yield Said(str(Requirement(text)), _place(manifest, layer, "packages", number))
-
-
-def _reader(manifest: Manifest, layer: Layer, project: Path) -> Read:
-    """Reads files of the project; one that is not there is a problem of the key that names it."""
-    name = next(name for name in (*_SOURCES, "constraints") if getattr(layer.options, name))
-
-    def read(path: str) -> bytes:
-        at = "constraints" if path == layer.options.constraints else name
-        try:
-            return within(project, path).read_bytes()
-        except (OSError, ReproboxError) as error:
-            missing = not (project / path).exists()
-            said = f"there is no file {path}" if missing else getattr(error, "message", f"{path} cannot be read")
-            hint = "write it, or name another: paths start at the manifest"
-            raise ManifestError([manifest.problem(("layers", layer.index, at), said, hint)]) from None
-
-    return read
-
-
-_SOURCES = ("packages", "requirements", "pylock", "project")
-
-
-def _place(manifest: Manifest, layer: Layer, *path: str | int) -> str:
-    problem = manifest.problem(("layers", layer.index, *path), "")
-    return f"{problem.file}:{problem.line}: {problem.key}" if problem.line else f"{problem.file}: {problem.key}"
-
-
-def _where(request: ResolveRequest, asked: Asked | None = None, package: str = "") -> str:
-    """Where ``package`` is asked for: ``requirements.txt:3``, ``research.toml:12: layers[1].packages[0]``; else the key
-    of the layer that asks."""
-    name = next(name for name in _SOURCES if getattr(request.layer.options, name))
-    layer = _place(request.manifest, request.layer, name)
-    return next((said.where for said in asked.requirements if said.name == package), layer) if asked else layer
-
-
 # -- which versions ----------------------------------------------------------------------------------------------------
 
 
 def _from_index(request: ResolveRequest, uv: Uv, python: Python, below: Mapping[str, str]) -> list[Input]:
     """A wheel for each package that uv chooses for what is asked."""
-    read = _reader(request.manifest, request.layer, request.world.project)
-    asked = _asked(request.manifest, request.layer, read, python.version)
+    read = reader_of(request.manifest, request.layer, request.world.project)
+    asked = asked_of(request.manifest, request.layer, read, python.version)
     packages = [item for item in _solve(uv, request, asked, python, below) if item.name not in below]
     names = {item.name for item in packages}
-    for number, name in enumerate(_build(request)):
+    for number, name in enumerate(built_from_source(request)):
         if name not in names:
-            where = _place(request.manifest, request.layer, "build", number)
+            where = place_of(request.manifest, request.layer, "build", number)
             raise ResolveError(
                 f"no package {name} is needed here", where=where, hint="correct the name, or leave it out"
             )
-    return [_wheel_input(package, python, asked, request) for package in packages]
+    return [wheel_input(package, python, asked, request) for package in packages]
 
 
 def _solve(
@@ -359,7 +286,9 @@ def _solve(
     try:
         return uv.resolve(_question(request, asked, python.version, python.uv_platform, below))
     except NoSolutionError as error:
-        raise _no_solution(error.message, request, asked, python, below) from None
+        from reprobox.layers.no_solution import no_solution
+
+        raise no_solution(error.message, request, asked, python, below) from None
 
 
 def _question(request: ResolveRequest, asked: Asked, version: str, platform: str, below: Mapping[str, str]) -> Question:
@@ -371,68 +300,15 @@ def _question(request: ResolveRequest, asked: Asked, version: str, platform: str
         python=version,
         platform=platform,
         constraints=[*(said.text for said in asked.constraints), *held],
-        preferences=_pins(kept),
+        preferences=pins(kept),
         prereleases=asked.prereleases,
-        build=sorted({*_build(request), *_built_below(request)}),
+        build=sorted({*built_from_source(request), *_built_below(request)}),
     )
-
-
-def _build(request: ResolveRequest) -> list[str]:
-    """Packages that are to be built from source, normalised as PEP 503 says."""
-    from packaging.utils import canonicalize_name
-
-    return [canonicalize_name(name) for name in request.layer.options.build]
 
 
 def _built_below(request: ResolveRequest) -> Iterator[str]:
     """What the layers below have from source need not have a wheel here either."""
     return (item.facts["package"] for layer in request.below for item in layer.inputs if item.type == "sdist")
-
-
-def _no_solution(
-    reason: str, request: ResolveRequest, asked: Asked, python: Python, below: Mapping[str, str]
-) -> ResolveError:
-    """The reason in full, the requirement it is about, and what might help."""
-    target = f"Python {python.version} on {python.uv_platform}"
-    if unknown := re.search(r"\b(\S+) was not found in the package registry", reason):
-        name, message = unknown[1], f"there is no package {unknown[1]}"
-        hint = meant(name, [*below, *_previous_names(request)]) or "check its spelling, and which index is asked"
-    elif without := re.search(r"\b([\w.-]+)(?:[=<>!~]\S*)? ha(?:s|ve) no (?:usable )?wheels", reason):
-        name, message = without[1], f"{without[1]} has no wheel for {target}"
-        hint = imported_as(name) or _only_elsewhere(name, reason) or _NO_WHEEL.format(name)
-    else:
-        name, message = _only_one_named(reason, asked), f"no set of packages satisfies the layer for {target}"
-        held = [f"{other}=={below[other]}" for other in sorted(below) if re.search(rf"\b{re.escape(other)}==", reason)]
-        hint = "relax one of the versions that are named"
-        if held:
-            hint = f"a layer below holds {', '.join(held)}: ask for what fits it, or put both into one layer"
-    return ResolveError(f"{message}; uv says:\n{indented(reason)}", where=_where(request, asked, name), hint=hint)
-
-
-def _only_elsewhere(name: str, reason: str) -> str:
-    """A marker, for a package that only other operating systems have."""
-    there = re.search(rf"Wheels are available for `{re.escape(name)}` [^\n]*platforms?: ([^\n]*)", reason)
-    system = "win32" if there and "win" in there[1] else "darwin"
-    if there is None or "linux" in there[1]:
-        return ""
-    return f"where another system needs it, mark it: \"{name}; sys_platform == '{system}'\"; else leave it out"
-
-
-_NO_WHEEL = (
-    'choose a version that has wheels, or let it be built from source: add build = ["{}"] to the layer,'
-    " and what compiling it needs to an apt layer above"
-)
-
-
-def _only_one_named(reason: str, asked: Asked) -> str:
-    """The package that is asked for and that the reason speaks of, if it is one alone."""
-    names = dict.fromkeys(said.name for said in asked.requirements)
-    named = [name for name in names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", reason)]
-    return named[0] if len(named) == 1 else ""
-
-
-def _previous_names(request: ResolveRequest) -> list[str]:
-    return list(_pins(request.previous.inputs)) if request.previous else []
 
 
 # -- what building takes ---------------------------------------------------------------------------------------------
@@ -463,18 +339,18 @@ def _tools(source: Input, uv: Uv, python: Python, request: ResolveRequest) -> It
         )
         packages = uv.resolve(question)
         for package in packages:
-            wheel = next(_ranked(package.wheels, python))
-            facts = {**_facts(package.name, package.version, python), "for": name}
-            yield _input("build", wheel, facts, world)
+            wheel = next(ranked(package.wheels, python))
+            facts = {**facts_of(package.name, package.version, python), "for": name}
+            yield file_input("build", wheel, facts, world)
     except (NoSolutionError, StopIteration) as error:
         said = f"; uv says:\n{indented(error.message)}" if isinstance(error, NoSolutionError) else ""
         raise ResolveError(
             f"what {source.name} needs to be built cannot be locked: {', '.join(requires)}{said}",
-            where=_where(request),
+            where=where_asked(request),
             hint="choose another version of it, or one that has wheels",
         ) from None
     except ResolveError as error:
-        raise ResolveError(error.message, where=_where(request), hint=error.hint) from None
+        raise ResolveError(error.message, where=where_asked(request), hint=error.hint) from None
 
 
 # -- what a pylock.toml selects ----------------------------------------------------------------------------------------
@@ -485,8 +361,8 @@ def _from_pylock(request: ResolveRequest, python: Python, below: Mapping[str, st
     from reprobox.layers.pylock import select
 
     options = request.layer.options
-    read = _reader(request.manifest, request.layer, request.world.project)
-    build = _build(request)
+    read = reader_of(request.manifest, request.layer, request.world.project)
+    build = built_from_source(request)
     chosen = select(options.pylock, read, python, extras=options.extras, groups=options.groups, build=build)
     for item in chosen:
         if below.get(item.package, item.version) != item.version:
@@ -501,14 +377,14 @@ def _from_pylock(request: ResolveRequest, python: Python, below: Mapping[str, st
 
 def _selected_input(item: Selected, python: Python, read: Read, request: ResolveRequest) -> Input:
     kind = "wheel" if item.file.endswith(".whl") else "sdist"
-    if kind == "sdist" and item.package not in _build(request):
+    if kind == "sdist" and item.package not in built_from_source(request):
         raise ResolveError(
             f"{item.key}: {item.package} {item.version} is locked as source, without a wheel for"
             f" Python {python.version} on {python.uv_platform}",
             where=request.layer.options.pylock,
-            hint=_NO_WHEEL.format(item.package),
+            hint=NO_WHEEL.format(item.package),
         )
-    facts = _facts(item.package, item.version, python)
+    facts = facts_of(item.package, item.version, python)
     if item.path:
         data = read(item.path)
         found = Input(
@@ -520,125 +396,4 @@ def _selected_input(item: Selected, python: Python, read: Read, request: Resolve
         request.world.store.add_blob(data)
         return found
     wheel = Wheel(name=item.file, url=item.url, sha256=item.sha256, size=item.size, direct=item.direct)
-    return _input(kind, wheel, facts, request.world)
-
-
-# -- which files -------------------------------------------------------------------------------------------------------
-
-
-def _wheel_input(package: Package, python: Python, asked: Asked, request: ResolveRequest) -> Input:
-    """The wheel that suits the interpreter best; one that was locked before stays while it suits."""
-    before = {item.sha256 for item in request.previous.inputs} if request.previous and not request.upgrade else set()
-    kind = "wheel"
-    wheels = list(_ranked(package.wheels, python))
-    if package.source and package.name in _build(request):
-        kind, wheels = "sdist", [package.source]
-    if not wheels:
-        raise ResolveError(
-            f"{package.name} {package.version} has no wheel for Python {python.version} on {python.uv_platform}",
-            where=_where(request, asked, package.name),
-            hint=_NO_WHEEL.format(package.name),
-        )
-    wanted = asked.hashes_of(package.name)
-    hashed = [item for item in wheels if item.sha256 in wanted or not item.sha256] if wanted else wheels
-    wheel = next((item for item in hashed if item.sha256 in before), next(iter(hashed), wheels[0]))
-    found = _input(kind, wheel, _facts(package.name, package.version, python), request.world)
-    if found.sha256 not in wanted and (wanted or asked.hashed):
-        raise _unhashed(package, asked, request)
-    return found
-
-
-def _unhashed(package: Package, asked: Asked, request: ResolveRequest) -> ResolveError:
-    said = f"{package.name} {package.version} has no hash, and --require-hashes is said"
-    if asked.hashes_of(package.name):
-        said = f"no file of {package.name} {package.version} that suits has one of the hashes that are asked for"
-    return ResolveError(said, where=_where(request, asked, package.name), hint=_REHASH)
-
-
-_REHASH = "make the hashes anew with `uv pip compile --generate-hashes`, or find out why the file is another"
-
-
-def _facts(package: str, version: str, python: Python) -> dict[str, str]:
-    return {"package": package, "python": ".".join(map(str, python.release)), "version": version}
-
-
-@functools.cache
-def _order(python: Python) -> Mapping[object, int]:
-    """The tags that the interpreter takes, and their places, the best first."""
-    order: dict[object, int] = {}
-    for tag in python.tags():
-        order.setdefault(tag, len(order))
-    return order
-
-
-def _ranked(wheels: Iterable[Wheel], python: Python) -> Iterator[Wheel]:
-    """The wheels that the interpreter takes, best first: as the order of tags says, then the higher build number."""
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-
-    order = _order(python)
-    fitting = []
-    for wheel in wheels:
-        try:
-            _, _, build, tags = parse_wheel_filename(wheel.name)
-        except InvalidWheelFilename:
-            continue
-        places = [order[tag] for tag in tags if tag in order]
-        if places:
-            fitting.append((min(places), build, wheel))
-    fitting.sort(key=lambda item: item[1], reverse=True)
-    yield from (wheel for _, _, wheel in sorted(fitting, key=lambda item: item[0]))
-
-
-def _input(kind: str, wheel: Wheel, facts: Mapping[str, str], world: World) -> Input:
-    digest, size = wheel.sha256, wheel.size
-    if digest and wheel.url.startswith("file:"):
-        with contextlib.suppress(OSError):
-            size = Path(urllib.parse.unquote(urllib.parse.urlsplit(wheel.url).path)).stat().st_size
-    if not digest or not size:  # an index of plain pages: the file itself has to say
-        data = world.get(wheel.url, fresh=False, limit=_LARGEST)
-        digest, size = digest or sha256(data), len(data)
-        if sha256(data) == digest:
-            world.store.add_blob(data)
-    if wheel.direct:
-        facts = {**facts, "url": wheel.url.partition("#")[0]}
-    found = Input(type=kind, name=wheel.name, sha256=digest, size=size, facts=facts)
-    world.remember(found, [wheel.url])
-    return found
-
-
-def _uv_input(uv: Uv, request: ResolveRequest, python: Python) -> Input:
-    """The static uv for the environment's machine: as locked below or before, else of the version that is used here."""
-    locked = _locked_uv(request.previous if not request.upgrade else None, request.below)
-    if locked is not None:
-        return locked
-    version = uv_version()
-    memo = request.world.store.memo("uv", f"wheel-{version}-{python.machine}.json")
-    try:
-        return Input(**json.loads(memo.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        found = _find_uv(uv, version, python.machine, request.world)
-    fields = {name: getattr(found, name) for name in ("type", "name", "sha256", "size")}
-    request.world.store.replace(memo, json.dumps({**fields, "facts": dict(found.facts)}).encode())
-    return found
-
-
-def _locked_uv(previous: LockedLayer | None, below: Sequence[LockedLayer]) -> Input | None:
-    layers = (*reversed(below), *([previous] if previous else ()))
-    return next((item for layer in layers for item in layer.inputs if item.type == "uv"), None)
-
-
-def _find_uv(uv: Uv, version: str, machine: str, world: World) -> Input:
-    static = Python(path="", version="3.11", libc=("musl", 1, 2), machine=machine)
-    question = Question(
-        requirements=[f"uv=={version}"], python=static.version, platform=static.uv_platform, dependencies=False
-    )
-    try:
-        (package,) = uv.resolve(question)
-        wheel = next(item for item in _ranked(package.wheels, static) if "musllinux" in item.name)
-    except (NoSolutionError, StopIteration) as error:
-        raise ResolveError(
-            f"the index has no static uv {version} for {machine}, which installs packages in the environment"
-            + (f"; uv says:\n{indented(error.message)}" if isinstance(error, NoSolutionError) else ""),
-            hint="upgrade uv beside reprobox, or add the index that has it with [index] extra in reprobox's settings",
-        ) from None
-    return _input("uv", wheel, {"version": version}, world)
+    return file_input(kind, wheel, facts, request.world)
