@@ -1,28 +1,48 @@
 #!/bin/sh
-# Runs apt so that the bytecode of Python packages is made beside the rest of the installation, not in between:
+# Runs apt so that what packages' own scripts do takes less time, and gives the same:
 #
 #   install.sh apt-get …        install; ends when everything is compiled
 #   install.sh --dpkg …         what apt calls in dpkg's place
 #
 # While dpkg configures, compile_later.py stands in for the module py_compile: what maintainer scripts compile is
-# compiled in the background by the original, in processes that hold the pipe `alive` open. Where nothing can be
-# mounted, all goes its usual way. Status 75 says that a layer must be made without this.
+# compiled in the background by the original, in processes that hold the pipe `alive` open. And for
+# update-ca-certificates, where its text is known, a program stands in that does the same in one process. Where nothing
+# can be mounted, all goes its usual way. Status 75 says that a layer must be made without this.
 
 later=/run/reprobox-later
 mine=/run/reprobox
+certificates=/usr/sbin/update-ca-certificates
 
-compile_later() {
-    for module in /usr/lib/python3.1[1-9]/py_compile.py; do
-        if [ -f "$module" ] && [ ! -L "$module" ]; then
-            mkdir -p "$later${module%/*}" && cp --preserve=mode,timestamps "$module" "$later$module" || continue
-            mount --bind "$mine/compile_later.py" "$module" 2>/dev/null || rm "$later$module"
-        fi
-    done
+# Have FILE stand in for what is at PLACE, of which a copy is kept.
+stand_in() {
+    mkdir -p "$later${2%/*}" && cp --preserve=mode,timestamps "$2" "$later$2" || return 0
+    mount --bind "$1" "$2" 2>/dev/null || rm "$later$2"
 }
 
-compile_now() {
-    for module in "$later"/usr/lib/python3.*/py_compile.py; do
-        [ ! -f "$module" ] || umount -l "${module#"$later"}"
+begin() {
+    for module in /usr/lib/python3.1[1-9]/py_compile.py; do
+        if [ -f "$module" ] && [ ! -L "$module" ]; then
+            stand_in "$mine/compile_later.py" "$module"
+        fi
+    done
+    if [ -x /usr/bin/perl ] && [ -f "$certificates" ] && [ ! -L "$certificates" ] && is_known; then
+        cp "$mine/update_ca_certificates.pl" "$later/" && chmod 755 "$later/update_ca_certificates.pl" || return 0
+        stand_in "$later/update_ca_certificates.pl" "$certificates"
+    fi
+}
+
+# Whether update-ca-certificates is one of those that the stand-in was written after.
+is_known() {
+    case $(sha256sum <"$certificates") in
+        395364bffc7ce85ccbe2de71215f9c6c85c024af3bbd991c75a01c2d2aa3080a*) ;; # Debian 12
+        2cb06c85b5f01c4f6b72c3983d9f66d44aac0a7ac997ee55e7e429aedbc3934d*) ;; # its security updates, Debian 13, sid
+        *) return 1 ;;
+    esac
+}
+
+end() {
+    for kept in "$later"/usr/lib/python3.*/py_compile.py "$later$certificates"; do
+        [ ! -f "$kept" ] || umount -l "${kept#"$later"}"
     done
 }
 
@@ -36,10 +56,10 @@ wait_for_all() {
 as_dpkg() {
     case " $* " in
         *" --configure "*)
-            compile_later
+            begin
             /usr/bin/dpkg "$@"
             status=$?
-            compile_now
+            end
             exit $status
             ;;
         *" --unpack "* | *" --print-"* | *" --assert-"*) ;;

@@ -31,7 +31,9 @@ from reprobox.value_checks import apt_package, host_path, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")
 _CONFIGURED_AT = f"{TOOLS}/apt.conf"
-_QUICK = tuple(_CONFIGURATION.with_name(name) for name in ("install.sh", "compile_later.py"))
+_QUICK = tuple(
+    _CONFIGURATION.with_name(name) for name in ("install.sh", "compile_later.py", "update_ca_certificates.pl")
+)
 
 Place: TypeAlias = tuple[str | int, ...]  # of a key in the manifest: ("layers", 1, "packages", 0)
 

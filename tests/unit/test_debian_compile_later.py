@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.debian import seed
-from reprobox.digest import Entry
-from reprobox.tree import scan
-from tests.debs import TIME, make_deb
+from tests.installation import World
 
 PYTHON = Path("/usr/bin/python3.11")
 MODULE = Path("/usr/lib/python3.11/py_compile.py")
@@ -38,70 +35,10 @@ AS_MODULE = f"printf '%s\\n' /opt/one/*.py {MODULE} | {PYTHON} -m py_compile -"
 #: Bytecode that tells its source by its time.
 OTHERWISE = f"""env -u SOURCE_DATE_EPOCH {PYTHON} -c 'import py_compile; py_compile.compile("/opt/one/two.py")'"""
 
-#: Everything that is written goes to file systems of this run alone: the tests may be root's.
-WORLD = """
-set -e
-mount --make-rprivate /
-for folder in /run /opt /usr/lib/python3.11/__pycache__; do mount -t tmpfs none "$folder"; done
-mkdir /run/reprobox
-cp "$SOURCE"/install.sh "$SOURCE"/compile_later.py /run/reprobox
-cd /
-set +e
-"$@"
-status=$?
-mkdir "$RESULT"
-cp -a /opt /usr/lib/python3.11/__pycache__ "$RESULT"
-exit $status
-"""
-
-#: What apt does here: it lets dpkg unpack, and configure.
-APT = """#!/bin/sh
-dpkg=/usr/bin/dpkg
-if [ "$1" = -o ]; then
-    dpkg=${2#Dir::Bin::dpkg=}
-fi
-options="--admindir=$WORK/admin --force-not-root --force-depends --log=/dev/null"
-"$dpkg" $options --unpack "$WORK/one_1.0_all.deb" && "$dpkg" $options --configure one || exit 100
-"""
-
-
-class World:
-    """A package whose script compiles, to be installed on this machine's own file system, of which nothing changes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "apt").write_text(APT)
-        (folder / "apt").chmod(0o755)
-
-    def install(self, script: str, *, plain: bool = False, environment: dict[str, str] | None = None) -> Installed:
-        work = self.folder / ("plain" if plain else "quick")
-        for name in ("info", "updates", "triggers"):
-            (work / "admin" / name).mkdir(parents=True)
-        for name in ("status", "available"):
-            (work / "admin" / name).touch()
-        make_deb(work, "one", architecture="all", files=SOURCES, scripts={"postinst": f"#!/bin/sh\nset -e\n{script}\n"})
-        program = [self.folder / "apt"] if plain else ["/bin/sh", "/run/reprobox/install.sh", self.folder / "apt"]
-        argv = ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", WORLD, "world", *program]
-        fixed = {"SOURCE_DATE_EPOCH": str(TIME), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
-        places = {"SOURCE": Path(seed.__file__).parent, "RESULT": work / "result", "WORK": work}
-        values = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **fixed, **places, **(environment or {})}
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=values, check=False)
-        return Installed(done, work / "result")
-
-
-class Installed:
-    """What came out: the exit status, what was said, and every path with its content."""
-
-    def __init__(self, done: subprocess.CompletedProcess[str], result: Path) -> None:
-        self.status = done.returncode
-        self.said = done.stdout + done.stderr
-        self.entries: list[Entry] = scan(result)
-        self.paths = {os.fsdecode(entry.path) for entry in self.entries}
-
 
 @pytest.fixture
 def world(tmp_path) -> World:
-    return World(tmp_path)
+    return World(tmp_path, ["/opt", "/usr/lib/python3.11/__pycache__"], files=SOURCES)
 
 
 @pytest.mark.parametrize("script", [AS_SCRIPT, AS_MODULE, f"{AS_SCRIPT}\n{AS_MODULE}"])
