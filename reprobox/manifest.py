@@ -259,7 +259,7 @@ class Mount:
     source: str | None = key("Folder on the host; given with --mount if left out.", default=None, check=host_path)
     digest: bool = key("Lock and check its content.", default=False)
     files: tuple[DataFile, ...] = key("Files to download where the source is not there.", default=())
-    private: bool = key("Keep these files out of vaults.", default=False)
+    private: bool = key("Keep these files out of vaults.", default=False, said=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -392,8 +392,14 @@ class Manifest:
         """
         return self._document(_PUBLISHED)
 
-    def _document(self, left_out: Collection[str]) -> dict[str, Json]:
+    def _document(self, left_out: Collection[str], *, private: bool = False) -> dict[str, Json]:
+        """Without these keys of the project; with what mounts say of being ``private``, as earlier locks knew it."""
         said: dict[str, Json] = {"layers": [layer.document() for layer in self.layers], **self._tables(left_out)}
+        if private:
+            said["mounts"] = {
+                name: tables.document(mount) | ({"private": True} if mount.private else {})
+                for name, mount in self.mounts.items()
+            }
         return {"format": FORMAT, **{name: value for name, value in said.items() if value}}
 
     def _tables(self, left_out: Collection[str] = _PUBLISHED) -> dict[str, dict[str, Json]]:
@@ -416,10 +422,16 @@ class Manifest:
         return sha256(canonical(self.document()))
 
     def digests(self) -> tuple[str, ...]:
-        """The digests that a lock of this manifest may name: as now, and as locks did that knew of the DOI."""
-        return tuple(
-            dict.fromkeys(sha256(canonical(self._document(left_out))) for left_out in (_PUBLISHED, frozenset[str]()))
+        """The digests that a lock of this manifest may name: as now, and as locks did that knew of the DOI, or of what
+        data is private.
+        """
+        nothing = frozenset[str]()
+        documents = (
+            self.document(),
+            self._document(_PUBLISHED, private=True),
+            self._document(nothing, private=True),
         )
+        return tuple(dict.fromkeys(sha256(canonical(document)) for document in documents))
 
     def keys(self) -> Mapping[str, str]:
         """A short digest for each key, to name what changed: ``base``, ``env.LANG``, ``layers.system.packages``.

@@ -265,6 +265,21 @@ def test_what_only_publications_tell_stales_no_lock():
     assert licensed.digest() != read(SMALL).digest()
 
 
+def test_what_is_kept_out_of_vaults_stales_no_lock():
+    """Neither for layers nor for data: it changes no byte of what is locked."""
+    files = 'files = [{ url = "https://example.org/x" }]'
+    told = [
+        read(f'{SMALL}[mounts]\n"/data" = {{ source = "data", {files}{more} }}') for more in ("", ", private = true")
+    ]
+    assert told[0].digest() == told[1].digest()
+    assert told[0].keys() == told[1].keys()
+    assert told[1].mounts["/data"].private
+    assert told[1].digests() == (
+        told[1].digest(),
+        "7ec9242c8d3649d02f83c3a63563687d359b8f82ef64a599033207a19c87712c",  # of locks that knew of it
+    )
+
+
 def test_the_document_leaves_out_defaults():
     spelled = '[code]\npath = "."\ntarget = "/work"\nexclude = []\n[env]\n[run]\n[mounts]\n[targets.default]\nplatform = "linux/amd64"\n'
     assert read(SMALL).document() == {
