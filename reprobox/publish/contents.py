@@ -165,7 +165,7 @@ def _gathered(
     runs = put_runs(session, project, lock, folder)
     refuse_secrets(session, manifest, folder)
     if choice.vault and not dry:
-        keep(session, project, manifest, lock, str(folder / VAULT), VaultChoice())
+        _put_vault(session, project, manifest, lock, folder / VAULT)
     images = dict(_put_images(session, manifest, lock, folder)) if choice.images and not dry else {}
     return _Gathered(
         lock_digest=lock_digest,
@@ -345,6 +345,16 @@ def _copy(source: Path, target: Path) -> None:
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
+
+
+def _put_vault(session: Session, project: Project, manifest: Manifest, lock: Lock, path: Path) -> None:
+    """The vault; raises the :class:`OSError` where there is no room: what is staged is no place that a person knows."""
+    try:
+        keep(session, project, manifest, lock, str(path), VaultChoice())
+    except ReproboxError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
 
 
 def _put_images(session: Session, manifest: Manifest, lock: Lock, folder: Path) -> Iterator[tuple[str, str]]:

@@ -100,13 +100,13 @@ def write_vault(path: Path, addition: Addition) -> Written:
     """Put a lock into the vault at ``path``: a folder, or one file where the name ends in ``.tar``.
 
     Makes the vault if there is none. Raises :class:`UsageError` for a place that is something else,
-    :class:`IntegrityError` for a vault that is damaged, and :class:`ReproboxError` for a full disk; then it is as
-    before.
+    :class:`IntegrityError` for a vault that is damaged, and :class:`ReproboxError` for a full disk, whose cause is
+    the :class:`OSError`; then it is as before.
     """
     try:
         return _write_tar(path, addition) if path.suffix == ".tar" else _write_folder(path, addition)
     except OSError as error:
-        raise _cannot(path, error) from None
+        raise _cannot(path, error) from error
 
 
 def _cannot(path: Path, error: OSError) -> ReproboxError:

@@ -437,6 +437,20 @@ def test_a_full_disk_leaves_nothing(described: Project):
     assert os.listdir(described.root.parent) == ["project"]
 
 
+def test_a_full_disk_is_named_as_it_was_given(described: Project, tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    script = (
+        'mount -t tmpfs -o size=256k none disk && "$1" -m reprobox.cli publish -C "$2" -o disk/crate --with-vault;'
+        ' echo "status $?"; ls -A disk'
+    )
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, described.root]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "status 1\n"
+    assert done.stderr.endswith(
+        "error: disk/crate: no space is left on its disk\n  hint: make room there, or give -o another place\n"
+    )
+
+
 # -- before it is published --------------------------------------------------------------------------------------------
 
 
