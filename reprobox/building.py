@@ -53,8 +53,12 @@ def build_layer(
     epoch: int,
     *,
     place: tuple[int, int] = (1, 1),
+    ahead: Path | None = None,
 ) -> StoredLayer:
-    """Build one layer whose inputs are in the store, and publish it; another process may have done so meanwhile."""
+    """Build one layer whose inputs are in the store, and publish it; another process may have done so meanwhile.
+
+    ``ahead`` is the folder that the kind filled for it beforehand, if it did.
+    """
     with session.store.working_on(f"layer-{layer.id}"):
         stored = session.store.layer(layer.id)
         if stored is not None:
@@ -62,7 +66,9 @@ def build_layer(
         session.reporter.building(layer.name, *place)
         started = time.monotonic()
         with session.store.scratch() as stage:
-            record = _build_in(stage, session, layer, below, platform, epoch, plain=session.config.plain)
+            plain = session.config.plain
+            request = _request(session, layer, below, platform, epoch, plain=plain, ahead=None if plain else ahead)
+            record = _build_in(stage, session, below, request)
             record["seconds"] = round(time.monotonic() - started, 3)
             stored = publish(session, layer, below, epoch, stage / "layer", record)
         session.reporter.built(layer.name, time.monotonic() - started, record["size"])
@@ -75,7 +81,7 @@ def rebuild(
     """Build a layer once more beside the one in the store, without short cuts, for its index alone."""
     session.fetch(layer.inputs)
     with session.store.scratch() as stage:
-        _build_in(stage, session, layer, below, platform, epoch, plain=True)
+        _build_in(stage, session, below, _request(session, layer, below, platform, epoch, plain=True))
         return read_index((stage / "layer" / "index").read_bytes())
 
 
@@ -95,32 +101,35 @@ def publish(
     return stored
 
 
-def _build_in(
-    stage: Path,
+def _request(
     session: Session,
     layer: LockedLayer,
     below: Sequence[LockedLayer],
     platform: str,
     epoch: int,
     *,
-    plain: bool = False,
-) -> dict[str, Any]:
-    output, scratch = stage / "layer", stage / "scratch"
-    output.mkdir(mode=0o755)
-    scratch.mkdir(mode=0o755)
-    files = {item.name: session.store.blob(item.sha256) for item in layer.inputs}
-    identity = layer.identity(epoch, [item.id for item in below]).document()
-    request = StepRequest(
+    plain: bool,
+    ahead: Path | None = None,
+) -> StepRequest:
+    return StepRequest(
         layer=layer,
-        files=files,
+        files={item.name: session.store.blob(item.sha256) for item in layer.inputs},
         platform=platform,
         epoch=epoch,
         project=session.project,
-        earlier=None if plain else _earlier(session.store, identity),
+        earlier=None if plain else earlier_layer(session.store, layer, below, epoch),
         plain=plain,
         derived=None if plain else session.store.derived_program,
-        scratch=None if plain else scratch,
+        ahead=ahead,
     )
+
+
+def _build_in(stage: Path, session: Session, below: Sequence[LockedLayer], request: StepRequest) -> dict[str, Any]:
+    layer, platform, epoch = request.layer, request.platform, request.epoch
+    output, scratch = stage / "layer", stage / "scratch"
+    output.mkdir(mode=0o755)
+    scratch.mkdir(mode=0o755)
+    request = request if request.plain else replace(request, scratch=scratch)
     kind = session.buildable(layer)
     step = kind.step(request)
     if isinstance(step, Verbatim):
@@ -139,7 +148,7 @@ def _build_in(
         except BuildError:
             session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
             remove(stage / "seed")
-            step = kind.step(replace(request, plain=True, earlier=None, derived=None, scratch=None))
+            step = kind.step(replace(request, plain=True, earlier=None, derived=None, scratch=None, ahead=None))
             assert isinstance(step, Commands)
     return _run_commands(step, stage, session, layer, parents, merged, epoch)
 
@@ -149,8 +158,9 @@ def _likeness(identity: Mapping[str, Any]) -> str:
     return sha256(canonical({name: value for name, value in identity.items() if name != "files"}))
 
 
-def _earlier(store: Store, identity: Mapping[str, Any]) -> Earlier | None:
+def earlier_layer(store: Store, layer: LockedLayer, below: Sequence[LockedLayer], epoch: int) -> Earlier | None:
     """The layer that was built last of those like this one, if it is still there."""
+    identity = layer.identity(epoch, [item.id for item in below]).document()
     try:
         name = store.memo("like", _likeness(identity)).read_text()
     except OSError:
@@ -227,9 +237,7 @@ def _run_commands(
         step.seed(seed)
     index = stage / "parents.index"
     index.write_bytes(write_index(merged.sorted()))
-    inherited = _inherited(parents)
-    environment = {**inherited, **BUILD_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(epoch)}
-    environment["PATH"] = inherited.get("PATH", BUILD_ENVIRONMENT["PATH"])
+    environment = step_environment(parents, epoch)
     network = uses_network(layer)
     if network:
         environment |= host_network.environment()
@@ -284,9 +292,11 @@ def _keep(step: Commands, output: Path, epoch: int, *, dropped: Sequence[str]) -
     return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
 
 
-def _inherited(parents: Sequence[StoredLayer]) -> dict[str, str]:
-    """The environment that a base image declares."""
-    return image_environment(parents[0].record) if parents else {}
+def step_environment(parents: Sequence[StoredLayer], epoch: int) -> dict[str, str]:
+    """What the environment of every step holds; its kind and its layer may add to it."""
+    inherited = image_environment(parents[0].record) if parents else {}
+    environment = {**inherited, **BUILD_ENVIRONMENT, "SOURCE_DATE_EPOCH": str(epoch)}
+    return environment | {"PATH": inherited.get("PATH", BUILD_ENVIRONMENT["PATH"])}
 
 
 def image_environment(record: Mapping[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from reprobox import providers
 from reprobox.building import build_layer, publish, secrets_for
 from reprobox.digest import bare
 from reprobox.download.transfer import Watch
+from reprobox.early import Early
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError
 from reprobox.layers.kind import uses_network
 from reprobox.lock import LockedLayer, LockedTarget
@@ -43,8 +44,8 @@ def build(
         rest = _planned(session, target, offers, image_wanted=image_wanted) if offers else todo
         _check_allowed(session, rest)
         session.store.sweep()
-        with _Arrivals(session, rest) as arrivals:
-            _run_steps(session, target, epoch, todo, arrivals, offers)
+        with _Arrivals(session, rest) as arrivals, Early(session, target, epoch, arrivals.wait) as early:
+            _run_steps(todo, offers, _Builder(session, target, epoch, arrivals, early))
     return todo
 
 
@@ -117,7 +118,9 @@ def _check_allowed(session: Session, todo: Plan) -> None:
 
 
 class _Arrivals:
-    """The fetching thread. ``wait`` returns when a layer's inputs are in the store, or raises what went wrong."""
+    """The fetching thread. ``wait`` returns when a layer's inputs are in the store, or it needs none of them, or raises
+    what went wrong.
+    """
 
     def __init__(self, session: Session, todo: Plan) -> None:
         self._session = session
@@ -146,14 +149,35 @@ class _Arrivals:
                 event.set()
 
     def wait(self, name: str) -> None:
-        self._done[name].wait()
+        if name in self._done:
+            self._done[name].wait()
         if self._error is not None:
             raise self._error
 
 
-def _run_steps(
-    session: Session, target: LockedTarget, epoch: int, todo: Plan, arrivals: _Arrivals, offers: Mapping[str, _Offered]
-) -> None:
+class _Builder(NamedTuple):
+    """What builds one step of a target."""
+
+    session: Session
+    target: LockedTarget
+    epoch: int
+    arrivals: _Arrivals
+    early: Early
+
+    def take(self, step: Step, offer: _Offered) -> bool:
+        return _took(self.session, step, offer, self.epoch)
+
+    def build(self, step: Step, place: tuple[int, int], *, offered: bool) -> None:
+        """Build a step; one that was ``offered``, and could not be taken, has inputs that nobody waits for."""
+        if offered:
+            self.session.fetch(step.layer.inputs)
+        else:
+            self.arrivals.wait(step.layer.id)
+        ahead = self.early.result(step.layer.id)
+        build_layer(self.session, step.layer, step.below, self.target.platform, self.epoch, place=place, ahead=ahead)
+
+
+def _run_steps(todo: Plan, offers: Mapping[str, _Offered], builder: _Builder) -> None:
     """Each step as soon as what it stands on is there, a few at a time; what is offered stands on nothing.
 
     The threads are daemons: when the command is interrupted nobody waits for a step, and the step's processes end with
@@ -170,13 +194,9 @@ def _run_steps(
         done = True
         try:
             if offer is not None:
-                done = _took(session, step, offer, epoch)
+                done = builder.take(step, offer)
             else:
-                if step.layer.id in offers:  # nobody else waits for these inputs
-                    session.fetch(step.layer.inputs)
-                else:
-                    arrivals.wait(step.layer.id)
-                build_layer(session, step.layer, step.below, target.platform, epoch, place=place)
+                builder.build(step, place, offered=step.layer.id in offers)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             outcomes.put((step, False, error))
         else:
@@ -190,6 +210,7 @@ def _run_steps(
             offer = offered.get(step.layer.name)
             place = (0, 0) if offer else (next(number), len(todo.steps) - len(offered))
             threading.Thread(target=carry_out, args=(step, offer, place), name="reprobox-build", daemon=True).start()
+        builder.early.begin([step for step in waiting.values() if step.layer.name not in offered])
         step, done, error = outcomes.get()
         running -= 1
         if error is not None:

@@ -116,7 +116,8 @@ class StepRequest:
 
     ``derived`` keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program
     there; it gives the program's path, or None where that cannot be had. ``scratch`` is an empty folder for what is
-    made on the way, and bound into the step; None where a step must do without.
+    made on the way, and bound into the step; None where a step must do without. ``ahead`` is the folder
+    that the kind filled while the layers below were built, if it did.
     """
 
     layer: LockedLayer
@@ -128,6 +129,24 @@ class StepRequest:
     plain: bool = False
     derived: Callable[[str, str, Callable[[Path], object]], Path | None] | None = None
     scratch: Path | None = None
+    ahead: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AheadRequest:
+    """What can be done for a step of ``layer`` while the layers ``below`` it are built, but for the base.
+
+    ``base`` is the base's tree. ``input`` gives the path of an input of these layers, ``folder`` is empty, and what is
+    left there is given to the step. ``tool`` runs a program on the base with one more tree over it: the path of that
+    tree, the argv, and binds; it gives the exit status. It has the environment that the step will have.
+    """
+
+    layer: LockedLayer
+    below: tuple[LockedLayer, ...]
+    base: Path
+    input: Callable[[Input], Path]
+    folder: Path
+    tool: Callable[[Path, Sequence[str], Sequence[Bind]], int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +225,9 @@ class Kind(Protocol):
     the lock holds without these files; ``destinations`` (layer -> places where it writes), for kinds that may be beside
     others; ``reads`` (manifest, layer, project folder -> digest by path of each local file that says
     what a pinned layer asks for); ``foresee`` (a request whose layers below are as they were locked -> nothing), which
-    begins with :attr:`World.ahead` what ``resolve`` will have to wait for if nothing else changed.
+    begins with :attr:`World.ahead` what ``resolve`` will have to wait for if nothing else changed; ``ahead`` (an
+    :class:`AheadRequest` -> whether its folder is of use), which does, in a thread of its own, what a step can have
+    done while those below it run.
     """
 
     name: str

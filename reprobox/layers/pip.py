@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
-from reprobox.layers import build_wheels, install_wheels
+from reprobox.layers import build_wheels, bytecode, install_wheels
 from reprobox.layers.asked_packages import asked_of, built_from_source, place_of, reader_of, where_asked
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
-from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest, World
+from reprobox.layers.kind import INPUTS, TOOLS, AheadRequest, Commands, Resolution, ResolveRequest, StepRequest, World
 from reprobox.layers.static_uv import uv_input
 from reprobox.layers.wheel_files import FILES, NO_WHEEL, facts_of, file_input, pins, ranked, wheel_input
 from reprobox.lock import Input, LockedLayer, LockedTarget
@@ -183,6 +183,7 @@ class Pip:
         if tool is None or not (wheels or place or sources):
             return Commands(commands=(), kept=kept, kept_in=kept_in)
         uv = tool.name
+        ahead = (bytecode.bind(request.ahead),) if request.ahead else ()
         program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         names = [item.name for item in wheels]
         built = _building(request.layer, sources, uv)
@@ -194,10 +195,17 @@ class Pip:
         python = str(request.layer.options["python"])
         return Commands(
             commands=(*built, (python, "-s", "-B", _PROGRAM, *into, INPUTS, uv, *names, *made)),
-            binds=(program, *_builder(sources), *inputs),
+            binds=(program, *_builder(sources), *inputs, *ahead),
             kept=kept,
             kept_in=kept_in,
         )
+
+    def ahead(self, request: AheadRequest) -> bool:
+        """Compile what will be installed; what is built from source, or beside the image, is not there yet."""
+        kinds = {item.type for item in request.layer.inputs}
+        if "sdist" in kinds or "venv" in request.layer.options:
+            return False
+        return bytecode.compile_ahead(request, [item for item in request.layer.inputs if item.type == "wheel"])
 
 
 def _unpacked_uv(request: StepRequest, uv: Input) -> Path | None:

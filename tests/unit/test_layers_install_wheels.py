@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,10 @@ def install(
     names: Sequence[str] | None = None,
     program: Path = PROGRAM,
 ) -> Path:
-    """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages."""
+    """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages.
+
+    What the program says goes to ``install.log`` beside it.
+    """
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
     (uv,) = (name for name in os.listdir(inputs) if name.startswith("uv-"))
@@ -72,6 +76,7 @@ def install(
     command = [*prefix, str(target / "bin" / "python3"), "-s", "-B", str(program), str(inputs), uv, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    target.with_name("install.log").write_text(done.stdout)
     (site,) = target.glob("lib/python3*/site-packages")
     return site
 
@@ -82,6 +87,75 @@ def test_the_same_bytes_with_one_processor_and_with_all(tmp_path, inputs):
     cpu = min(os.sched_getaffinity(0))
     install(tmp_path / "env", inputs, prefix=("taskset", "-c", str(cpu)), letters=LETTERS[::-1])
     assert set(scan(tmp_path / "all")) ^ set(scan(tmp_path / "env")) == set()
+
+
+# -- compiled ahead ----------------------------------------------------------------------------------------------------
+
+NOT_CLASHING = "def"
+
+
+class Ahead:
+    """The program, with a folder of its own for what is compiled ahead."""
+
+    def __init__(self, folder: Path, inputs: Path) -> None:
+        self.folder = folder / "ahead"
+        self.folder.mkdir()
+        self.program = folder / "program.py"
+        text = PROGRAM.read_text()
+        assert text.count(install_wheels.AHEAD) == 2  # what it is, and where the program says what it does
+        self.program.write_text(text.replace(install_wheels.AHEAD, str(self.folder)))
+        self.target = folder / "env"
+        self.inputs = inputs
+
+    def compile(self, letters: str = NOT_CLASHING) -> int:
+        """As for the environment that :meth:`install` makes, of which there are only the interpreter and its place."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.target)], check=True)
+        wheels = [str(self.inputs / f"both_{letter}-1.0-py3-none-any.whl") for letter in letters]
+        command = [str(self.target / "bin" / "python3"), "-s", "-B", str(self.program), "--ahead", str(self.folder)]
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
+        return subprocess.run([*command, *wheels], env=environment, check=False).returncode
+
+    def install(self) -> tuple[int, set[object]]:
+        """How many modules were taken, and all entries of the environment."""
+        install(self.target, self.inputs, letters=NOT_CLASHING, program=self.program)
+        found = re.search(r"(\d+) modules were compiled ahead", (self.folder.parent / "install.log").read_text())
+        return int(found[1]) if found else 0, set(scan(self.target))
+
+
+@pytest.fixture
+def ahead(tmp_path, inputs) -> Ahead:
+    return Ahead(tmp_path, inputs)
+
+
+def test_what_was_compiled_ahead_is_what_would_be_compiled(ahead):
+    taken, plain = ahead.install()
+    assert taken == 0
+    assert ahead.compile() == 0
+    assert not list(ahead.folder.rglob("*.py"))
+    taken, entries = ahead.install()
+    assert taken == 3 * 72 + 1, "the modules of all, one that is no Python, and the one that all have"
+    assert entries == plain
+
+
+def test_what_was_compiled_of_another_source_or_by_another_interpreter_is_not_taken(ahead):
+    _, plain = ahead.install()
+    assert ahead.compile() == 0
+    tag = sys.implementation.cache_tag
+    (pyc,) = ahead.folder.rglob(f"d/__pycache__/m1.{tag}.pyc")
+    data = bytearray(pyc.read_bytes())
+    data[8] ^= 1  # of the source's hash
+    pyc.write_bytes(data)
+    (gone,) = ahead.folder.rglob(f"e/__pycache__/m1.{tag}.pyc")
+    gone.unlink()
+    taken, entries = ahead.install()
+    assert taken == 3 * 72 + 1 - 2 * install_wheels.BATCH, "two batches were compiled again"
+    assert entries == plain
+    (ahead.folder / "interpreter").write_text("another")
+    assert ahead.install() == (0, plain)
+
+
+def test_wheels_that_clash_are_not_compiled_ahead(ahead):
+    assert ahead.compile(LETTERS) == 1
 
 
 def test_what_is_installed(tmp_path, inputs):

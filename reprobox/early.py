@@ -1,0 +1,96 @@
+"""What steps can have done before their turn comes, beside the steps that they stand on (``ahead`` of a layer kind).
+
+It is for speed alone: where nothing comes of it, the step does everything by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from reprobox.backend import Bind, ToolRequest
+from reprobox.building import earlier_layer, step_environment, stored_layer
+from reprobox.layers.kind import AheadRequest
+from reprobox.lock import LockedTarget
+from reprobox.plan import Step
+from reprobox.session import Session, this_platform
+
+
+class Early:
+    """The threads of one build, and the folders that they fill, which are gone when the build is over.
+
+    ``arrived`` waits until the inputs of the layer with an id are in the store.
+    """
+
+    def __init__(self, session: Session, target: LockedTarget, epoch: int, arrived: Callable[[str], None]) -> None:
+        self._session = session
+        self._base = target.base.id
+        self._epoch = epoch
+        self._arrived = arrived
+        self._possible = target.platform == this_platform() and not session.config.plain
+        self._begun: dict[str, Future[Path | None]] = {}
+        self._folders = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._folders.close()
+
+    def begin(self, steps: Sequence[Step]) -> None:
+        """Begin what can be done for these, whose turn has not come, as soon as there is the base; each once."""
+        if not self._possible or self._session.store.layer(self._base) is None:
+            return
+        self._possible = False
+        for step in steps:
+            if self._is_worth_it(step):
+                folder = self._folders.enter_context(self._session.store.scratch())
+                self._begun[step.layer.id] = Future()
+                threading.Thread(target=self._work, args=(step, folder), name="reprobox-early", daemon=True).start()
+
+    def result(self, layer: str) -> Path | None:
+        """The folder that was filled for the layer with this id, waiting for it; None where nothing came of it."""
+        future = self._begun.get(layer)
+        return future.result() if future else None
+
+    def _is_worth_it(self, step: Step) -> bool:
+        """Whether the kind can do something, no earlier layer has it done, and the builder stacks trees."""
+        session = self._session
+        if not hasattr(session.kind(step.layer.kind), "ahead"):
+            return False
+        stacks = getattr(session.builder, "overlay", None)
+        return earlier_layer(session.store, step.layer, step.below, self._epoch) is None and bool(stacks and stacks())
+
+    def _work(self, step: Step, folder: Path) -> None:
+        found = None
+        try:
+            for layer in (*step.below, step.layer):
+                self._arrived(layer.id)
+            if self._session.kind(step.layer.kind).ahead(self._request(step, folder)):  # type: ignore[attr-defined]
+                found = folder
+        finally:
+            self._begun[step.layer.id].set_result(found)
+
+    def _request(self, step: Step, folder: Path) -> AheadRequest:
+        store = self._session.store
+        base = store.own(stored_layer(store, step.below[0]))
+        environment = {**step_environment([base], self._epoch), **step.layer.environment}
+
+        def tool(tree: Path, argv: Sequence[str], binds: Sequence[Bind]) -> int:
+            parents = (base.tree, tree)
+            request = ToolRequest(parents=parents, argv=tuple(argv), environment=environment, binds=tuple(binds))
+            return self._session.builder.tool(request).status
+
+        return AheadRequest(
+            layer=step.layer,
+            below=step.below,
+            base=base.tree,
+            input=lambda item: store.blob(item.sha256),
+            folder=folder,
+            tool=tool,
+        )
