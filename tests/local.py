@@ -9,6 +9,7 @@ from typing import Any
 
 from reprobox import config
 from reprobox.download.downloader import Downloader
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Registries
@@ -16,7 +17,7 @@ from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.providers import Documents, HintProvider
 from reprobox.realize import Realized, Wish, realize
-from reprobox.resolve import ensure_fresh, resolve
+from reprobox.resolve import resolve
 from reprobox.session import Session, staged
 from reprobox.store import Store
 from reprobox.testing import small_base

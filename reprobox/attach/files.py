@@ -16,6 +16,7 @@ from reprobox.archives.fetched import Archive, ArchiveError, Limits
 from reprobox.archives.tar_stream import TarError
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.layers.code import is_locked_code
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
@@ -23,7 +24,7 @@ from reprobox.manifest_reader import MAX_BYTES, Kind
 from reprobox.paired import MOST_LOCK, pair
 from reprobox.project import MANIFEST_NAME, Project
 from reprobox.project_files import gather, write_project
-from reprobox.resolve import ensure_fresh, refuse_unavailable
+from reprobox.resolve import refuse_unavailable
 from reprobox.session import Session
 
 MANIFEST, LOCK, PROJECT = MANIFEST_NAME, locks.FILE_NAME, "research-project.tar"

@@ -15,7 +15,7 @@ from reprobox.cli.cache_remote import pull, push
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
 from reprobox.errors import IntegrityError, UsageError
-from reprobox.resolve import ensure_fresh
+from reprobox.freshness import ensure_fresh
 from reprobox.shared import is_shared, prepare, problem, share_blob, share_layer
 from reprobox.store import Store
 from reprobox.store_gc import DAY, KINDS, Item, Outcome, Wanted, collect, forget

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from reprobox.cli.session import open_session
 from reprobox.errors import UsageError
-from reprobox.resolve import ensure_fresh
+from reprobox.freshness import ensure_fresh
 
 if TYPE_CHECKING:
     from reprobox.lock import Lock, LockedTarget

@@ -12,10 +12,10 @@ from reprobox import cite
 from reprobox.cli.session import open_session
 from reprobox.digest import prefixed, sha256
 from reprobox.errors import LockError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.project import Project
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
 
 DETAILS = """\

@@ -18,13 +18,13 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.environment import Environment
 from reprobox.errors import FetchError, OfflineError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.image import write_docker_archive, write_layout
 from reprobox.lock import Input, Lock, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Reference
 from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
 from reprobox.tree import merge_into, remove
 from reprobox.urls import without_password

@@ -39,10 +39,10 @@ def check_wishes(options: argparse.Namespace) -> None:
 def push_image(options: argparse.Namespace) -> int:
     """Build what is missing, and have the registry have the image."""
     from reprobox.cli.session import open_session
+    from reprobox.freshness import ensure_fresh
     from reprobox.oci.image_push import Pushing, push
     from reprobox.oci.push import Writer
     from reprobox.realize import Wish, make
-    from reprobox.resolve import ensure_fresh
 
     reference = _reference(options)
     session, project = open_session(options)

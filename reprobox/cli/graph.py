@@ -14,11 +14,11 @@ from reprobox import drawing, graph
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError, ReproboxError, StaleLockError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.oci.remote import Offer
 from reprobox.project import Project
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
 from reprobox.store import Store, StoredLayer
 from reprobox.why import Built, Reason, why

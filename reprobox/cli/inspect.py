@@ -18,13 +18,13 @@ from reprobox.cli.subject import PDF, add_git_option, is_image, subject_of
 from reprobox.config import load
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.image import rfc3339
 from reprobox.lock import Lock, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins
 from reprobox.project import Project
 from reprobox.realize import settings_of
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session, available
 
 DETAILS = """\

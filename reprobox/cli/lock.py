@@ -13,6 +13,7 @@ from reprobox.cli.options import add_builder_option, add_mount_option, add_netwo
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
 from reprobox.locked_data import check_data
@@ -20,7 +21,7 @@ from reprobox.manifest import Manifest
 from reprobox.pins import upgrade_of
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
-from reprobox.resolve import ensure_fresh, resolve
+from reprobox.resolve import resolve
 from reprobox.session import Session, this_platform
 from reprobox.tables import EMPTY
 

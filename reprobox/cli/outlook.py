@@ -12,6 +12,7 @@ from reprobox.cli.options import add_network_options
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.errors import OfflineError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.outlook.findings import Finding, Verdict, judge
@@ -19,7 +20,6 @@ from reprobox.outlook.fix import Fixed, Wish, fix, vault_place
 from reprobox.outlook.grade import GRADES
 from reprobox.outlook.look import Looked, LookedLayer, Outlook, look
 from reprobox.project import Project
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session
 from reprobox.vault.contents import not_kept
 from reprobox.vault.remote import is_registry

@@ -12,6 +12,7 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session
 from reprobox.crate_files import IMAGES, VAULT
 from reprobox.errors import UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock
 from reprobox.manifest import Manifest
 from reprobox.project import Project
@@ -19,7 +20,7 @@ from reprobox.publish.checklist import BADGES
 from reprobox.publish.contents import Choice, Publication, assemble, check_publishable
 from reprobox.publish.description import check_described, undescribed
 from reprobox.publish.place import check_place, staged
-from reprobox.resolve import ensure_fresh, refuse_unavailable
+from reprobox.resolve import refuse_unavailable
 from reprobox.session import Session
 
 DETAILS = """\

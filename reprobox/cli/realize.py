@@ -126,9 +126,9 @@ def _next(description: Description, folder: Path) -> str:
 def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
     from reprobox.cli.requires import check_requires
     from reprobox.cli.session import open_session
+    from reprobox.freshness import ensure_fresh
     from reprobox.locked_data import check_data
     from reprobox.realize import Wish, realize
-    from reprobox.resolve import ensure_fresh
 
     if options.output is not None:
         check_output(options.output, "--output")

@@ -23,12 +23,12 @@ from reprobox.cli.options import (
 from reprobox.cli.requires import check_requires
 from reprobox.cli.session import open_session
 from reprobox.errors import LockError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.layers.code import is_locked_code
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
-from reprobox.resolve import ensure_fresh
 from reprobox.run_record.recording import Prepared
 from reprobox.session import Session, staged
 

@@ -13,8 +13,9 @@ from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
 from reprobox.download.downloader import Downloader
 from reprobox.errors import IntegrityError, UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.oci.registry import Registries
-from reprobox.resolve import ensure_fresh, refuse_unavailable
+from reprobox.resolve import refuse_unavailable
 from reprobox.vault.check import check_vault
 from reprobox.vault.contents import Choice, Report, keep
 from reprobox.vault.extract import extract

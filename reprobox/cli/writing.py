@@ -14,9 +14,9 @@ from reprobox.backend import Backend, Bind
 from reprobox.cli.options import mounts_given
 from reprobox.cli.session import open_session
 from reprobox.errors import UsageError
+from reprobox.freshness import ensure_fresh
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
-from reprobox.resolve import ensure_fresh
 from reprobox.session import Session, available, staged
 from reprobox.writable import Copy
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
+from reprobox.freshness import stale_keys
 from reprobox.git.worktree import NEVER, tree_hash
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
@@ -18,7 +19,6 @@ from reprobox.manifest_reader import MAX_BYTES
 from reprobox.paired import MOST_LOCK, pair
 from reprobox.project import MANIFEST_NAME
 from reprobox.project_files import places_in_project
-from reprobox.resolve import stale_keys
 from reprobox.session import Session
 from reprobox.store import Store
 

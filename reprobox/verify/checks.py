@@ -14,13 +14,13 @@ from reprobox.backend import Realization
 from reprobox.digest import canonical, prefixed, tree_digest
 from reprobox.environment import Environment, assemble
 from reprobox.errors import IntegrityError, LockError, ReproboxError
+from reprobox.freshness import stale_keys
 from reprobox.layers.code import is_locked_code
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, ancestors, read
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest
 from reprobox.project import Project
 from reprobox.realize import settings_of
-from reprobox.resolve import stale_keys
 from reprobox.session import Session, staged
 from reprobox.store import StoredLayer
 from reprobox.store_verify import wrong_blob, wrong_layer, wrong_realization

@@ -250,7 +250,7 @@ class Maker:
             if fixture.name == "everything":
                 layers.append(_placed(self, layers[0].name))
             targets[name] = replace(target, layers=with_ids(layers, lock.epoch))
-        from reprobox.resolve import target_request
+        from reprobox.draft import target_request
 
         if len(manifest.targets) > 1:
             targets = {name: replace(item, request=target_request(manifest, name)) for name, item in targets.items()}

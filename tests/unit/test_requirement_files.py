@@ -8,9 +8,9 @@ import pytest
 
 from reprobox import launch
 from reprobox.errors import ManifestError
+from reprobox.freshness import stale_keys
 from reprobox.layers.requirement_files import logical_lines
 from reprobox.pypi import uv_version
-from reprobox.resolve import stale_keys
 from tests.local import Local
 from tests.python_index import Index, uv_wheel
 from tests.servers import Server

@@ -1,4 +1,4 @@
-"""From manifest to lock: what is kept, what moves, what is stale, and what is refused before anything is built."""
+"""From manifest to lock: what is kept, what moves, and what is refused before anything is built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from reprobox.layers.kind import Commands, Resolution, ResolveRequest, StepReque
 from reprobox.lock import Lock, LockedLayer, with_ids
 from reprobox.manifest import Layer
 from reprobox.pins import Upgrade
-from reprobox.resolve import ensure_fresh, stale_keys
 from reprobox.tables import key
 from reprobox.world import NO_DATE
 from tests import images
@@ -38,11 +37,6 @@ def local(tmp_path, store) -> Local:
 
 def layer(lock: Lock, name: str) -> LockedLayer:
     return next(item for item in lock.targets["default"].layers if item.name == name)
-
-
-def stale(local: Local) -> tuple[str, ...]:
-    session = local.session
-    return stale_keys(session, local.manifest(), local.project.lock(session.store))
 
 
 def layout(local: Local, created: str, name: str = "layout") -> None:
@@ -174,18 +168,6 @@ def test_the_environment_of_a_layer_is_part_of_its_id_alone(local):
     assert layer(second, "one").id != layer(first, "one").id
 
 
-def test_code_is_locked_and_stales_nothing(local):
-    first = local.write(copying("conf", "conf", "/etc/conf")).lock()
-    local.file("code.py", "print('edited')")
-    assert stale(local) == ()
-    second = local.lock()
-    assert second.code != first.code
-    assert second.targets == first.targets
-
-
-# -- what is stale -----------------------------------------------------------------------------------------------------
-
-
 # -- what is begun early -----------------------------------------------------------------------------------------------
 
 
@@ -256,54 +238,6 @@ def test_a_builder_that_does_not_work_is_told_whatever_else_fails(local, monkeyp
     assert caught.value.hint == "carry it"
     with pytest.raises(ManifestError):
         local.lock()
-
-
-def test_a_fresh_lock_is_fresh(local):
-    local.write(copying("conf", "conf", "/etc/conf")).lock()
-    assert stale(local) == ()
-    local.write("# a comment\n" + copying("conf", "conf", "/etc/conf"))
-    assert stale(local) == ()
-
-
-def test_each_changed_key_is_named(local):
-    local.write(copying("conf", "conf", "/etc/conf") + '[env]\nLANG = "C"\n').lock()
-    local.write(copying("conf", "conf", "/etc/other") + running("new", "true") + '[env]\nLC_ALL = "C"\n')
-    session = local.session
-    with pytest.raises(LockError) as caught:
-        ensure_fresh(session, local.manifest(), local.project.lock(session.store), "here/research.lock")
-    assert caught.value.status == 3
-    assert caught.value.where == "here/research.lock"
-    assert caught.value.hint == "run `reprobox lock`"
-    assert [line.strip() for line in caught.value.message.splitlines()[1:]] == [
-        "env.LANG (removed)",
-        "env.LC_ALL (new)",
-        "layers (changed)",
-        "layers.conf.files (changed)",
-        "layers.new.kind (new)",
-        "layers.new.script (new)",
-    ]
-
-
-def test_files_that_layers_are_made_of_are_watched(local):
-    local.write(copying("conf", "conf", "/etc/conf")).lock()
-    local.file("conf/x", "y")
-    assert stale(local) == ("layers.conf (its files changed)",)
-    local.file("conf/x", "x").file("base/etc/os-release", "ID=other\n")
-    assert stale(local) == ("base (its files changed)",)
-    local.file("base/etc/os-release", "ID=none\n")
-    assert stale(local) == ()
-    (local.path / "conf").rename(local.path / "gone")
-    assert stale(local) == ("layers.conf (its files are missing)",)
-
-
-def test_a_changed_file_locks_its_layer_anew_and_keeps_the_others(local):
-    text = copying("one", "conf", "/one") + copying("two", "code.py", "/two")
-    first = local.write(text).lock()
-    local.file("conf/x", "y")
-    second = local.lock()
-    assert stale(local) == ()
-    same = [item.name for item in first.targets["default"].layers if item.id == layer(second, item.name).id]
-    assert same == ["base", "two"]
 
 
 # -- seals -------------------------------------------------------------------------------------------------------------
