@@ -46,9 +46,9 @@ def _work(way: str) -> Callable[[str], Any]:
         from reprobox.sandbox.probe import probe
 
         return probe
-    from reprobox.sandbox import step
+    from reprobox.sandbox import process_one, step
 
-    work = {"step": step.carry_out, "merge": step.merge, "pack": step.pack}[way]
+    work = {"step": step.carry_out, "merge": process_one.merge, "pack": process_one.pack}[way]
     return lambda path: work(json.loads(Path(path).read_text()))
 
 

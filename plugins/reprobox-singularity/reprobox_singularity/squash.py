@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.sandbox import kernel
+from reprobox.sandbox.process_one import become_user_0
 from reprobox.tree import merge_into
-from reprobox_singularity.step import become_user_0
 
 
 def squash(request: Mapping[str, Any]) -> dict[str, Any]:
