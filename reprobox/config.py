@@ -3,7 +3,7 @@
 
 They stand in ``$REPROBOX_CONFIG``, else in ``reprobox/config.toml`` of the platform's configuration folder::
 
-    jobs = 8                                            # downloads at a time
+    jobs = 16                                           # downloads at a time
     backend = "docker"                                  # of realize, run and shell
     builder = "sandbox"                                 # what runs build steps
     vaults = ["/archive/lab", "oci://registry.lan/lab"] # asked before other places; those in a registry last
@@ -111,7 +111,7 @@ class Remote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _File:
-    jobs: int = key("Downloads at a time.", default=8)
+    jobs: int = key("Downloads at a time.", default=16)
     backend: str | None = key("The backend of realize, run and shell.", default=None, check=_backend)
     builder: str | None = key("The backend that runs build steps.", default=None, check=_backend)
     vaults: tuple[str, ...] = key("Vaults that are looked into, best first.", default=(), check=_vault)
@@ -135,7 +135,7 @@ class Config:
 
     store: Path
     shared: tuple[Path, ...] = ()
-    jobs: int = 8
+    jobs: int = 16
     archives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     registries: Registries = field(default_factory=Registries)

@@ -50,7 +50,7 @@ def fetch(
     *,
     progress: Progress | None = None,
     downloader: Downloader | None = None,
-    jobs: int = 8,
+    jobs: int = 16,
     offline: bool = False,
 ) -> None:
     """Bring every missing input into the store, ``jobs`` at a time.
@@ -75,6 +75,7 @@ def fetch(
         for provider in providers:
             located = _located(provider, wanted, answers, offline=offline)
             found = [(item, located[item.sha256]) for item in wanted if located.get(item.sha256)]
+            found.sort(key=lambda pair: -pair[0].size)  # no large one is left for the end, when the others are done
             if tasks := [
                 partial(_bring, store, downloader, answers[item.sha256], item, places) for item, places in found
             ]:
@@ -205,7 +206,7 @@ def obtain(
     *,
     progress: Progress | None = None,
     downloader: Downloader | None = None,
-    jobs: int = 8,
+    jobs: int = 16,
 ) -> list[Found]:
     """Bring what each URL has into the store, ``jobs`` at a time. Raises what :meth:`Downloader.obtain` does."""
     progress = progress or Silent()

@@ -58,7 +58,7 @@ class Session:
     hints: providers.HintProvider
     registries: Registries
     offline: bool = False
-    jobs: int = 8
+    jobs: int = 16
     manifest: Manifest | None = None  # it says where some inputs, and secrets, are: providers may look into it
     obtained: dict[str, providers.Found] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)  # what moving names were found to stand for, such as branches

@@ -112,6 +112,14 @@ def test_many_files_arrive_in_the_store_and_are_not_asked_for_again(server: Serv
     assert len(server.seen) == 40
 
 
+def test_the_largest_comes_first(server: Server, kept: Store) -> None:
+    files = {"small": b"1", "large": b"3" * 3000, "middle": b"2" * 200}
+    server.files.update({f"/{name}": data for name, data in files.items()})
+    inputs = [made(name, data) for name, data in files.items()]
+    fetch(inputs, [Places(server.url("/NAME"))], kept, downloader=quick(), jobs=1)
+    assert server.paths() == ["/large", "/middle", "/small"]
+
+
 def test_it_says_honestly_who_asks_and_wants_bytes_as_they_are(server: Server, kept: Store) -> None:
     server.files["/a"] = DATA
     fetch([made()], [Places(server.url("/a"))], kept, downloader=quick())
