@@ -22,6 +22,7 @@ from reprobox.plugins import Plugins
 from reprobox.store import Store
 
 _MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}  # platforms, and what uname calls them
+PLATFORMS = tuple(_MACHINES)
 
 
 class Reporter(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 from reprobox import __version__, launch
 from reprobox.attach.pdf import is_pdf
 from reprobox.backend import Realization
+from reprobox.cli import image_file
 from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
@@ -30,14 +31,16 @@ from reprobox.session import Session, available
 DETAILS = """\
 Of a project: the image, the lock that it is of, the layers that it is made of, and what the backend holds. Nothing is
 built or fetched; what is not in the store yet has no digests. SOURCE may also be something that a backend holds and
-reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of a PDF, an image
-in a registry or a commit (--git) it shows what is attached; exit 5 if that does not belong together.
+reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of an OCI layout, an
+oci-archive or a docker-archive it shows the image. Of a PDF, an image in a registry or a commit (--git) it shows what
+is attached; exit 5 if that does not belong together.
 
 examples:
   reprobox inspect
   reprobox inspect --backend docker --json
   reprobox inspect --backend singularity xor.sif
   reprobox inspect --backend docker debian:bookworm
+  reprobox inspect layout/
   reprobox inspect paper.pdf
   reprobox inspect registry.example/lab/xor:1.0"""
 
@@ -47,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "subject",
         nargs="?",
         metavar="SOURCE",
-        help="a project, a PDF, an image, or what the backend calls its own",
+        help="a project, a PDF, an image, its layout or archive, or what the backend calls its own",
     )
     add_git_option(parser, "show what is attached to the commit that TAG names")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
@@ -58,6 +61,8 @@ def execute(options: argparse.Namespace) -> int:
     if kind := _carrier(options):
         return _attached(options, kind)
     source = options.subject and Path(options.subject)
+    if source and image_file.holds_image(source):
+        return _image_file(options, source)
     if source and not (source.is_dir() or source.suffix == ".toml"):
         document = _foreign(options)
     else:
@@ -86,6 +91,15 @@ def _attached(options: argparse.Namespace, kind: str) -> int:
     else:
         show(document)
     return status(document)
+
+
+def _image_file(options: argparse.Namespace, path: Path) -> int:
+    document = image_file.describe(path)
+    if options.json:
+        print(json.dumps(document))
+    else:
+        image_file.show(document)
+    return 0
 
 
 def _foreign(options: argparse.Namespace) -> dict[str, Any]:

@@ -103,14 +103,21 @@ class OciLayout(ImageBase):
             hint = "give a folder with `oci-layout`, `index.json` and `blobs/`, as skopeo and buildah write it"
             problem = request.manifest.problem(("base", "oci"), f"there is no OCI image layout at {path}", hint)
             raise ManifestError([problem])
-        name = request.manifest.base.name
-        chosen = _chosen((folder / "index.json").read_bytes(), name, request.platform, str(folder))
-        read = partial(_blob, folder)
-        found = oci.open_image(read(chosen), chosen.media_type, read, request.platform, str(folder))
+        found = in_layout(folder, request.manifest.base.name, request.platform)
         resolution = _resolution(found, {"path": path}, {})
         for item in resolution.inputs:
             request.world.remember(item, [_blob_path(folder, item.sha256, item.size).as_uri()])
         return resolution
+
+
+def in_layout(folder: Path, name: str | None, platform: str) -> oci.Image:
+    """The image called ``name`` for a platform in the layout ``folder``; without a name, the only one.
+
+    Raises :class:`FetchError`, and :class:`IntegrityError` for documents that are not what their hash says.
+    """
+    chosen = _chosen((folder / "index.json").read_bytes(), name, platform, str(folder))
+    read = partial(_blob, folder)
+    return oci.open_image(read(chosen), chosen.media_type, read, platform, str(folder))
 
 
 def _resolution(found: oci.Image, origin: dict[str, Json], hints: dict[str, str]) -> Resolution:
