@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from reprobox.backend import Bind
-from reprobox.debian import archive, solver, system
+from reprobox.debian import archive, solver, suites, system
 from reprobox.debian.archive import Index, Origin
 from reprobox.debian.release import ExpiredKeyError, Keyring, UnknownSignerError, read_key_file
 from reprobox.debian.sources import Source, host_sources
@@ -195,9 +195,9 @@ def _open(request: ResolveRequest, architectures: Sequence[str]) -> tuple[tuple[
     if base.kind == "bootstrap":
         trusted = system.trusted_by(world.project, request.manifest.base, base.facts.get("keys"))
         suite = request.manifest.base.reference.partition(":")[2]
-        origins = archive.open_debian(world, suite, host_sources(), trusted)
+        origins = suites.open_debian(world, suite, host_sources(), trusted)
     else:
-        origins = archive.open_sources(world, system.base_system(world), system.host_system())
+        origins = suites.open_sources(world, system.base_system(world), system.host_system())
     origins += _declared(request)
     native, *foreign = architectures
     indices = list(archive.open_indices(world, origins, native))
@@ -236,7 +236,7 @@ def _declared(request: ResolveRequest) -> tuple[Origin, ...]:
         keyring = _keys(request, declared, (*place, "key"))
         for _, source in zip(declared.suites, opened, strict=False):
             try:
-                found.append(archive.open_declared(request.world, source, keyring))
+                found.append(suites.open_declared(request.world, source, keyring))
             except (UnknownSignerError, ExpiredKeyError) as error:
                 hint = f"put the public key that the archive's own pages offer into {declared.key}"
                 raise _at(request, (*place, "key"), error, hint) from None

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from reprobox.backend import Bind
-from reprobox.debian import archive, deb, seed, system
+from reprobox.debian import archive, deb, seed, suites, system
 from reprobox.debian.closure import base_packages, working_set
 from reprobox.debian.control import Package
 from reprobox.debian.release import Keyring
@@ -95,7 +95,7 @@ def _copies(request: StepRequest, by_dpkg: Sequence[str]) -> dict[str, Path]:
 
 def _pin(world: World, suite: str, platform: str, known: Sequence[Source], trusted: Keyring) -> Resolution:
     architecture = archive.debian_architecture(platform)
-    origins = archive.open_debian(world, suite, known, trusted)
+    origins = suites.open_debian(world, suite, known, trusted)
     for origin in origins:
         _check_architecture(origin, architecture)
     indices = archive.open_indices(world, origins, architecture)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from reprobox.debian import archive
+from reprobox.debian import archive, suites
 from reprobox.debian.release import Keyring
 from reprobox.debian.sources import Source
 from reprobox.debian.system import System
@@ -61,7 +61,7 @@ def source(uri: str, suite: str = "bookworm", **more) -> Source:
 
 
 def opened(world, known, trusted, suite="bookworm"):
-    return [origin.source.dists for origin in archive.open_debian(world, suite, known, trusted)]
+    return [origin.source.dists for origin in suites.open_debian(world, suite, known, trusted)]
 
 
 # -- finding suites ----------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_a_stale_mirror(world, server, key, trusted):
 
 def test_release_with_a_detached_signature(world, server, key, trusted):
     server.files.update({f"/debian/{path}": data for path, data in Suite("sid").files(key, in_release=False).items()})
-    origins = archive.open_debian(world, "sid", [source(server.url("/debian"))], trusted)
+    origins = suites.open_debian(world, "sid", [source(server.url("/debian"))], trusted)
     assert origins[0].release.signer == key.fingerprint
 
 
@@ -164,7 +164,7 @@ def test_release_with_a_detached_signature(world, server, key, trusted):
 
 
 def indices(world, base, trusted, architecture="amd64"):
-    origins = archive.open_debian(world, "bookworm", [source(base)], trusted)
+    origins = suites.open_debian(world, "bookworm", [source(base)], trusted)
     return origins, archive.open_indices(world, origins, architecture)
 
 
@@ -218,7 +218,7 @@ def test_indices_by_hash_and_without(world, server, key, trusted, debs):
     indices(world, base, trusted)
     assert any("/by-hash/SHA256/" in path for path in server.paths())
     plain = serve(server, "/plain", [Suite("sid", debs, by_hash=False)], key)
-    origins = archive.open_debian(world, "sid", [source(plain)], trusted)
+    origins = suites.open_debian(world, "sid", [source(plain)], trusted)
     assert len(archive.open_indices(world, origins, "amd64")) == 1
 
 
@@ -253,7 +253,7 @@ def packed(server: Server) -> dict[str, list[str]]:
 @pytest.mark.parametrize(("packings", "asked"), [(BOTH, ".gz"), ((".gz",), ".gz"), ((".xz",), ".xz")])
 def test_an_index_is_fetched_as_it_is_unpacked_soonest(world, server, key, trusted, debs, packings, asked):
     base = serve(server, "/debian", [Suite("sid", debs, packings=packings, by_hash=False)], key)
-    (found,) = archive.open_indices(world, archive.open_debian(world, "sid", [source(base)], trusted), "amd64")
+    (found,) = archive.open_indices(world, suites.open_debian(world, "sid", [source(base)], trusted), "amd64")
     assert [path for path in server.paths() if "/Packages" in path] == packed(server)[asked]
     assert b"Package: " in found.path.read_bytes()
     assert "gz" not in json.dumps(found.fact())
@@ -265,13 +265,13 @@ def test_an_index_that_is_not_to_be_had_packed_so_is_fetched_packed_otherwise(
 ):
     base = serve(server, "/debian", [Suite("sid", debs, packings=BOTH, by_hash=False)], key)
     server.always |= dict.fromkeys(packed(server)[".gz"], answer)
-    (found,) = archive.open_indices(world, archive.open_debian(world, "sid", [source(base)], trusted), "amd64")
+    (found,) = archive.open_indices(world, suites.open_debian(world, "sid", [source(base)], trusted), "amd64")
     assert b"Package: " in found.path.read_bytes()
     assert server.paths()[-1:] == packed(server)[".xz"]
     server.always |= dict.fromkeys(packed(server)[".xz"], answer)
     fresh = type(world)(Store(world.store.root.with_name("fresh")), world.project)
     with pytest.raises((FetchError, IntegrityError), match="the package indices that the Release files name"):
-        archive.open_indices(fresh, archive.open_debian(fresh, "sid", [source(base)], trusted), "amd64")
+        archive.open_indices(fresh, suites.open_debian(fresh, "sid", [source(base)], trusted), "amd64")
 
 
 def test_an_index_that_cannot_be_unpacked(world, server, key, trusted, debs):
@@ -282,9 +282,7 @@ def test_an_index_that_cannot_be_unpacked(world, server, key, trusted, debs):
     files |= {"dists/sid/main/binary-amd64/Packages.gz": cut, "dists/sid/InRelease": key.clear(release)}
     server.files.update({f"/debian/{path}": data for path, data in files.items()})
     with pytest.raises(IntegrityError, match="the index cannot be unpacked: its gzip data is cut off"):
-        archive.open_indices(
-            world, archive.open_debian(world, "sid", [source(server.url("/debian"))], trusted), "amd64"
-        )
+        archive.open_indices(world, suites.open_debian(world, "sid", [source(server.url("/debian"))], trusted), "amd64")
 
 
 def test_an_architecture_that_the_suite_lacks(world, server, key, trusted, debs):
@@ -338,13 +336,13 @@ def system(*sources, keys=None) -> System:
 
 def test_a_base_says_where_its_packages_are(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    found = archive.open_sources(world, system(source(base), keys=trusted), system())
+    found = suites.open_sources(world, system(source(base), keys=trusted), system())
     assert [origin.source.uri for origin in found] == [base]
 
 
 def test_the_hosts_mirror_stands_in_for_the_bases(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    found = archive.open_sources(world, system(source(server.url("/gone")), keys=trusted), system(source(base)))
+    found = suites.open_sources(world, system(source(server.url("/gone")), keys=trusted), system(source(base)))
     assert [origin.source.uri for origin in found] == [base]
 
 
@@ -352,18 +350,18 @@ def test_a_configured_mirror_goes_before_the_bases_own_if_it_is_of_that_archive(
     base = debian(server, key, debs)
     other = serve(server, "/other", [Suite("bookworm", label="Other")], key)
     world.archives = {"debian": [other, base]}
-    found = archive.open_sources(world, system(source(server.url("/own")), keys=trusted), system())
+    found = suites.open_sources(world, system(source(server.url("/own")), keys=trusted), system())
     assert [origin.source.uri for origin in found] == [base]
 
 
 def test_a_base_without_sources(world):
     with pytest.raises(ResolveError, match="names no package sources"):
-        archive.open_sources(world, system(), system())
+        suites.open_sources(world, system(), system())
 
 
 def test_sources_that_do_not_answer(world, server, trusted):
     with pytest.raises(FetchError, match=r"sources.list:1: suite 'bookworm' of these package sources") as caught:
-        archive.open_sources(world, system(source(server.url("/gone")), keys=trusted), system())
+        suites.open_sources(world, system(source(server.url("/gone")), keys=trusted), system())
     assert "[archives]" in (caught.value.hint or "")
 
 
@@ -375,7 +373,7 @@ def test_platforms():
 
 def test_a_component_named_twice_is_one_index(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    origins = archive.open_sources(
+    origins = suites.open_sources(
         world, system(source(base), source(base, components=("main", "main")), keys=trusted), system()
     )
     assert len(archive.open_indices(world, origins, "amd64")) == 1
@@ -383,7 +381,7 @@ def test_a_component_named_twice_is_one_index(world, server, key, trusted, debs)
 
 def test_sources_for_some_architectures_only(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    origins = archive.open_sources(world, system(source(base, architectures=("amd64",)), keys=trusted), system())
+    origins = suites.open_sources(world, system(source(base, architectures=("amd64",)), keys=trusted), system())
     assert archive.open_indices(world, origins, "i386") == ()
-    plain = archive.open_sources(world, system(source(base), keys=trusted), system())
+    plain = suites.open_sources(world, system(source(base), keys=trusted), system())
     assert archive.open_indices(world, plain, "i386", needed=False) == ()
