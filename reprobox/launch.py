@@ -24,6 +24,8 @@ KEPT_PREFIXES = (
 KEPT_NAMES = frozenset(
     ("JOB_ID", "NSLOTS", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TERM", "COLORTERM")
 )
+_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
+_LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _LONGEST = 200  # bytes of a file name, with room for an ending
 RETIRED = ".old"  # the ending of a record that was replaced, and may be in use
 _OUT_OF_THE_WAY = 100
@@ -368,3 +370,17 @@ def account_lines(name: str, uid: int, gid: int) -> dict[str, tuple[int, str]]:
         "/etc/passwd": (uid, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh"),
         "/etc/group": (gid, f"{name}:x:{gid}:"),
     }
+
+
+def host_files(*, network: bool) -> dict[str, str]:
+    """Files of the machine that say how its network is used: path -> text; with ``network`` off, this machine alone."""
+    if not network:
+        return {"/etc/hosts": _LOCAL}
+    files = {}
+    for path in _HOST_FILES:
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                files[path] = file.read()
+        except OSError:
+            continue
+    return files

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from reprobox.launch import HOME, account_lines, user_name, with_account
+from reprobox.launch import HOME, account_lines, host_files, user_name, with_account
 from reprobox.sandbox import kernel
 from reprobox.sandbox.root import HOST, Root, UnmountableError, mount_folder, mount_stacked
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # typing would take as long to load as the root takes to moun
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
-_LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _UNAVAILABLE, _NOT_EXECUTABLE, _NOT_FOUND = 4, 126, 127
 
 
@@ -61,7 +59,7 @@ def become(record: Mapping[str, Any]) -> NoReturn:
 def _change_places(record: Mapping[str, Any]) -> None:
     caller = (os.getuid(), os.getgid())
     entry = (user_name(), *caller)
-    host_files = _host_files() if record["network"] else {"/etc/hosts": _LOCAL}
+    files = host_files(network=record["network"])
     binds = [{**bind, "source": os.path.realpath(bind["source"])} for bind in record["binds"]]
     flags = kernel.NEWUSER | kernel.NEWNS
     if record["isolate"]:
@@ -78,28 +76,17 @@ def _change_places(record: Mapping[str, Any]) -> None:
 
         stand_by()
     umask = os.umask(0o022)
-    _enter(record, binds, entry, host_files)
+    _enter(record, binds, entry, files)
     os.umask(umask)
     kernel.no_new_privileges()
     kernel.restore_signals()
-
-
-def _host_files() -> dict[str, str]:
-    files = {}
-    for path in _HOST_FILES:
-        try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                files[path] = file.read()
-        except OSError:
-            continue
-    return files
 
 
 def _enter(
     record: Mapping[str, Any],
     binds: Sequence[Mapping[str, Any]],
     entry: tuple[str, int, int],
-    host_files: Mapping[str, str],
+    files: Mapping[str, str],
 ) -> None:
     trees, stage = record["trees"], record["stage"]
     whole = len(trees) == 1
@@ -110,7 +97,7 @@ def _enter(
             kernel.mount("tmpfs", path, "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=1777")
     for path in (HOME, f"{HOME}/.cache"):
         os.mkdir(path, 0o700)
-    for path, text in {**host_files, **_accounts(*entry)}.items():
+    for path, text in {**files, **_accounts(*entry)}.items():
         try:
             root.show(path, text)
         except OSError as error:

@@ -13,13 +13,11 @@ import os
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from reprobox.launch import HOME, user_name
+from reprobox.launch import HOME, account_lines, host_files, user_name, with_account
 from reprobox.sandbox import kernel
 from reprobox_singularity.apptainer import executing, mount
 from reprobox_singularity.program import Command, program
 
-_HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
-_LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _OWN = {"/run": "mode=0755", "/tmp": "mode=1777", "/var/tmp": "mode=1777"}  # noqa: S108 - inside, not the host's
 _UNAVAILABLE = 4
 _HINT = "`reprobox doctor` says what works here"
@@ -45,7 +43,7 @@ def become(record: Mapping[str, Any]) -> NoReturn:
 
 def _prepared(record: Mapping[str, Any]) -> list[str]:
     caller, name = (os.getuid(), os.getgid()), user_name()
-    files = _host_files() if record["network"] else {"/etc/hosts": _LOCAL}
+    files = host_files(network=record["network"])
     files |= _with_caller(record["accounts"], name, *caller)
     binds = [{**bind, "source": os.path.realpath(bind["source"])} for bind in record["binds"]]
     kernel.unshare(kernel.NEWUSER | kernel.NEWNS | (0 if record["network"] else kernel.NEWNET))
@@ -120,25 +118,9 @@ class _Root:
         kernel.bind(place, path)
 
 
-def _host_files() -> dict[str, str]:
-    files = {}
-    for path in _HOST_FILES:
-        try:
-            with open(path, encoding="utf-8", errors="surrogateescape") as file:
-                files[path] = file.read()
-        except OSError:
-            continue
-    return files
-
-
 def _with_caller(accounts: Mapping[str, str], name: str, uid: int, gid: int) -> dict[str, str]:
     """The image's accounts, with the caller's among them."""
-    passwd = _with_entry(accounts.get("passwd", ""), uid, f"{name}:x:{uid}:{gid}:{name}:{HOME}:/bin/sh")
-    return {"/etc/passwd": passwd, "/etc/group": _with_entry(accounts.get("group", ""), gid, f"{name}:x:{gid}:")}
-
-
-def _with_entry(old: str, number: int, line: str) -> str:
-    name = line.partition(":")[0]
-    entries = old.splitlines()
-    kept = [entry for entry in entries if entry.split(":")[2:3] != [str(number)] and entry.partition(":")[0] != name]
-    return "\n".join([*kept, line, ""])
+    return {
+        path: with_account(accounts.get(os.path.basename(path), ""), number, line)
+        for path, (number, line) in account_lines(name, uid, gid).items()
+    }
