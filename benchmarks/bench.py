@@ -543,7 +543,8 @@ def inputs(bench: Bench) -> Iterator[Row]:
 
 
 def lock_of_inputs(count: int) -> str:
-    from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
+    from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids
+    from reprobox.lock_text import write
 
     facts = {"package": "p", "version": "1.0-1", "architecture": "amd64", "path": "pool/main/p/p/p_1.0-1_amd64.deb"}
     files = tuple(

@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from reprobox.digest import read_index  # noqa: E402 - the project's own, found by the line above
-from reprobox.lock import LockedLayer, read  # noqa: E402
+from reprobox.lock import LockedLayer  # noqa: E402
+from reprobox.lock_text import read  # noqa: E402
 from reprobox.scrub import rule_for  # noqa: E402
 from reprobox.tree import remove  # noqa: E402
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from reprobox import graph, toml_lines
-from reprobox import lock as locks
+from reprobox import graph, lock_text, toml_lines
 from reprobox.errors import DamagedLockError, IntegrityError
 from reprobox.layers.fetch import Fetch
 from reprobox.layers.git import Git
@@ -51,7 +50,7 @@ def foreign_lock(data: bytes, where: str, *, store: Store | None = None) -> Lock
     try:
         text = data.decode()
         toml_lines.scan(text.replace("\r\n", "\n"))
-        return locks.read(text, file=where) if store is None else read_lock(data, store, where)
+        return lock_text.read(text, file=where) if store is None else read_lock(data, store, where)
     except (toml_lines.LimitError, UnicodeDecodeError) as error:
         raise IntegrityError(f"the lock is no lock: {error}", where=where, hint=_FIX) from None
     except DamagedLockError as error:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from reprobox.digest import sha256
 from reprobox.errors import LockError, ReproboxError, UsageError
-from reprobox.lock import FILE_NAME, Lock, decode, parse, write
+from reprobox.lock import FILE_NAME, Lock
+from reprobox.lock_text import decode, parse, write
 from reprobox.manifest import Manifest
 from reprobox.manifest_reader import Kind, load
 from reprobox.store import Store

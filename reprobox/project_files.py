@@ -19,7 +19,8 @@ from reprobox.image import file_header, folder_header, link_header, tar_end
 from reprobox.layers.code import code_sources
 from reprobox.layers.copy import copied_sources
 from reprobox.layers.rootfs import copy_rootfs
-from reprobox.lock import FILE_NAME, Input, Lock, read
+from reprobox.lock import FILE_NAME, Input, Lock
+from reprobox.lock_text import read
 from reprobox.manifest import Manifest
 from reprobox.oci import documents as oci
 from reprobox.project import MANIFEST_NAME, Project

@@ -19,6 +19,7 @@ from reprobox import launch
 from reprobox.backend import Backend, Bind, BuildResult, ChangesRequest, EditRequest, ImageLayer, Realization
 from reprobox.digest import write_index
 from reprobox.errors import ReproboxError, UsageError
+from reprobox.lock_text import lock_digest
 from reprobox.realize import Realized
 from reprobox.store import Store
 from reprobox.tree import Tree, remove
@@ -84,7 +85,7 @@ def begin(store: Store, place: Path, realized: Realized) -> Copy:
     copy = Copy(
         place=place,
         layers=layers,
-        lock=realized.lock.digest(),
+        lock=lock_digest(realized.lock),
         epoch=realized.lock.epoch,
         held=realized.realization,
     )

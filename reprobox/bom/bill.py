@@ -21,6 +21,7 @@ from reprobox.git.worktree import one
 from reprobox.layers.kind import uses_network
 from reprobox.licences import Licence, licence_of
 from reprobox.lock import BASE, Input, Lock, LockedLayer, LockedTarget, request_digest
+from reprobox.lock_text import lock_digest
 from reprobox.manifest import IN_IMAGE, Manifest
 from reprobox.pypi import TYPES
 from reprobox.session import Session
@@ -54,7 +55,7 @@ def bill(session: Session, manifest: Manifest, lock: Lock, name: str) -> Bill:
         description=project.description or "",
         licence=project.license or "",
         authors=tuple(author.name for author in project.authors),
-        lock=lock.digest(),
+        lock=lock_digest(lock),
         target=name,
         platform=target.platform,
         epoch=lock.epoch,

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from reprobox.digest import bare
 from reprobox.image import rfc3339
 from reprobox.lock import Lock, LockedTarget
+from reprobox.lock_text import lock_digest
 from reprobox.manifest import Manifest
 
 SHORT = 12
@@ -63,7 +64,7 @@ class Citation:
 
 
 def citation_of(manifest: Manifest, lock: Lock, target: str, *, digest: str = "", keys: int = 0) -> Citation:
-    """What there is to say; ``digest`` is the sha256 hex of ``research.lock``, if it is not :meth:`Lock.digest`."""
+    """What there is to say; ``digest`` is the sha256 hex of ``research.lock``, if it is not written as now."""
     project, locked = manifest.project, lock.targets[target]
     seal = locked.seal
     return Citation(
@@ -71,7 +72,7 @@ def citation_of(manifest: Manifest, lock: Lock, target: str, *, digest: str = ""
         name=project.name,
         authors=tuple(author.given_and_family for author in project.authors),
         day=project.date or rfc3339(lock.epoch)[:10],
-        lock=digest or lock.digest(),
+        lock=digest or lock_digest(lock),
         target=target,
         platform=locked.platform,
         base=base_words(manifest.select(target)),

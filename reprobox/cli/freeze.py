@@ -41,6 +41,7 @@ from reprobox.freeze import (
     secrets_in,
     write_files,
 )
+from reprobox.lock_text import lock_digest
 from reprobox.manifest import Manifest
 from reprobox.manifest_edit import add_files, add_layer
 from reprobox.manifest_reader import parse
@@ -192,7 +193,7 @@ def _write(
     with replace_manifest(session, project, text):
         lock, _ = relock(session, project, manifest, mounts=mounts_given(options.mount))
     written = str(folder.relative_to(project.root)) if found.rest.paths else None
-    return {"folder": written, "size": size, "lock": f"sha256:{lock.digest()}"}
+    return {"folder": written, "size": size, "lock": f"sha256:{lock_digest(lock)}"}
 
 
 def _tell(options: argparse.Namespace, found: _Found, written: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from reprobox.errors import BackendError, UsageError
 from reprobox.freshness import ensure_fresh
 from reprobox.image import rfc3339
 from reprobox.lock import Lock, LockedTarget
+from reprobox.lock_text import lock_digest
 from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins
 from reprobox.project import Project
@@ -170,7 +171,7 @@ def _lock(lock: Lock, target: LockedTarget, project: Project) -> dict[str, Any]:
     seal = target.seal
     return {
         "path": str(project.lock_path),
-        "digest": f"sha256:{lock.digest()}",
+        "digest": f"sha256:{lock_digest(lock)}",
         "manifest": f"sha256:{lock.manifest}",
         "epoch": lock.epoch,
         "seal": {"image_digest": seal.image_digest, "tree_digest": seal.tree_digest} if seal else None,

@@ -16,6 +16,7 @@ from reprobox.errors import LockError
 from reprobox.freshness import ensure_fresh
 from reprobox.lock import Lock, LockedMount
 from reprobox.lock_diff import diff
+from reprobox.lock_text import lock_digest
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest
 from reprobox.pins import upgrade_of
@@ -150,7 +151,7 @@ def summary(lock: Lock, *, changed: bool) -> tuple[dict[str, Any], list[str]]:
     size = sum(item.size for item in inputs.values())
     unpinned = list(dict.fromkeys(name for target in lock.targets.values() for name in target.unpinned()))
     document = {
-        "lock": f"sha256:{lock.digest()}",
+        "lock": f"sha256:{lock_digest(lock)}",
         "changed": changed,
         "targets": sorted(lock.targets),
         "layers": layers,

@@ -19,7 +19,7 @@ from reprobox.cli.options import check_output
 from reprobox.cli.start import hold, prepare
 from reprobox.errors import IntegrityError, LockError, ReproboxError, UsageError
 from reprobox.layers.code import code_sources, is_locked_code
-from reprobox.lock import pins
+from reprobox.lock_text import lock_digest, pins
 from reprobox.placed import FOLDER as PLACED
 from reprobox.project import Project
 from reprobox.redact import MASK
@@ -129,7 +129,7 @@ def _refuse_another(path: Path, record: RunRecord, prepared: Prepared) -> None:
     """The same pins, code and data: else the result says nothing."""
     if record.pins != f"sha256:{pins(prepared.lock)}":
         raise LockError(
-            f"the record is of another lock: {record.lock}, and this one is sha256:{prepared.lock.digest()}",
+            f"the record is of another lock: {record.lock}, and this one is sha256:{lock_digest(prepared.lock)}",
             where=str(path),
             hint="restore that run's research.lock: `git log -- research.lock`; `reprobox diff` tells what moved",
         )

@@ -15,6 +15,7 @@ from reprobox.cli.options import mounts_given
 from reprobox.cli.session import open_session
 from reprobox.errors import UsageError
 from reprobox.freshness import ensure_fresh
+from reprobox.lock_text import lock_digest
 from reprobox.project import Project
 from reprobox.realize import Wish, realize
 from reprobox.session import Session, available, staged
@@ -48,7 +49,7 @@ def write(options: argparse.Namespace) -> int:
                 _say(session, "apt knows no packages yet: `apt-get update` comes first")
         else:
             _say(session, f"the writable copy of {target}, as you left it")
-        if copy.lock != lock.digest():
+        if copy.lock != lock_digest(lock):
             _say(
                 session, "warning: research.lock has moved since the copy was begun; the copy stands on the old layers"
             )

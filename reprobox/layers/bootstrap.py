@@ -22,7 +22,8 @@ from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
 from reprobox.errors import LockError, PlatformError
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest, World
-from reprobox.lock import BASE, Input, Lock, LockedLayer, read, root_lock, write
+from reprobox.lock import BASE, Input, Lock, LockedLayer, root_lock
+from reprobox.lock_text import read, write
 from reprobox.manifest import Base, Layer
 from reprobox.store import Store
 

@@ -47,7 +47,7 @@ def page_of(
     enclosed: Enclosed | None = None,
     known: Known | None = None,
 ) -> Page:
-    """The page's content. ``digest`` is the sha256 hex of ``research.lock`` if it is not :meth:`Lock.digest`;
+    """The page's content. ``digest`` is the sha256 hex of ``research.lock``, if it is not written as now;
     ``enclosed`` is what the crate has beside the project, ``known`` what neither manifest nor lock can tell.
     """
     enclosed, known = enclosed or Enclosed(), known or Known()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from reprobox.crate_files import PROJECT
 from reprobox.digest import prefixed
-from reprobox.lock import Lock, pins
+from reprobox.lock import Lock
+from reprobox.lock_text import pins
 from reprobox.preview.content import Run
 from reprobox.project import Project
 from reprobox.publish.description import orcid_url

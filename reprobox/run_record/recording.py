@@ -17,7 +17,8 @@ from reprobox.backend import Backend, Bind, RunRequest
 from reprobox.digest import read_index
 from reprobox.errors import IntegrityError, ManifestError, ReproboxError
 from reprobox.git.worktree import NEVER
-from reprobox.lock import Lock, pins
+from reprobox.lock import Lock
+from reprobox.lock_text import lock_digest, pins
 from reprobox.manifest import Manifest
 from reprobox.redact import Redactor
 from reprobox.run_record.child import Ended, run_child
@@ -127,7 +128,7 @@ def _record(
         host_variables={name: value for name, value in sorted(os.environ.items()) if _HOST_VARIABLES.fullmatch(name)},
         status=ended.status,
         signal=ended.signal,
-        lock=f"sha256:{lock.digest()}",
+        lock=f"sha256:{lock_digest(lock)}",
         pins=f"sha256:{pins(lock)}",
         code=lock.code or (str(lock.checkout.facts["commit"]) if lock.checkout else ""),
         target=prepared.target,

@@ -14,6 +14,7 @@ from reprobox.layers.code import code_sources
 from reprobox.layers.copy import Copy
 from reprobox.layers.kind import Kind
 from reprobox.lock import FILE_NAME, Lock, LockedLayer
+from reprobox.lock_text import lock_digest
 from reprobox.manifest import Manifest
 from reprobox.manifest_reader import MAX_BYTES
 from reprobox.paired import MOST_LOCK, pair
@@ -56,7 +57,7 @@ def read_documents(
     with path.open("rb") as file:
         data = file.read(MOST_LOCK + 1)
     asked, lock = pair(manifest, data, kinds, where, name=name, store=store)
-    return Documents(manifest=asked, lock=lock, lock_digest=lock.digest())
+    return Documents(manifest=asked, lock=lock, lock_digest=lock_digest(lock))
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.digest import sha256
 from reprobox.errors import IntegrityError, LockError, ReproboxError
 from reprobox.oci import documents as oci
@@ -148,7 +149,7 @@ class _Look:
             return
         try:
             text = b"".join(self.shelf.read(BLOBS + lock.digest)).decode()
-            found = locks.read(text, file=f"{self.shelf.path}: research.lock of {kept.name}")
+            found = lock_text.read(text, file=f"{self.shelf.path}: research.lock of {kept.name}")
         except (LockError, UnicodeDecodeError, FileNotFoundError, IntegrityError) as error:
             if lock.digest == sha256(_bytes(self.shelf, lock.digest)):  # written so, by another reprobox
                 self.notes.append(f"{kept.shown} cannot be read by this reprobox: {error}")

@@ -16,7 +16,8 @@ from reprobox.environment import Environment, assemble
 from reprobox.errors import IntegrityError, LockError, ReproboxError
 from reprobox.freshness import stale_keys
 from reprobox.layers.code import is_locked_code
-from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, ancestors, read
+from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, ancestors
+from reprobox.lock_text import read
 from reprobox.locked_data import check_data
 from reprobox.manifest import Manifest
 from reprobox.project import Project

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from reprobox.digest import Entry, bare, prefixed, read_index
 from reprobox.lock import LockedTarget
+from reprobox.lock_text import lock_digest
 from reprobox.session import available, other_machine, this_platform
 from reprobox.verify.checks import Outcome, Subject, environment_here, look, stored_here
 from reprobox.verify.content import Shown
@@ -59,7 +60,7 @@ def verify(
     return Verification(
         project=project.name,
         version=project.version or "",
-        lock=prefixed(lock.digest()),
+        lock=prefixed(lock_digest(lock)),
         manifest=prefixed(lock.manifest),
         code=lock.code,
         epoch=lock.epoch,

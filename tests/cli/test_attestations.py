@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.attestation.keys import Keyring
 from tests.attesting import vouched
 
@@ -33,7 +33,7 @@ def sealed(project):
 @pytest.fixture
 def vouched_for(sealed, keys):
     """And an attestation by this user."""
-    vouched(sealed.root, locks.read(sealed.lock.read_text()), keys, "ada")
+    vouched(sealed.root, lock_text.read(sealed.lock.read_text()), keys, "ada")
     return sealed
 
 
@@ -104,7 +104,7 @@ def test_the_threshold_counts_keys(vouched_for, keys, tmp_path):
     assert told.status == 5
     assert "1 of the keys that you believe vouches for this lock, and 2 are asked for" in told.err
     other = Keyring(tmp_path / "of grace")
-    vouched(vouched_for.root, locks.read(vouched_for.lock.read_text()), other, "grace")
+    vouched(vouched_for.root, lock_text.read(vouched_for.lock.read_text()), other, "grace")
     assert vouched_for("verify", "--attestations", "--threshold", "2").status == 5
     told = vouched_for("verify", "--attestations", "--threshold", "2", "--trust", other.folder / "grace.pub")
     assert told.status == 0, told.err

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.cli import main
 from reprobox.digest import NORMALISER, sha256
 from reprobox.plugins import Plugins
@@ -28,7 +29,7 @@ FIXTURES = sorted(path.relative_to(LOCKS).with_suffix("").as_posix() for path in
 
 
 def read(fixture: str) -> locks.Lock:
-    return locks.read((LOCKS / f"{fixture}.lock").read_text())
+    return lock_text.read((LOCKS / f"{fixture}.lock").read_text())
 
 
 @pytest.mark.parametrize("fixture", FIXTURES)

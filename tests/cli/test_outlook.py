@@ -19,7 +19,8 @@ from reprobox.debian import provider as debian
 from reprobox.debian.sources import Source
 from reprobox.layers.code import code_hash
 from reprobox.layers.image import Image
-from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids, write
+from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, with_ids
+from reprobox.lock_text import write
 from reprobox.manifest_reader import parse
 from reprobox.outlook.fix import edit
 from reprobox.plugins import Plugins

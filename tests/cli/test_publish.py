@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.attestation.keys import Keyring
 from reprobox.cli import main
 from tests.attesting import vouched
@@ -497,7 +497,7 @@ def test_attestations_of_this_lock_are_in_it(project: Project, tmp_path: Path, m
     monkeypatch.setenv("REPROBOX_KEYS", str(tmp_path / "keys"))
     describe(project)
     assert project("lock", "--seal").status == 0
-    attestation = vouched(project.root, locks.read(project.lock.read_text()), Keyring(tmp_path / "keys"), "ada")
+    attestation = vouched(project.root, lock_text.read(project.lock.read_text()), Keyring(tmp_path / "keys"), "ada")
     stale = attestation.with_name("of-another-lock.dsse.json")
     assert project("publish", "-o", "../crate").status == 0
     crate = project.root.parent / "crate"

@@ -260,9 +260,9 @@ def _with_checksum(text: str) -> str:
     """The lock as somebody writes it who knows how its checksum is made."""
     import tomllib
 
-    from reprobox import lock as locks
+    from reprobox import lock_text
 
-    return re.sub(r'checksum = "\w+"', f'checksum = "{locks._checksum(tomllib.loads(text))}"', text)
+    return re.sub(r'checksum = "\w+"', f'checksum = "{lock_text._checksum(tomllib.loads(text))}"', text)
 
 
 def test_code_that_was_changed(reader: Reader):

@@ -15,7 +15,7 @@ from typing import Any
 import pypdf
 import pytest
 
-from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.digest import canonical, prefixed, sha256
 from reprobox.git.repository import Remote, _environment
 from tests.cli.publications import Reader, nothing_left, refused
@@ -138,9 +138,9 @@ def test_a_name_that_is_left_out_cannot_steer_a_terminal(reader: Reader):
 
 def test_a_lock_that_is_attached_cannot_steer_a_terminal(reader: Reader):
     """`inspect` shows what is attached, which may be no lock of its manifest."""
-    lock = locks.read((reader.paper / "research.lock").read_text())
+    lock = lock_text.read((reader.paper / "research.lock").read_text())
     target = replace(lock.targets["default"], platform="linux/\x1b[2J\nmanifest and lock belong together")
-    written = locks.write(replace(lock, targets={"default": target}))
+    written = lock_text.write(replace(lock, targets={"default": target}))
     paper = pypdf.PdfWriter()
     paper.add_blank_page(200, 200)
     paper.add_attachment("research.toml", (reader.paper / "research.toml").read_bytes())

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.attestation.envelope import sign
 from reprobox.attestation.keys import Keyring
 from reprobox.testing import until
@@ -370,7 +371,7 @@ def test_without_a_seal_they_are_built(kept: Project, other_store):
 
 @pytest.mark.userns
 def test_a_damaged_layer_of_a_vault_is_told_and_built_instead(with_layers: Project):
-    seal = locks.read(with_layers.lock.read_text()).targets["default"].seal
+    seal = lock_text.read(with_layers.lock.read_text()).targets["default"].seal
     assert seal is not None
     path = Path("v") / BLOBS / seal.layers["settings"].removeprefix("sha256:")
     path.chmod(0o644)
@@ -896,10 +897,10 @@ def test_readers_of_the_index_see_names_that_other_tools_know(kept: Project):
 def test_attestations_of_this_lock_travel_and_add_up(kept: Project, tmp_path):
     """Sealed by hand here: what counts is which of them are taken along."""
     text = (kept.root / "research.lock").read_text()
-    target = locks.read(text).targets["default"]
+    target = lock_text.read(text).targets["default"]
     seal = locks.Seal(image_digest="sha256:" + "1" * 64, tree_digest="sha256:" + "2" * 64, layers={})
-    lock = replace(locks.read(text), targets={"default": replace(target, seal=seal)})
-    (kept.root / "research.lock").write_text(locks.write(lock))
+    lock = replace(lock_text.read(text), targets={"default": replace(target, seal=seal)})
+    (kept.root / "research.lock").write_text(lock_text.write(lock))
     ring = Keyring(tmp_path / "keys")
     ada = vouched(kept.root, lock, ring, "ada")
     vault(kept)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import config, lock, manifest_reader
+from reprobox import config, lock_text, manifest_reader
 from reprobox.plugins import Plugins
 from tests.docs.blocks import PAGES, ROOT, all_blocks, blocks
 
@@ -36,7 +36,7 @@ def test_toml_is_a_manifest_a_lock_or_settings(block, kinds, tmp_path):
         assert config.load({"REPROBOX_CONFIG": str(file)}).path == file
         return
     if "lock" in block.words:
-        assert lock.write(lock.read(block.text)).splitlines()[1:] == block.text.splitlines()
+        assert lock_text.write(lock_text.read(block.text)).splitlines()[1:] == block.text.splitlines()
         return
     parsed = manifest_reader.parse(completed(block.text), kinds=kinds, file=str(block))
     assert not parsed.unavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import corpus
-from reprobox.lock import read
+from reprobox.lock_text import read
 
 SETS = {
     "one": ("git",),

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.cli.session import open_session
-from reprobox.lock import Input, Lock, LockedTarget, read
+from reprobox.lock import Input, Lock, LockedTarget
+from reprobox.lock_text import read
 from tests.engines import archives
 from tests.engines.project import ROOT, Project
 from tests.images import Layout, entry, tar

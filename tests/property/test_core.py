@@ -19,7 +19,7 @@ import rfc8785
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from reprobox import graph, lock
+from reprobox import graph, lock_text
 from reprobox.digest import Entry, canonical, escape, read_index, tree_digest, unescape, write_index
 from reprobox.errors import LockError, ManifestError, Problem
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, with_ids
@@ -283,10 +283,10 @@ def locks(draw: st.DrawFn) -> Lock:
 @settings(max_examples=30)
 @given(locks())
 def test_a_lock_is_read_as_it_was_written(value: Lock):
-    text = lock.write(value)
-    assert lock.read(text) == value
-    assert lock.write(lock.read(text)) == text
-    assert lock.decode(json.loads(json.dumps(lock.parse(text)))) == value
+    text = lock_text.write(value)
+    assert lock_text.read(text) == value
+    assert lock_text.write(lock_text.read(text)) == text
+    assert lock_text.decode(json.loads(json.dumps(lock_text.parse(text)))) == value
 
 
 def rebuilt(value: Any, order: random.Random) -> Any:
@@ -307,20 +307,22 @@ def test_equal_locks_are_equal_bytes(value: Lock, order: random.Random):
     found = {name: replace(item, layers=tuple(map(other, item.layers))) for name, item in value.targets.items()}
     same = replace(value, keys=rebuilt(value.keys, order), targets=rebuilt(found, order))
     assert same == value
-    assert lock.write(same) == lock.write(value)
+    assert lock_text.write(same) == lock_text.write(value)
 
 
 @settings(max_examples=30)
 @given(locks(), st.data())
 def test_a_changed_character_is_noticed_or_says_the_same(value: Lock, data: st.DataObject):
-    text = lock.write(replace(value, targets={name: replace(item, seal=None) for name, item in value.targets.items()}))
+    text = lock_text.write(
+        replace(value, targets={name: replace(item, seal=None) for name, item in value.targets.items()})
+    )
     place = data.draw(st.integers(0, len(text) - 1))
     edited = text[:place] + data.draw(st.sampled_from('a0 "=[]{}.\n#')) + text[place + 1 :]
     try:
-        found = lock.read(edited)
+        found = lock_text.read(edited)
     except LockError:
         return
-    assert lock.write(found) == text
+    assert lock_text.write(found) == text
 
 
 # -- graphs ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement as TheirStatement
 
-from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox.attestation.check import Finding, Report, check_attestations
 from reprobox.attestation.dependencies import MOST, dependencies, purl
 from reprobox.attestation.envelope import MOST_BYTES, PAYLOAD_TYPE, sign
@@ -61,7 +61,7 @@ def desk(tmp_path: Path) -> Desk:
     project.mkdir()
     (project / "research.toml").write_text('[project]\nname = "xor"\n[base]\nbootstrap = "debian:bookworm"\n')
     (project / "research.lock").write_text(LOCK_TEXT)
-    return Desk(project, locks.read(LOCK_TEXT), Keyring(tmp_path / "ada"), Keyring(tmp_path / "grace"))
+    return Desk(project, lock_text.read(LOCK_TEXT), Keyring(tmp_path / "ada"), Keyring(tmp_path / "grace"))
 
 
 def envelope(file: Path) -> dict[str, object]:

@@ -16,6 +16,7 @@ from reprobox.cite.badge import width_of
 from reprobox.cite.citation import Named
 from reprobox.cite.languages import code_span, latex, markdown, one_line, web_address
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal
+from reprobox.lock_text import lock_digest
 from reprobox.manifest_reader import parse
 from reprobox.plugins import Plugins
 from reprobox.publish.citation import citation as citation_file
@@ -134,7 +135,7 @@ packages = ["Scikit_Learn[x]>=1", "absent"]
         "the image debian:bookworm",
     )
     assert (found.counts, found.named) == (((1, "Python"),), (Named(name="scikit-learn", version="1.5"),))
-    assert (found.image_digest, found.sealed, found.lock) == ("3" * 64, 1, lock.digest())
+    assert (found.image_digest, found.sealed, found.lock) == ("3" * 64, 1, lock_digest(lock))
 
 
 def test_it_agrees_with_the_citation_file_of_a_publication():

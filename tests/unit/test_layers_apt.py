@@ -21,7 +21,8 @@ from reprobox.errors import FetchError, IntegrityError, ManifestError, ResolveEr
 from reprobox.layers.apt import Apt, declared
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.lock import Input, LockedLayer, read
+from reprobox.lock import Input, LockedLayer
+from reprobox.lock_text import read
 from reprobox.manifest import Layer
 from reprobox.manifest_reader import parse
 from reprobox.pins import Upgrade, match

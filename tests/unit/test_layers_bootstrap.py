@@ -18,7 +18,8 @@ from reprobox.errors import IntegrityError, PlatformError, ResolveError
 from reprobox.layers import bootstrap as module
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
-from reprobox.lock import Lock, LockedLayer, LockedTarget, read, with_ids, write
+from reprobox.lock import Lock, LockedLayer, LockedTarget, with_ids
+from reprobox.lock_text import read, write
 from reprobox.manifest import Layer
 from reprobox.manifest_reader import parse
 from reprobox.sandbox.backend import Sandbox

@@ -15,7 +15,8 @@ import pytest
 from reprobox.digest import tree_digest
 from reprobox.errors import FetchError, IntegrityError, ManifestError, OfflineError
 from reprobox.layers.image import Image, OciLayout
-from reprobox.lock import Lock, LockedTarget, read, write
+from reprobox.lock import Lock, LockedTarget
+from reprobox.lock_text import read, write
 from reprobox.oci.registry import BlobProvider
 from reprobox.providers import fetch
 from reprobox.store import Store

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reprobox import lock
+from reprobox import lock_text
 from reprobox.digest import layer_id, sha256
 from reprobox.errors import LockError
 from reprobox.lock import Input, Lock, LockedLayer, LockedTarget, Seal, ancestors, changed_keys, with_ids
@@ -58,15 +58,15 @@ LOCK = Lock(
     },
     code="4b825dc642cb6eb9a060e54bf8d69288fbee4904",
 )
-TEXT = lock.write(LOCK)
+TEXT = lock_text.write(LOCK)
 
 
 # -- writing and reading -----------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read():
-    assert lock.read(TEXT) == LOCK
-    assert lock.write(lock.read(TEXT)) == TEXT
+    assert lock_text.read(TEXT) == LOCK
+    assert lock_text.write(lock_text.read(TEXT)) == TEXT
 
 
 def test_the_text_is_frozen():
@@ -87,7 +87,7 @@ def test_the_order_of_mappings_does_not_count():
         name: replace(target, layers=with_ids(layers[: len(target.layers)], EPOCH))
         for name, target in reversed(LOCK.targets.items())
     }
-    assert lock.write(replace(LOCK, keys=turned(LOCK.keys), targets=targets)) == TEXT
+    assert lock_text.write(replace(LOCK, keys=turned(LOCK.keys), targets=targets)) == TEXT
 
 
 def test_one_item_a_line():
@@ -107,9 +107,9 @@ def two(*, request: str = "5" * 16) -> Lock:
 
 
 def test_a_layer_that_targets_share_is_written_once():
-    text = lock.write(two())
-    assert lock.read(text) == two()
-    assert lock.write(lock.read(text)) == text
+    text = lock_text.write(two())
+    assert lock_text.read(text) == two()
+    assert lock_text.write(lock_text.read(text)) == text
     gpu = text[text.index("[targets.gpu]") :]
     assert gpu.startswith(
         '[targets.gpu]\nplatform = "linux/amd64"\nrequest = "5555555555555555"\n'
@@ -124,9 +124,9 @@ def test_a_layer_that_differs_in_what_is_only_told_is_not_shared():
     one = two()
     cpu = one.targets["cpu"].layers
     told = with_ids((replace(cpu[0], facts={**cpu[0].facts, "removed": ["a"]}), *cpu[1:]), EPOCH)
-    text = lock.write(replace(one, targets={**one.targets, "cpu": replace(one.targets["cpu"], layers=told)}))
+    text = lock_text.write(replace(one, targets={**one.targets, "cpu": replace(one.targets["cpu"], layers=told)}))
     assert text.count("shared_with") == 2
-    assert lock.read(text).targets["cpu"].layers == told
+    assert lock_text.read(text).targets["cpu"].layers == told
 
 
 @pytest.mark.parametrize(
@@ -139,27 +139,27 @@ def test_a_layer_that_differs_in_what_is_only_told_is_not_shared():
     ],
 )
 def test_a_layer_that_is_shared_with_nobody(edit, message):
-    document = tomllib.loads(lock.write(two()))
+    document = tomllib.loads(lock_text.write(two()))
     edit(document["targets"]["gpu"]["layers"])
     with pytest.raises(LockError, match=re.escape(message)):
-        lock.decode(document)
+        lock_text.decode(document)
 
 
 def test_nothing_of_the_machine_is_written(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.0)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     monkeypatch.setenv("LC_ALL", "C")
-    assert lock.write(LOCK) == TEXT
+    assert lock_text.write(LOCK) == TEXT
     assert not re.search(r"://|/home|/tmp|\d{4}-\d\d-\d\d", TEXT)
 
 
 def test_line_ends_of_a_windows_checkout_do_not_count():
-    assert lock.read(TEXT.replace("\n", "\r\n")) == LOCK
+    assert lock_text.read(TEXT.replace("\n", "\r\n")) == LOCK
 
 
 def test_a_reformatted_lock_is_the_same_lock():
     rewritten = TEXT.replace(" = ", "=").replace("# Written", "\n#  Written")
-    assert lock.read(rewritten) == LOCK
+    assert lock_text.read(rewritten) == LOCK
 
 
 def test_a_lock_of_nothing_but_a_base():
@@ -169,12 +169,12 @@ def test_a_lock_of_nothing_but_a_base():
         keys={},
         targets={"x": LockedTarget(name="x", platform="", layers=with_ids(LAYERS[:1], 0))},
     )
-    assert lock.read(lock.write(bare)) == bare
-    assert "code" not in lock.write(bare)
+    assert lock_text.read(lock_text.write(bare)) == bare
+    assert "code" not in lock_text.write(bare)
 
 
 def test_the_digest_is_of_the_text():
-    assert LOCK.digest() == sha256(TEXT.encode())
+    assert lock_text.lock_digest(LOCK) == sha256(TEXT.encode())
 
 
 # -- ids ---------------------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_ancestors_are_in_stacking_order():
 
 def refused(text: str) -> LockError:
     with pytest.raises(LockError) as caught:
-        lock.read(text, file="here/research.lock")
+        lock_text.read(text, file="here/research.lock")
     assert caught.value.status == 3
     assert caught.value.where == "here/research.lock"
     assert "reprobox lock" in caught.value.hint
@@ -291,12 +291,12 @@ HASHED += ["a recipe", "an id", "a parent", "an unknown parent", "the order of l
 def test_what_layers_are_made_of_is_checked_by_their_ids_too(name):
     """The decoded form is remembered without its checksum being computed again, and a checksum can be mended."""
     with pytest.raises(LockError, match=r"does not match its id|it is not a lock"):
-        lock.decode(tomllib.loads(EDITS[name](TEXT)))
+        lock_text.decode(tomllib.loads(EDITS[name](TEXT)))
 
 
 @pytest.mark.parametrize("part", range(1, 20))
 def test_a_lock_that_was_cut_short_is_refused(part):
-    unsealed = lock.write(replace(LOCK, targets={"default": replace(LOCK.targets["default"], seal=None)}))
+    unsealed = lock_text.write(replace(LOCK, targets={"default": replace(LOCK.targets["default"], seal=None)}))
     refused(unsealed[: len(unsealed) * part // 20])
 
 
@@ -322,7 +322,7 @@ def test_a_newer_format_says_so():
 def test_a_key_that_only_a_newer_version_knows_is_not_left_out(old, new, key):
     """The same format, and one key more: what it asks for would not be done."""
     text = TEXT.replace(old, new, 1)
-    text = re.sub('checksum = ".*"', f'checksum = "{lock._checksum(tomllib.loads(text))}"', text)
+    text = re.sub('checksum = ".*"', f'checksum = "{lock_text._checksum(tomllib.loads(text))}"', text)
     error = refused(text)
     assert error.message == f"it has a key that this reprobox does not know: {key}"
     assert error.hint.startswith("it was made by a newer reprobox: install that ")
@@ -331,7 +331,7 @@ def test_a_key_that_only_a_newer_version_knows_is_not_left_out(old, new, key):
 def test_rules_of_another_version_say_which_reprobox_is_needed():
     for version, hint in ((1, "install the version of reprobox that made it"), (99, "it was made by a newer reprobox")):
         text = TEXT.replace("normaliser = 2\n", f"normaliser = {version}\n")
-        text = re.sub('checksum = ".*"', f'checksum = "{lock._checksum(tomllib.loads(text))}"', text)
+        text = re.sub('checksum = ".*"', f'checksum = "{lock_text._checksum(tomllib.loads(text))}"', text)
         error = refused(text)
         assert error.message == f"its layers are built by rules of version {version}, and this reprobox has version 2"
         assert error.hint.startswith(hint)
@@ -344,18 +344,18 @@ def test_a_newer_format_need_not_be_understood():
 def test_a_seal_may_be_taken_away_or_changed():
     """It is not part of what is built: a build says whether it is right."""
     unsealed = TEXT.partition("\n[targets.default.seal]")[0] + TEXT[TEXT.index('\n[targets."my gpu"]') :]
-    assert lock.read(unsealed).targets["default"].seal is None
-    other = lock.read(TEXT.replace("2" * 64, "4" * 64))
+    assert lock_text.read(unsealed).targets["default"].seal is None
+    other = lock_text.read(TEXT.replace("2" * 64, "4" * 64))
     assert other.targets["default"].seal.tree_digest == "sha256:" + "4" * 64
 
 
 def test_layers_beside_the_targets_are_checked_by_their_ids_too():
     """Their ids are names of folders in the store: nobody else chooses them."""
     (layer,) = with_ids([LockedLayer(name="code", kind="git", recipe=1, request="")], LOCK.epoch)
-    assert lock.read(lock.write(replace(LOCK, checkout=layer, downloads={"/data": layer}))).checkout == layer
+    assert lock_text.read(lock_text.write(replace(LOCK, checkout=layer, downloads={"/data": layer}))).checkout == layer
     bad = replace(layer, id="../../evil")
     for forged in (replace(LOCK, checkout=bad), replace(LOCK, downloads={"/data": bad})):
-        assert refused(lock.write(forged)).message == "layer 'code' does not match its id"
+        assert refused(lock_text.write(forged)).message == "layer 'code' does not match its id"
 
 
 def test_errors_name_the_layer():
@@ -366,7 +366,7 @@ def test_errors_name_the_layer():
             "default": LockedTarget(name="default", platform="", layers=(*layers[:3], replace(layers[3], id="x")))
         },
     )
-    assert refused(lock.write(broken)).message == "layer 'skeleton' of target 'default' does not match its id"
+    assert refused(lock_text.write(broken)).message == "layer 'skeleton' of target 'default' does not match its id"
 
 
 @pytest.mark.parametrize(
@@ -443,14 +443,14 @@ def fastest(work: Callable[[], object], times: int = 4) -> float:
 def test_10_000_inputs_are_read_checked_and_planned_in_half_a_second(large):
     from reprobox.plan import plan
 
-    decoded = json.dumps(lock.parse(lock.write(large)))
+    decoded = json.dumps(lock_text.parse(lock_text.write(large)))
 
     def work() -> None:
-        read = lock.decode(json.loads(decoded))
+        read = lock_text.decode(json.loads(decoded))
         changed_keys(read, {})
         plan(read.targets["default"], has_layer=lambda _: False, has_blob=lambda _: False)
 
-    assert lock.decode(json.loads(decoded)) == large
+    assert lock_text.decode(json.loads(decoded)) == large
     assert fastest(work) < 0.5
 
 
@@ -478,10 +478,10 @@ def test_a_layer_outside_the_image_says_so_and_others_say_nothing():
         keys={},
         targets={"t": LockedTarget(name="t", platform="linux/amd64", layers=layers)},
     )
-    text = lock.write(made)
+    text = lock_text.write(made)
     assert text.count("placement") == 1
-    again = lock.read(text)
+    again = lock_text.read(text)
     assert again == made
     assert [layer.name for layer in again.targets["t"].image_layers] == ["base"]
     with pytest.raises(LockError, match="checksum"):
-        lock.read(text.replace('placement = "project"\n', ""))
+        lock_text.read(text.replace('placement = "project"\n', ""))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from reprobox import lock as locks
+from reprobox import lock_text
 from reprobox import project as projects
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.project import Project
@@ -150,7 +150,7 @@ def test_who_reads_while_it_is_written_sees_the_old_lock(project):
 
 def test_a_kill_at_any_moment_leaves_the_old_lock_or_the_new(project):
     other = replace(LOCK, code="")
-    texts = {TEXT, locks.write(other)}
+    texts = {TEXT, lock_text.write(other)}
 
     def killed_at(number: int) -> bool:
         def work(_: int) -> None:
@@ -177,7 +177,7 @@ def test_a_kill_at_any_moment_leaves_the_old_lock_or_the_new(project):
         assert project.lock_path.read_text() in texts
         number += 1
     assert number >= 3
-    assert project.lock_path.read_text() == locks.write(other)
+    assert project.lock_path.read_text() == lock_text.write(other)
 
 
 @pytest.mark.userns  # only for this: CI runs these as an ordinary user
