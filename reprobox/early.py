@@ -73,6 +73,8 @@ class Early:
                 self._arrived(layer.id)
             if self._session.kind(step.layer.kind).ahead(self._request(step, folder)):  # type: ignore[attr-defined]
                 found = folder
+        except Exception:  # noqa: BLE001, S110 - what is wrong, the step or its inputs, is told by who needs it
+            pass
         finally:
             self._begun[step.layer.id].set_result(found)
 
@@ -93,4 +95,5 @@ class Early:
             input=lambda item: store.blob(item.sha256),
             folder=folder,
             tool=tool,
+            derived=store.derived_program,
         )

@@ -109,15 +109,18 @@ class Earlier:
     tree: Path
 
 
+#: Keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program there. It
+#: gives the program's path, or None where that cannot be had.
+Derived: TypeAlias = Callable[[str, str, Callable[[Path], object]], Path | None]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRequest:
     """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order. ``plain`` asks
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
 
-    ``derived`` keeps a program that follows from an input: a kind, the input's sha256 hex, and what writes the program
-    there; it gives the program's path, or None where that cannot be had. ``scratch`` is an empty folder for what is
-    made on the way, and bound into the step; None where a step must do without. ``ahead`` is the folder
-    that the kind filled while the layers below were built, if it did.
+    ``scratch`` is an empty folder for what is made on the way, and bound into the step; None where a step must do
+    without. ``ahead`` is the folder that the kind filled while the layers below were built, if it did.
     """
 
     layer: LockedLayer
@@ -127,7 +130,7 @@ class StepRequest:
     project: Path
     earlier: Earlier | None = None
     plain: bool = False
-    derived: Callable[[str, str, Callable[[Path], object]], Path | None] | None = None
+    derived: Derived | None = None
     scratch: Path | None = None
     ahead: Path | None = None
 
@@ -138,7 +141,8 @@ class AheadRequest:
 
     ``base`` is the base's tree. ``input`` gives the path of an input of these layers, ``folder`` is empty, and what is
     left there is given to the step. ``tool`` runs a program on the base with one more tree over it: the path of that
-    tree, the argv, and binds; it gives the exit status. It has the environment that the step will have.
+    tree, the argv, and binds; it gives the exit status. It has the environment that the step will have. ``derived`` is
+    as in :class:`StepRequest`.
     """
 
     layer: LockedLayer
@@ -147,6 +151,7 @@ class AheadRequest:
     input: Callable[[Input], Path]
     folder: Path
     tool: Callable[[Path, Sequence[str], Sequence[Bind]], int]
+    derived: Derived
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,17 @@ from reprobox.layers import build_wheels, bytecode, install_wheels
 from reprobox.layers.asked_packages import asked_of, built_from_source, place_of, reader_of, where_asked
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
-from reprobox.layers.kind import INPUTS, TOOLS, AheadRequest, Commands, Resolution, ResolveRequest, StepRequest, World
+from reprobox.layers.kind import (
+    INPUTS,
+    TOOLS,
+    AheadRequest,
+    Commands,
+    Derived,
+    Resolution,
+    ResolveRequest,
+    StepRequest,
+    World,
+)
 from reprobox.layers.static_uv import uv_input
 from reprobox.layers.wheel_files import FILES, NO_WHEEL, facts_of, file_input, pins, ranked, wheel_input
 from reprobox.lock import Input, LockedLayer, LockedTarget
@@ -188,7 +198,7 @@ class Pip:
         names = [item.name for item in wheels]
         built = _building(request.layer, sources, uv)
         files = dict(request.files) if sources else {name: request.files[name] for name in (*names, uv)}
-        files[uv] = (None if sources else _unpacked_uv(request, tool)) or files[uv]
+        files[uv] = (None if sources else _unpacked_uv(tool, files[uv], request.derived)) or files[uv]
         inputs = (Bind(source=file, target=f"{INPUTS}/{name}") for name, file in files.items())
         into = ("--venv", str(place)) if place else ()
         made = (_BUILT,) if sources else ()
@@ -201,20 +211,22 @@ class Pip:
         )
 
     def ahead(self, request: AheadRequest) -> bool:
-        """Compile what will be installed; what is built from source, or beside the image, is not there yet."""
+        """Unpack uv, and compile what will be installed in the image; what is built from source is not there yet."""
+        for uv in (item for item in request.layer.inputs if item.type == "uv"):
+            _unpacked_uv(uv, request.input(uv), request.derived)
         kinds = {item.type for item in request.layer.inputs}
         if "sdist" in kinds or "venv" in request.layer.options:
             return False
         return bytecode.compile_ahead(request, [item for item in request.layer.inputs if item.type == "wheel"])
 
 
-def _unpacked_uv(request: StepRequest, uv: Input) -> Path | None:
+def _unpacked_uv(uv: Input, wheel: Path, derived: Derived | None) -> Path | None:
     """The program in the locked uv's wheel, which stands for it: unpacked once for all layers, not in each."""
-    if request.derived is None:
+    if derived is None:
         return None
-    write = functools.partial(install_wheels.write_uv, str(request.files[uv.name]))
+    write = functools.partial(install_wheels.write_uv, str(wheel))
     with contextlib.suppress(zipfile.BadZipFile):
-        return request.derived("uv-program", uv.sha256, write)
+        return derived("uv-program", uv.sha256, write)
     return None
 
 

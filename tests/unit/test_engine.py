@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from reprobox.backend import Bind
 from reprobox.building import image_environment
 from reprobox.digest import Entry, write_index
 from reprobox.engine import build
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.image import Settings, layer_digest
-from reprobox.layers.kind import Commands, StepRequest
+from reprobox.layers.kind import AheadRequest, Commands, StepRequest
 from reprobox.layers.run import RunKind
 from reprobox.lock import LockedLayer, LockedTarget, with_ids
 from reprobox.session import Session
@@ -384,6 +385,67 @@ def test_plain_ways_can_be_asked_for(local, monkeypatch):
     hasty.write(running("step", "echo plain > /made")).lock()
     hasty.realize()
     assert hasty.listener.said == []
+
+
+class Eager(RunKind):
+    """Has a program of the base, and a file laid over it, make something ahead; its steps show what they were given."""
+
+    breaks = False
+
+    def ahead(self, request: AheadRequest) -> bool:
+        if self.breaks:
+            raise ValueError("not the step's concern")
+        (request.folder / "over").mkdir()
+        (request.folder / "over" / "word").write_text("made ahead of ")
+        out = Bind(source=request.folder, target="/run/out", writable=True)
+        words = f"(cat /word; echo {request.layer.name} $SOURCE_DATE_EPOCH) > /run/out/made"
+        return request.tool(request.folder / "over", ("/bin/sh", "-c", words), [out]) == 0
+
+    def step(self, request: StepRequest) -> Commands:
+        step = super().step(request)
+        given = [Bind(source=request.ahead / "made", target="/run/given")] if request.ahead else []
+        return replace(step, binds=(*step.binds, *given))
+
+
+class Eagerly(Local):
+    """A project whose ``run`` layers have work done ahead."""
+
+    kind = Eager()
+
+    @property
+    def session(self) -> Session:
+        session = super().session
+        session.plugins.kinds["run"] = self.kind
+        return session
+
+    def made(self) -> list[str]:
+        """What each step was given, or nothing."""
+        show = "if [ -e /run/given ]; then cat /run/given; else echo nothing; fi > /"
+        self.write(running("first", f"{show}first") + running("second", f"{show}second")).lock()
+        layers = self.realize().environment.layers
+        assert not [path for path in (self.store / "tmp").iterdir() if path.is_dir()]
+        return [(layer.tree / layer.name).read_text() for layer in layers if layer.name in ("first", "second")]
+
+
+@pytest.mark.userns
+def test_what_can_be_had_before_the_turn_of_a_step_is_made_ahead(local):
+    eager = Eagerly(local.path, local.store)
+    first, second = eager.made()
+    assert first == "nothing\n", "its turn came with the base"
+    assert second == f"made ahead of second {eager.project.lock(eager.session.store).epoch}\n"
+    assert eager.listener.said == []
+
+
+@pytest.mark.userns
+@pytest.mark.parametrize("setting", ["REPROBOX_PLAIN=1", "REPROBOX_SANDBOX_OVERLAY=no", ""])
+def test_steps_do_without_what_was_not_made_ahead(local, monkeypatch, setting):
+    name, _, value = setting.partition("=")
+    if name:
+        monkeypatch.setenv(name, value)
+    eager = Eagerly(local.path, local.store)
+    monkeypatch.setattr(eager.kind, "breaks", not setting)
+    assert eager.made() == ["nothing\n", "nothing\n"]
+    assert eager.listener.said == []
 
 
 @pytest.mark.userns
