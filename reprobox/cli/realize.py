@@ -134,15 +134,19 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
         check_output(options.output, "--output")
         _check_form(options.output, options.backend)
     session, project = open_session(options, Path(options.source) if options.source else None)
-    manifest = project.manifest(session.plugins.kinds)
-    lock = project.lock(session.store)
-    selected = manifest.select(options.target)
-    name = next(iter(selected.targets))
-    ensure_fresh(session, manifest, lock, str(project.lock_path), name)
-    check_data(session, manifest, lock, {}, needed=False)
-    check_requires(options, selected, session.store, [("store", session.store.root)])
-    wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
-    return realize(session, project, manifest, lock, wish).result
+    session.ahead.begin("the builder", session.builder.probe)  # a process tries what is needed later
+    try:
+        manifest = project.manifest(session.plugins.kinds)
+        lock = project.lock(session.store)
+        selected = manifest.select(options.target)
+        name = next(iter(selected.targets))
+        ensure_fresh(session, manifest, lock, str(project.lock_path), name)
+        check_data(session, manifest, lock, {}, needed=False)
+        check_requires(options, selected, session.store, [("store", session.store.root)])
+        wish = Wish(target=name, backend=options.backend, output=options.output, with_code=options.with_code)
+        return realize(session, project, manifest, lock, wish).result
+    finally:
+        session.ahead.stop()
 
 
 def _check_form(output: Path, backend: str) -> None:
