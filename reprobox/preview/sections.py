@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,14 +10,14 @@ from reprobox.cite import standing
 from reprobox.drawing import Box, inline
 from reprobox.preview.content import Data, Layer, Package, Page, Person, Target
 from reprobox.preview.markup import Markup, join, tag, whole
+from reprobox.preview.parts import NONE, block, digest_code, fact, link, listed, table
+from reprobox.preview.verification import keys, verification
 from reprobox.recreate import Step, Way
 from reprobox.sizes import human
 
 _MOST_DRAWN = 200
-_NONE = "—"
 _OPEN_TARGETS = 3
 _KINDS = {"deb": "Debian", "wheel": "Python", "sdist": "Python source", "build": "Python build", "uv": "tool"}
-_WEB = re.compile(r"https?://[^\s<>\"]+\Z")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +42,7 @@ def all_of(page: Page) -> Iterator[Section | None]:
     yield _section("data", "Code and data", _code_and_data(page)) if page.code or page.data else None
     yield _section("people", "People and licence", _people(page))
     yield _section("cite", "How to cite", _cite(page)) if page.citation else None
-    yield _section("verification", "Verification", _verification(page))
+    yield _section("verification", "Verification", verification(page))
     yield _section("packages", "Packages", _packages(page)) if page.packages else None
 
 
@@ -64,7 +63,7 @@ def banner(page: Page) -> Markup:
         ("Version", tag("span", page.version) if page.version else None),
         ("Released", tag("time", page.date, datetime=page.date) if page.date else None),
         ("Licence", _licence(page) if page.licence else None),
-        ("DOI", _link(f"https://doi.org/{page.doi}", page.doi) if page.doi else None),
+        ("DOI", link(f"https://doi.org/{page.doi}", page.doi) if page.doi else None),
     ]
     return tag(
         "header",
@@ -74,21 +73,17 @@ def banner(page: Page) -> Markup:
             tag("h1", page.title, dir="auto"),
             tag("p", page.description, class_="lead", dir="auto") if page.description else None,
             tag("p", names, class_="authors") if names else None,
-            tag("dl", *(_fact(name, value) for name, value in facts if value), class_="facts"),
+            tag("dl", *(fact(name, value) for name, value in facts if value), class_="facts"),
             tag("p", _standing(page), class_="standing"),
             class_="inner",
         ),
     )
 
 
-def _fact(name: str, value: Markup) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", value))
-
-
 def _standing(page: Page) -> Markup:
     sealed = sum(target.sealed for target in page.targets)
     pinned = all(layer.pinned for target in page.targets for layer in target.layers)
-    signed = [f"signed by {_keys(page)}"] if page.vouchers else []  # by whom, only the reader's own keys can tell
+    signed = [f"signed by {keys(page)}"] if page.vouchers else []  # by whom, only the reader's own keys can tell
     words = [*standing(sealed, len(page.targets), 0, pinned=pinned), *signed]
     loose = ("in part", " of ")  # not all of it
     kinds = ("open" if any(sign in word for sign in loose) else "good" for word in words)
@@ -145,7 +140,7 @@ def _about(page: Page) -> Markup:
         "This package describes everything that the computation ran in: every file of the environment is named by its"
         " hash, so that anyone can make the same environment again, and can tell whether it is the same."
     )
-    return join(tag("p", intro), tag("dl", *(_fact(*row) for row in rows if row), class_="glance"))
+    return join(tag("p", intro), tag("dl", *(fact(*row) for row in rows if row), class_="glance"))
 
 
 def _counted(packages: Sequence[Package]) -> list[tuple[str, int]]:
@@ -163,9 +158,9 @@ def _kind(package: Package) -> str:
 
 def _links(page: Page) -> Iterator[Markup]:
     if page.url:
-        yield _link(page.url, "page of the project")
+        yield link(page.url, "page of the project")
     if page.repository:
-        yield _link(page.repository, "where its code is developed")
+        yield link(page.repository, "where its code is developed")
 
 
 # -- recreate ----------------------------------------------------------------------------------------------------------
@@ -192,14 +187,7 @@ def _way(way: Way) -> Markup:
 
 
 def _step(step: Step) -> Markup:
-    return tag(
-        "li", tag("p", whole(step.says)), _block("\n".join(step.commands), "Commands") if step.commands else None
-    )
-
-
-def _block(text: str, label: str) -> Markup:
-    """Text as it is; whoever has no mouse can scroll it."""
-    return tag("pre", tag("code", whole(text)), tabindex=0, role="group", aria_label=label)
+    return tag("li", tag("p", whole(step.says)), block("\n".join(step.commands), "Commands") if step.commands else None)
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
@@ -259,14 +247,14 @@ def _layer_table(target: Target) -> Markup:
             tag("th", layer.name, scope="row"),
             tag("td", layer.kind),
             tag("td", layer.asks, None if layer.pinned else tag("strong", " not pinned: it uses the network")),
-            tag("td", ", ".join(layer.parents) or _NONE),
+            tag("td", ", ".join(layer.parents) or NONE),
             tag("td", f"{layer.inputs:,}", class_="number"),
-            tag("td", human(layer.size) if layer.inputs else _NONE, class_="number"),
-            tag("td", _digest(layer.id)),
+            tag("td", human(layer.size) if layer.inputs else NONE, class_="number"),
+            tag("td", digest_code(layer.id)),
         )
         for layer in target.layers
     ]
-    return _table(
+    return table(
         f"Layers of the target {target.name}",
         ("Layer", "Kind", "Asks for", "Stands on", "#Inputs", "#Size", "Id (sha256)"),
         rows,
@@ -306,19 +294,19 @@ def _packages(page: Page) -> Markup:
     intro = f"{len(page.packages):,} files are installed, each named by the hash of its bytes."
     caption = "Installed packages, by layer and name"
     return join(
-        tag("p", intro), tag("div", search, full, class_="tools"), _table(caption, heads, rows, id_="package-list")
+        tag("p", intro), tag("div", search, full, class_="tools"), table(caption, heads, rows, id_="package-list")
     )
 
 
 def _package(package: Package, *, several: bool, licences: bool) -> tuple[Markup | None, ...]:
     return (
         tag("th", package.name, scope="row"),
-        tag("td", package.version or _NONE),
+        tag("td", package.version or NONE),
         tag("td", f"{_kind(package)}, {package.layer}"),
         tag("td", ", ".join(package.targets) or "all") if several else None,
-        tag("td", tag("span", package.licence or _NONE, class_="clamp")) if licences else None,
+        tag("td", tag("span", package.licence or NONE, class_="clamp")) if licences else None,
         tag("td", human(package.size), class_="number"),
-        tag("td", _digest(package.sha256)),
+        tag("td", digest_code(package.sha256)),
     )
 
 
@@ -330,7 +318,7 @@ def _code_and_data(page: Page) -> Markup:
     parts: list[Markup | None] = []
     if code:
         source = (
-            join("from ", _link(code.repository, code.repository))
+            join("from ", link(code.repository, code.repository))
             if code.repository
             else join("in ", tag("code", code.place))
         )
@@ -339,11 +327,11 @@ def _code_and_data(page: Page) -> Markup:
             ("Commit", tag("code", code.commit, class_="whole")) if code.commit else None,
             ("Git tree", tag("code", code.tree, class_="whole")) if code.tree else None,
         ]
-        parts += [tag("h3", "Code"), tag("dl", *(_fact(*row) for row in rows if row), class_="glance")]
+        parts += [tag("h3", "Code"), tag("dl", *(fact(*row) for row in rows if row), class_="glance")]
     if page.data:
         parts += [
             tag("h3", "Data"),
-            _table("Folders that the environment sees", ("Seen at", "Use", "Where", "Content"), map(_data, page.data)),
+            table("Folders that the environment sees", ("Seen at", "Use", "Where", "Content"), map(_data, page.data)),
         ]
     return join(*parts)
 
@@ -364,9 +352,9 @@ def _content(data: Data) -> Iterator[Markup]:
         words = f"{data.files:,} file{'s' if data.files != 1 else ''}, {human(data.size)}, tree sha256 "
         yield tag("p", words, tag("code", data.tree, class_="whole"))
     for url, digest, size in data.downloads:
-        yield tag("p", _link(url, url), f", {human(size)}, sha256 ", tag("code", digest, class_="whole"))
+        yield tag("p", link(url, url), f", {human(size)}, sha256 ", tag("code", digest, class_="whole"))
     if not data.tree and not data.downloads:
-        yield tag("p", _NONE if data.mode == "rw" else "not locked: its content was not recorded")
+        yield tag("p", NONE if data.mode == "rw" else "not locked: its content was not recorded")
 
 
 # -- people, licence, citation -----------------------------------------------------------------------------------------
@@ -377,10 +365,10 @@ def _people(page: Page) -> Markup:
     grants = [
         tag(
             "li",
-            _link(grant.ror, grant.funder) if grant.ror else tag("span", grant.funder),
+            link(grant.ror, grant.funder) if grant.ror else tag("span", grant.funder),
             f", {grant.title}" if grant.title else None,
             f", {grant.award}" if grant.award else None,
-            join(", ", _link(grant.url, "page of the grant")) if grant.url else None,
+            join(", ", link(grant.url, "page of the grant")) if grant.url else None,
         )
         for grant in page.funding
     ]
@@ -397,161 +385,19 @@ def _person(person: Person) -> Iterator[Markup | str]:
     yield tag("bdi", person.name, class_="name")
     if person.affiliation:
         yield ", "
-        yield _link(person.ror, person.affiliation) if person.ror else tag("span", person.affiliation)
+        yield link(person.ror, person.affiliation) if person.ror else tag("span", person.affiliation)
     if person.orcid:
         yield ", "
-        yield _link(f"https://orcid.org/{person.orcid}", f"ORCID {person.orcid}")
+        yield link(f"https://orcid.org/{person.orcid}", f"ORCID {person.orcid}")
 
 
 def _licence(page: Page) -> Markup:
-    return _link(page.licence_url, page.licence) if page.licence_url else tag("span", page.licence)
+    return link(page.licence_url, page.licence) if page.licence_url else tag("span", page.licence)
 
 
 def _cite(page: Page) -> Markup:
     return join(
         tag("p", page.citation, class_="citation", dir="auto"),
         tag("h3", "BibTeX") if page.bibtex else None,
-        _block(page.bibtex, "BibTeX") if page.bibtex else None,
+        block(page.bibtex, "BibTeX") if page.bibtex else None,
     )
-
-
-# -- verification ------------------------------------------------------------------------------------------------------
-
-
-def _verification(page: Page) -> Markup:
-    checks = [_locked(page), _sealed(page), _vouched(page), _recorded(page)]
-    note = (
-        "This page says what was known when it was written; it proves nothing. These commands check it on your machine:"
-    )
-    signed = ["reprobox verify -C project --attestations attestations"] if page.vouchers else []
-    commands = "\n".join(("reprobox verify -C project", "reprobox realize -C project", *signed))
-    return join(
-        tag("ul", *checks, class_="checks"),
-        _voucher_table(page) if page.vouchers else None,
-        _run_table(page) if page.runs else None,
-        _digest_table(page),
-        tag("p", note),
-        _block(commands, "Commands"),
-    )
-
-
-def _good(word: str, text: str) -> Markup:
-    return _check("good", "✓", word, text)
-
-
-def _open(word: str, text: str) -> Markup:
-    return _check("open", "○", word, text)
-
-
-def _check(kind: str, sign: str, word: str, text: str) -> Markup:
-    mark = tag("span", sign, aria_hidden="true", class_="sign")
-    return tag("li", mark, tag("strong", word), f" {text}", class_=kind)
-
-
-def _locked(page: Page) -> Markup:
-    loose = sorted({layer.name for target in page.targets for layer in target.layers if not layer.pinned})
-    if loose:
-        text = f"but for what the steps of {listed(loose)} take from the network, which no hash names."
-        return _open("Locked,", text)
-    return _good("Locked.", "Every input is named by its SHA-256 hash.")
-
-
-def _sealed(page: Page) -> Markup:
-    sealed = [target.name for target in page.targets if target.sealed]
-    if not sealed:
-        return _open("Not sealed.", "Inputs are locked; what building them gives was not recorded.")
-    if len(sealed) < len(page.targets):
-        return _open("Sealed in part.", f"The results of building {listed(sealed)} are recorded, the others' are not.")
-    return _good("Sealed.", "What building gives was recorded: whoever builds it again must get the same bytes.")
-
-
-def _vouched(page: Page) -> Markup:
-    if not page.vouchers:
-        return _open("Nobody vouches.", "No signed statement of a rebuild is enclosed.")
-    says = "Statements are enclosed that it was built again and gave the recorded results; whether the signatures hold,"
-    return _good(f"Signed by {_keys(page)}.", f"{says} is for you to check with the keys that you believe.")
-
-
-def _keys(page: Page) -> str:
-    count = len({voucher.key for voucher in page.vouchers})
-    return "1 key" if count == 1 else f"{count} keys"
-
-
-def _recorded(page: Page) -> Markup:
-    count = len(page.runs)
-    if not count:
-        return _open("No run is recorded.", "How the results were made is not part of this package.")
-    return _good(f"{count} run{'s' if count != 1 else ''} recorded.", "What ran, on which inputs, with which results.")
-
-
-def _voucher_table(page: Page) -> Markup:
-    rows = [
-        (
-            tag("th", item.who or "A key", scope="row"),
-            tag("td", _moment(item.when)),
-            tag("td", item.says or _NONE),
-            tag("td", tag("code", item.key, class_="whole")),
-        )
-        for item in page.vouchers
-    ]
-    return _table("Signed statements", ("Name", "When", "Says", "Key"), rows)
-
-
-def _moment(when: str) -> Markup:
-    """A moment of RFC 3339 as people write it."""
-    return tag("time", when.replace("T", " ").replace("Z", " UTC"), datetime=when) if when else tag("span", _NONE)
-
-
-def _run_table(page: Page) -> Markup:
-    rows = [
-        (
-            tag("th", tag("code", item.command), scope="row"),
-            tag("td", item.target or _NONE),
-            tag("td", item.who or _NONE),
-            tag("td", _moment(item.ended)),
-            tag("td", str(item.status), class_="number"),
-            tag("td", f"{item.outputs:,}", class_="number"),
-        )
-        for item in page.runs
-    ]
-    return _table("Recorded runs", ("Command", "Target", "Who", "Ended", "#Exit status", "#Files written"), rows)
-
-
-def _digest_table(page: Page) -> Markup:
-    said = [("research.lock", page.lock), ("Manifest, as it is read", page.manifest)]
-    for target in page.targets:
-        of = f" of {target.name}" if len(page.targets) > 1 else ""
-        said += [(f"Image{of}", target.image_digest), (f"File tree{of}", target.tree_digest)] if target.sealed else []
-    rows = [(tag("th", name, scope="row"), tag("td", tag("code", digest, class_="whole"))) for name, digest in said]
-    return _table("Digests (sha256)", ("Of what", "Digest"), rows)
-
-
-# -- small parts -------------------------------------------------------------------------------------------------------
-
-
-def _table(caption: str, heads: Sequence[str], rows: object, id_: str = "") -> Markup:
-    """A table that scrolls by itself where it is too wide. ``#`` before a heading: its column has numbers."""
-    head = tag(
-        "tr",
-        *(
-            tag("th", name.removeprefix("#"), scope="col", class_="number" if name[0] == "#" else None)
-            for name in heads
-        ),
-    )
-    body = [tag("tr", *cells) for cells in rows]  # type: ignore[attr-defined]
-    table = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), id=id_ or None)
-    return tag("div", table, class_="scroll", tabindex=0, role="group", aria_label=caption)
-
-
-def _digest(hexadecimal: str) -> Markup:
-    return tag("code", hexadecimal, class_="digest")
-
-
-def _link(url: str, text: str) -> Markup:
-    """A link, if it leads to the web; else the text alone."""
-    return tag("a", text, href=url) if _WEB.match(url) else tag("span", text)
-
-
-def listed(names: Sequence[str]) -> str:
-    """``a, b and c``"""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
