@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reprobox.base_reference import DAEMON
 from reprobox.download.transfer import Location, Watch
@@ -19,9 +20,11 @@ from reprobox.errors import BackendError, FetchError, cannot_write
 from reprobox.layers.image import ImageBase, resolution
 from reprobox.layers.kind import Resolution, ResolveRequest
 from reprobox.lock import Input
-from reprobox.oci.container_engine import Engine, find
 from reprobox.oci.image_archive import choose, contents, extract
 from reprobox.store import Store
+
+if TYPE_CHECKING:
+    from reprobox.oci.container_engine import Engine
 
 _FACT = "engine"  # of an input: the id of the engine's image that has it
 _CHUNK = 1 << 20
@@ -36,7 +39,7 @@ class EngineImage(ImageBase):
     def resolve(self, request: ResolveRequest) -> Resolution:
         """Ask the engine what the name stands for now, and take the image from it."""
         reference, store = request.manifest.base.reference, request.world.store
-        engine = Engine(find())
+        engine = _engine()
         identity = engine.image_id(reference)
         where = f"{DAEMON}{reference}"
         with store.scratch() as folder:
@@ -48,6 +51,13 @@ class EngineImage(ImageBase):
         for document in found.documents.values():
             store.add_blob(document)
         return resolution(found, {"reference": where, "id": identity}, {_FACT: identity})
+
+
+def _engine() -> Engine:
+    """The one on this machine. An HTTP client takes a while to load, for a kind that few projects have."""
+    from reprobox.oci.container_engine import Engine, find
+
+    return Engine(find())
 
 
 def _saved(engine: Engine, identity: str, folder: Path) -> Path:
@@ -101,7 +111,7 @@ class EngineProvider:
 
     def _ask(self, identity: str) -> int:
         """Whether the engine still has the image; whether that has the same layers is known when it gives them."""
-        Engine(find()).image_id(identity)
+        _engine().image_id(identity)
         return -1
 
     def _make(self, identity: str, digest: str, write: Callable[[bytes], None], _: Watch) -> None:
@@ -117,7 +127,7 @@ class EngineProvider:
     def _take(self, identity: str) -> None:
         """Everything that the engine's image is made of."""
         try:
-            engine = Engine(find())
+            engine = _engine()
             with self._store.scratch() as folder:
                 archive = _saved(engine, engine.image_id(identity), folder)
                 held = contents(archive)

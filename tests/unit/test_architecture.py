@@ -38,6 +38,11 @@ def test_realizing_what_is_locked_loads_no_graph():
     assert "networkx" not in loaded_by("import reprobox.realize, reprobox.cli.realize")
 
 
+def test_knowing_what_is_installed_loads_no_client_of_anything():
+    loaded = loaded_by("from reprobox.plugins import Plugins; Plugins()")
+    assert not loaded & {"networkx", "http.client", "ssl", "urllib3", "tomlkit"}
+
+
 @pytest.mark.parametrize("verb", ["--help", "--version"])
 def test_asking_for_help_loads_nothing_heavy(verb):
     loaded = loaded_by(
