@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from reprobox.tables import Check, Finding, did_you_mean, pattern, quote
+from reprobox.table_rules import Check, Finding, pattern
+from reprobox.wording import did_you_mean, quote
 
 #: Prefixes that say where an image is.
 REGISTRY, DAEMON = "docker://", "docker-daemon:"

@@ -45,7 +45,9 @@ from typing import Any, Literal
 
 from reprobox import tables, toml_lines
 from reprobox.errors import Problem, UsageError
-from reprobox.tables import EMPTY, Check, Finding, Reader, key, pattern
+from reprobox.table_rules import Check, Finding, pattern
+from reprobox.tables import EMPTY, Reader, key
+from reprobox.wording import quote
 
 FILE_NAME = "config.toml"
 MAX_BYTES = 1 << 20
@@ -57,13 +59,13 @@ DOI_RESOLVER = "https://doi.org"
 def _path(text: str) -> Finding | None:
     if text.startswith(("/", "~/")):
         return None
-    return Finding(f"expected an absolute path, found {tables.quote(text)}", "begin it with / or ~/")
+    return Finding(f"expected an absolute path, found {quote(text)}", "begin it with / or ~/")
 
 
 def _place_of_vault(text: str) -> Finding | None:
     if text.startswith(("/", "~/")) or (text.startswith("oci://") and len(text) > len("oci://")):
         return None
-    return Finding(f"expected an absolute path or oci://…, found {tables.quote(text)}", "begin it with /, ~/ or oci://")
+    return Finding(f"expected an absolute path or oci://…, found {quote(text)}", "begin it with /, ~/ or oci://")
 
 
 _vault = Check(find=_place_of_vault)
@@ -226,7 +228,7 @@ def _jobs(environment: Mapping[str, str]) -> int | None:
         return None
     if not (text.isdecimal() and 1 <= int(text) <= MOST_JOBS):
         raise UsageError(
-            f"expected a number from 1 to {MOST_JOBS}, found {tables.quote(text)}",
+            f"expected a number from 1 to {MOST_JOBS}, found {quote(text)}",
             where="REPROBOX_JOBS",
             hint="it says how many downloads run at a time",
         )
@@ -240,13 +242,13 @@ def _remote(environment: Mapping[str, str], said: Remote) -> Remote:
     push = environment.get("REPROBOX_REMOTE_PUSH") or ("1" if said.push else "0")
     if trust not in TRUST:
         raise UsageError(
-            f"expected seal or pushers, found {tables.quote(trust)}",
+            f"expected seal or pushers, found {quote(trust)}",
             where="REPROBOX_REMOTE_TRUST",
             hint="it says whose word counts for the bytes of a layer that is taken from the remote",
         )
     if push not in ("0", "1"):
         raise UsageError(
-            f"expected 1 or 0, found {tables.quote(push)}",
+            f"expected 1 or 0, found {quote(push)}",
             where="REPROBOX_REMOTE_PUSH",
             hint="1 pushes what is built to the remote",
         )

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from reprobox import json_tables, tables
+from reprobox import json_tables
 from reprobox.digest import Json
 from reprobox.json_tables import Form
+from reprobox.table_rules import pattern
 from reprobox.tables import EMPTY, key
 
 FORMAT = 1
@@ -24,7 +25,7 @@ MAX_BYTES = 1 << 20
 MPI_FAMILIES = {"openmpi": "Open MPI", "mpich": "MPICH", "intel-mpi": "Intel MPI", "mvapich": "MVAPICH"}
 
 _VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)*")
-_version = tables.pattern(_VERSION.pattern, "a version", 'digits and dots, such as "6.1.0"')
+_version = pattern(_VERSION.pattern, "a version", 'digits and dots, such as "6.1.0"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

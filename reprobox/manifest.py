@@ -16,19 +16,8 @@ from reprobox import tables, toml_lines
 from reprobox.base_reference import DAEMON, ORAS, bare_name, base_image, base_sif
 from reprobox.digest import Json, canonical, sha256
 from reprobox.errors import Problem, UsageError
-from reprobox.tables import (
-    EMPTY,
-    Reader,
-    Rule,
-    at_most_one,
-    did_you_mean,
-    exactly_one,
-    key,
-    listed,
-    needs,
-    needs_any,
-    quote,
-)
+from reprobox.table_rules import Rule, at_most_one, exactly_one, needs, needs_any
+from reprobox.tables import EMPTY, Reader, key
 from reprobox.toml_lines import Positions
 from reprobox.value_checks import (
     absolute_path,
@@ -56,6 +45,7 @@ from reprobox.value_checks import (
     web_page,
     word,
 )
+from reprobox.wording import did_you_mean, listed, quote
 
 FORMAT = "reprobox-manifest-1"
 """Tag of the canonical form: changing how a manifest is hashed means changing this."""

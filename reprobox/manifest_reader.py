@@ -18,8 +18,9 @@ from reprobox import cpu, tables, toml_lines
 from reprobox.digest import Json
 from reprobox.errors import ManifestError, Problem
 from reprobox.manifest import DEFAULT_TARGETS, RESERVED_LAYERS, Base, Code, Layer, Manifest, Target
-from reprobox.tables import BAD, LATER, Reader, by_line, did_you_mean, listed, quote
+from reprobox.tables import BAD, LATER, Reader, by_line
 from reprobox.toml_lines import LimitError, Positions
+from reprobox.wording import did_you_mean, listed, quote
 
 SCHEMA_ID = "https://example.org/reprobox/schemas/research.schema.json"
 MAX_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from reprobox.manifest import Manifest
 from reprobox.manifest_reader import Kind, parse
 from reprobox.project import MANIFEST_NAME, read_lock
 from reprobox.store import Store
-from reprobox.tables import quote
+from reprobox.wording import quote
 
 #: Largest lock that is read of a stranger, in bytes; ten thousand packages take three million.
 MOST_LOCK = 64 << 20

@@ -7,19 +7,18 @@ Schema, and the canonical form that is hashed.
 from __future__ import annotations
 
 import json
-import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType, NoneType, UnionType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from reprobox.digest import Json
 from reprobox.errors import ManifestError, Problem
-from reprobox.toml_lines import Path, Positions, bare_or_quoted, shortened, show
+from reprobox.table_rules import Check, Finding
+from reprobox.toml_lines import Path, Positions, show
+from reprobox.wording import did_you_mean, found, listed, quote
 
 MAX_PROBLEMS = 1000
 
@@ -31,96 +30,6 @@ REQUIRED: Any = object()
 
 
 LATER = "a later release"
-
-
-class Finding(NamedTuple):
-    """What is wrong with a value, and what to do about it."""
-
-    message: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """A rule for one string. ``find`` says what is wrong with it; ``schema`` says as much of it as JSON Schema can."""
-
-    find: Callable[[str], Finding | None]
-    schema: Mapping[str, Json] = field(default_factory=dict)
-
-
-def pattern(regex: str, expected: str, hint: str = "") -> Check:
-    """The whole string must match ``regex``; the message is ``expected <expected>, found <the string>``."""
-    compiled = re.compile(regex)
-
-    def find(text: str) -> Finding | None:
-        return None if compiled.fullmatch(text) else Finding(f"expected {expected}, found {quote(text)}", hint)
-
-    return Check(find=find, schema={"pattern": f"^(?:{regex})$"})
-
-
-class Rule(NamedTuple):
-    """A rule about which keys of one table go together. ``find`` is given the keys that the table has."""
-
-    find: Callable[[AbstractSet[str]], Finding | None]
-    schema: Mapping[str, Json]
-
-
-def exactly_one(*names: str) -> Rule:
-    """One of these keys must be there, and no other of them."""
-
-    def find(given: AbstractSet[str]) -> Finding | None:
-        present = [name for name in names if name in given]
-        if not present:
-            return Finding(f"expected one of {listed(names)}", "add one of these keys")
-        return (
-            None if len(present) == 1 else Finding(f"{listed(present, 'and')} cannot go together", "keep one of them")
-        )
-
-    return Rule(find, {"oneOf": [{"required": [name]} for name in names]})
-
-
-def at_least_one(*names: str) -> Rule:
-    """One or more of these keys must be there."""
-
-    def find(given: AbstractSet[str]) -> Finding | None:
-        return (
-            None
-            if given & set(names)
-            else Finding(f"expected at least one of {listed(names)}", "add one of these keys")
-        )
-
-    return Rule(find, {"anyOf": [{"required": [name]} for name in names]})
-
-
-def at_most_one(*names: str) -> Rule:
-    """No two of these keys may be there."""
-
-    def find(given: AbstractSet[str]) -> Finding | None:
-        present = [name for name in names if name in given]
-        return None if len(present) < 2 else Finding(f"{listed(present, 'and')} cannot go together", "keep one of them")
-
-    return Rule(find, {"not": {"required": list(names)}} if len(names) == 2 else {})
-
-
-def needs(name: str, other: str) -> Rule:
-    """Where ``name`` is there, ``other`` must be too."""
-
-    def find(given: AbstractSet[str]) -> Finding | None:
-        missing = name in given and other not in given
-        return Finding(f"`{name}` needs `{other}`", f"add `{other}`") if missing else None
-
-    return Rule(find, {"dependentRequired": {name: [other]}})
-
-
-def needs_any(name: str, *others: str) -> Rule:
-    """Where ``name`` is there, one of the others must be too."""
-
-    def find(given: AbstractSet[str]) -> Finding | None:
-        wanted = listed([f"`{other}`" for other in others])
-        missing = name in given and given.isdisjoint(others)
-        return Finding(f"`{name}` needs {wanted}", f"add {wanted}, or leave it out") if missing else None
-
-    return Rule(find, {"dependentSchemas": {name: {"anyOf": [{"required": [other]} for other in others]}}})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -476,42 +385,9 @@ def _words(text: str) -> list[str]:
         return [text]
 
 
-# Words for messages.
-
-
 def not_yet(what: str, since: str = LATER) -> Finding:
     """What is said of something that is understood but has no behaviour in this version."""
     return Finding(f"{what} is not available yet in this version; it comes in {since}", "leave it out for now")
-
-
-_FOUND = {str: "a string", bool: "a boolean", int: "an integer", float: "a float", list: "a list", dict: "a table"}
-
-
-def found(value: object) -> str:
-    """What a parsed TOML value is called: ``an integer``, ``a table``."""
-    return _FOUND.get(type(value), "a date or time")
-
-
-def quote(text: str) -> str:
-    """``text`` in double quotes on one line, shortened where it is long. A terminal sees only what it prints."""
-    said = json.dumps(shortened(text), ensure_ascii=False)
-    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in said)
-
-
-def listed(names: Sequence[str], conjunction: str = "or") -> str:
-    """``a, b or c``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
-
-
-def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """A hint with the nearest of ``known``; where none is near, all of them if they are few, else ``otherwise``."""
-    candidates = list(known)
-    few = len(name) <= 64 and len(candidates) <= 1000  # comparing costs the product of both
-    if few and (near := get_close_matches(name.lower(), candidates, n=1)):
-        return f"did you mean {quote(near[0])}?"
-    if 0 < len(candidates) <= 12:
-        return f"known here: {', '.join(map(bare_or_quoted, sorted(candidates)))}"
-    return otherwise
 
 
 # JSON Schema and canonical form.

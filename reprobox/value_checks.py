@@ -1,4 +1,4 @@
-"""What one value of a manifest may be: a :class:`reprobox.tables.Check` for each sort of path, name and address."""
+"""What one value of a manifest may be: a check for each sort of path, name, address and number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import partial
 
 from reprobox import cpu
 from reprobox.host import MPI_FAMILIES
-from reprobox.tables import Check, Finding, did_you_mean, listed, pattern, quote
+from reprobox.table_rules import Check, Finding, pattern
+from reprobox.wording import did_you_mean, listed, quote
 
 GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
 

@@ -20,7 +20,7 @@ from reprobox.manifest_edit import Done, NameOf
 from reprobox.manifest_reader import MAX_BYTES, parse
 from reprobox.project import Project
 from reprobox.session import Session
-from reprobox.tables import Check
+from reprobox.table_rules import Check
 from reprobox.value_checks import apt_package
 
 KINDS: dict[str, Check] = {"apt": apt_package, "pip": requirement}

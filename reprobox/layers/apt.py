@@ -26,7 +26,8 @@ from reprobox.layers.bootstrap import tool_root
 from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, Lock
 from reprobox.manifest import Layer, Manifest
-from reprobox.tables import key, pattern
+from reprobox.table_rules import pattern
+from reprobox.tables import key
 from reprobox.value_checks import apt_package, host_path, word
 
 _CONFIGURATION = Path(solver.__file__).resolve().with_name("step-apt.conf")

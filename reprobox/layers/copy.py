@@ -14,9 +14,11 @@ from reprobox.git.worktree import IN_THE_WAY, Placing, Source, collect, one, tre
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.left_out import left_out, skipped_paths
 from reprobox.manifest import Layer, Manifest
-from reprobox.tables import Check, Finding, key, quote
+from reprobox.table_rules import Check, Finding
+from reprobox.tables import key
 from reprobox.tree import Tree
 from reprobox.value_checks import absolute_path, relative_inside
+from reprobox.wording import quote
 
 
 def _destination(text: str) -> Finding | None:

@@ -24,10 +24,12 @@ from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
 from reprobox.manifest import Layer, Manifest, Mount
 from reprobox.providers import Found
-from reprobox.tables import Rule, at_most_one, key, needs, quote
+from reprobox.table_rules import Rule, at_most_one, needs
+from reprobox.tables import key
 from reprobox.tree import Tree
 from reprobox.urls import without_password
 from reprobox.value_checks import file_url, sha256_hex
+from reprobox.wording import quote
 
 _CHUNK = 1 << 20
 #: The key of a request that is about the files of a mount, and where the layer made of them has them.

@@ -41,9 +41,10 @@ from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, request_digest
 from reprobox.manifest import Code, Layer, Manifest
 from reprobox.store import Store
-from reprobox.tables import did_you_mean, key, quote
+from reprobox.tables import key
 from reprobox.tree import Tree
 from reprobox.value_checks import relative_inside, repository, word
+from reprobox.wording import did_you_mean, quote
 
 _DEEPEST = 16  # submodules within submodules
 

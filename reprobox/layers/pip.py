@@ -35,7 +35,8 @@ from reprobox.layers.wheel_files import FILES, NO_WHEEL, facts_of, file_input, p
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
 from reprobox.pypi import NoSolutionError, Package, Question, Uv, Wheel, indented
-from reprobox.tables import Check, Finding, Rule, at_most_one, exactly_one, key, pattern
+from reprobox.table_rules import Check, Finding, Rule, at_most_one, exactly_one, pattern
+from reprobox.tables import key
 from reprobox.value_checks import nonempty, relative_inside
 
 if TYPE_CHECKING:  # what reads other formats is loaded where a layer needs it

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from reprobox.digest import canonical, sha256
 from reprobox.errors import ManifestError, Problem
 from reprobox.layers.requirement_files import Asked, Read, Said, decoded, url_problem
-from reprobox.tables import did_you_mean
+from reprobox.wording import did_you_mean
 
 FILE_NAME = "pyproject.toml"
 _STATIC = "write them out in pyproject.toml, or put them into a requirements file and name that with `requirements`"

@@ -9,7 +9,8 @@ from reprobox.digest import Json
 from reprobox.graph import EVERYTHING
 from reprobox.layers.kind import NETWORK, SECRETS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.manifest import Layer
-from reprobox.tables import Check, Finding, key
+from reprobox.table_rules import Check, Finding
+from reprobox.tables import key
 
 _LARGEST = 128 << 10  # bytes that Linux takes in one argument, with its final zero
 

@@ -14,7 +14,8 @@ from reprobox.digest import Json
 from reprobox.errors import Problem, UsageError
 from reprobox.host import Host
 from reprobox.json_tables import Form
-from reprobox.tables import EMPTY, key, pattern
+from reprobox.table_rules import pattern
+from reprobox.tables import EMPTY, key
 
 FORMAT = 1
 FOLDER = "research.runs"

@@ -11,7 +11,7 @@ from pathlib import Path
 from reprobox.git.repository import Remote
 from reprobox.lock import Lock
 from reprobox.manifest import Base, Layer, Manifest, Mount
-from reprobox.tables import quote
+from reprobox.wording import quote
 
 _FOLDERS = ("archive", "oci", "sif", "rootfs")
 _FILE_URL = re.compile(r"file:\S+")

@@ -13,8 +13,8 @@ from reprobox.archives.tar_stream import TarError, TarStream, decompressed
 from reprobox.errors import UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.project import MANIFEST_NAME
-from reprobox.tables import quote
 from reprobox.vault.remote import is_registry
+from reprobox.wording import quote
 
 PROJECT, CRATE, VAULT, ARCHIVE, PDF = "project", "crate", "vault", "archive", "pdf"
 IMAGE, GIT, WEB, DOI = "image", "git", "web", "doi"

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from reprobox import manifest_reader
 from reprobox.layers.fetch import Fetch
 from reprobox.layers.git import Git
-from reprobox.tables import Rule, at_least_one, key
+from reprobox.table_rules import Rule, at_least_one
+from reprobox.tables import key
 from reprobox.value_checks import absolute_path, apt_package, nonempty, relative_inside, url
 
 
