@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import errno
 import json
 import os
@@ -13,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,8 +29,8 @@ from reprobox.backend import (
     ToolResult,
 )
 from reprobox.errors import BackendError, BuildError
-from reprobox.redact import Redactor, holders, redacted
-from reprobox.sandbox import kernel
+from reprobox.redact import redacted
+from reprobox.sandbox import children, kernel
 from reprobox.sandbox.allotted import allotted
 from reprobox.sandbox.command import stage_folder
 from reprobox.sandbox.launcher import ARGV
@@ -41,7 +39,6 @@ from reprobox.sandbox.seccomp import ABIS
 from reprobox.staging import staging_folder
 from reprobox.tree import remove, strip_inherited
 
-_LAST_LINES = 20
 _NO_OVERLAY = "REPROBOX_SANDBOX_OVERLAY"
 _WHOLE = "whole"  # a mark: the copy that is edited is a whole tree, not an overlay's upper directory
 
@@ -118,7 +115,7 @@ class Sandbox:
 
     def _tried(self, stage: Path) -> Availability:
         try:
-            return _judge(_child("probe", stage))
+            return _judge(children.answer_of([*ARGV, "probe", str(stage)]))
         except (OSError, BuildError) as error:
             return Availability(ok=False, reason=f"it cannot be tried: {error}", hint=_HINTS["mounts"])
 
@@ -138,7 +135,7 @@ class Sandbox:
                 "mode": "build",
                 "commands": [list(command) for command in request.commands],
                 "workdir": request.workdir,
-                "network": _resolver() if request.network else None,
+                "network": children.resolver() if request.network else None,
                 "epoch": request.epoch,
                 "installing": request.installing,
                 "output": str(request.output.absolute()),
@@ -149,15 +146,15 @@ class Sandbox:
             with (
                 request.log.open("ab") as log,
                 redacted(log, request.secrets) as out,
-                _handed_over(request.secrets) as secrets,
+                children.handed_over(request.secrets) as secrets,
             ):
                 told = {**document, "secrets": secrets}
                 handed = () if secrets is None else (secrets,)
                 answer = _carry_out("step", stage, told, stdout=out, stderr=subprocess.STDOUT, pass_fds=handed)
-            removed = _keep_failed(request, document) if answer["status"] != 0 else ()
-        if answer["status"] != 0:
-            raise _failure(request, answer["status"], removed)
-        return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
+            if answer["status"] != 0:
+                removed = children.keep_failed(request, document, Path(document["changes"]), "changes")
+                raise children.failure(request, answer["status"], removed)
+        return children.result(answer)
 
     def reenter(self, failed: Path, argv: Sequence[str]) -> int:
         """Run a command, with the caller's streams and terminal, in the state that a failed step left at ``failed``."""
@@ -178,11 +175,11 @@ class Sandbox:
                 "mode": "edit",
                 "parents": [str(tree) for tree in trees],
                 "whole": (request.state / _WHOLE).exists(),
-                "binds": [_bind(bind) for bind in request.binds],
+                "binds": [children.bind_document(bind) for bind in request.binds],
                 "environment": dict(request.environment),
                 "commands": [list(request.argv)],
                 "workdir": request.workdir,
-                "network": _resolver(),
+                "network": children.resolver(),
             }
             return _at_the_terminal(stage, document, changes)
 
@@ -213,7 +210,7 @@ class Sandbox:
                 "parent_index": str(request.parent_index.absolute()),
             }
             answer = _carry_out("pack", stage, document)
-        return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
+        return children.result(answer)
 
     def tool(self, request: ToolRequest) -> ToolResult:
         with staging_folder(self._scratch) as stage:
@@ -238,7 +235,7 @@ class Sandbox:
             strip_inherited(stage / name, 0o755)
         document: dict[str, Any] = {
             "stage": str(stage / "stage"),
-            "binds": [_bind(bind) for bind in binds],
+            "binds": [children.bind_document(bind) for bind in binds],
             "environment": dict(environment),
             "whole": seed is not None or not self.overlay(),
             "layers": [],
@@ -246,7 +243,7 @@ class Sandbox:
         trees = [tree.absolute() for tree in parents]
         if document["whole"]:
             root = str((seed or stage / "upper").absolute())
-            layers = [] if seed else _with_indexes(trees)
+            layers = [] if seed else children.with_indexes(trees)
             return document | {"root": root, "changes": root, "layers": layers}
         upper = str(stage / "upper")
         stacked = {"parents": [str(tree) for tree in trees], "upper": upper, "work": str(stage / "work")}
@@ -268,7 +265,7 @@ class Sandbox:
 
     def _merge(self, root: Path, trees: Sequence[Path]) -> None:
         with staging_folder(self._scratch) as stage:
-            _carry_out("merge", stage, {"root": str(root.absolute()), "layers": _with_indexes(trees)})
+            _carry_out("merge", stage, {"root": str(root.absolute()), "layers": children.with_indexes(trees)})
 
     def _merged(self, place: Path, trees: Sequence[Path]) -> Path:
         """The layers as one folder, made once: where nothing can be stacked, this is what runs."""
@@ -300,7 +297,7 @@ class Sandbox:
             "stage": stage_folder(str(self._scratch)),
             "argv": list(request.argv),
             "environment": {**request.environment, **given.environment},
-            "binds": [_bind(bind) for bind in (*request.binds, *given.binds)],
+            "binds": [children.bind_document(bind) for bind in (*request.binds, *given.binds)],
             "processors": given.processors,
             "workdir": request.workdir,
             "network": request.network,
@@ -338,66 +335,15 @@ def _judge(results: Mapping[str, str]) -> Availability:
     return Availability(ok=True, details=details)
 
 
-def _with_indexes(trees: Sequence[Path]) -> list[list[str]]:
-    return [[str(tree), str(tree.parent / "index")] for tree in trees]
-
-
 def _carry_out(way: str, stage: Path, document: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     """Let a child do what ``document`` asks for. Raises :class:`BackendError` if it cannot begin."""
     path = stage / "request.json"
     path.write_text(json.dumps({**document, "parent": os.getpid()}))
-    answer: dict[str, Any] = _child(way, path, **options)
+    answer: dict[str, Any] = children.answer_of([*ARGV, way, str(path)], **options)
     if "problem" in answer:
         problem = answer["problem"]
         raise BackendError(f"the sandbox cannot be entered: {problem}", hint="`reprobox doctor` says what works here")
     return answer
-
-
-@contextlib.contextmanager
-def _handed_over(secrets: Mapping[str, bytes]) -> Iterator[int | None]:
-    """A descriptor of a file in memory with the values, which only the child is given; None where there are none."""
-    if not secrets:
-        yield None
-        return
-    document = {name: base64.b64encode(value).decode() for name, value in secrets.items()}
-    with os.fdopen(os.memfd_create("secrets"), "wb") as file:
-        file.write(json.dumps(document).encode())
-        file.flush()
-        file.seek(0)
-        yield file.fileno()
-
-
-#: Of the caller's environment, what an interpreter may need to start. All of it would be seen in a step as process 1's.
-_CHILD_NEEDS = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
-
-
-def _child(way: str, argument: Path, stdin: Any = subprocess.DEVNULL, **options: Any) -> Any:
-    """What a child answers. Raises the :class:`OSError` that it met, or :class:`BuildError` if it was killed."""
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as answer:
-        try:
-            process = subprocess.Popen(
-                [*ARGV, way, str(argument), str(writer)],
-                stdin=stdin,
-                pass_fds=(writer, *options.pop("pass_fds", ())),
-                env={name: os.environ[name] for name in _CHILD_NEEDS if name in os.environ},
-                **{"start_new_session": True, **options},  # a new session: Ctrl-C is the parent's to handle
-            )
-        finally:
-            os.close(writer)
-        try:
-            told = answer.read()
-            process.wait()
-        finally:
-            process.kill()
-            process.wait()
-    try:
-        document = json.loads(told)
-    except ValueError:
-        raise BuildError(f"its process was ended (status {process.returncode})", hint="run it again") from None
-    if "error" in document:
-        raise OSError(*document["error"])
-    return document["result"]
 
 
 def _add_mount_points(root: Path) -> None:
@@ -408,44 +354,3 @@ def _add_mount_points(root: Path) -> None:
     for name in () if (root / "etc").is_symlink() else FILES:
         if not os.path.lexists(root / name):
             (root / name).touch()
-
-
-def _bind(bind: Bind) -> dict[str, Any]:
-    return {"source": os.path.realpath(bind.source), "target": bind.target, "writable": bind.writable}
-
-
-def _keep_failed(request: BuildRequest, document: Mapping[str, Any]) -> list[str]:
-    """Keep what a step left, but for files that hold a secret; returns which they were."""
-    if request.failed is None:
-        return []
-    remove(request.failed)
-    changes = Path(document["changes"])
-    removed = list(holders(changes, request.secrets))
-    for path, _ in removed:
-        remove(changes / os.fsdecode(path))
-    request.failed.mkdir(mode=0o700, parents=True)
-    changes.rename(request.failed / "changes")
-    # The address of a proxy can hold a password.
-    kept = {name: value for name, value in document["environment"].items() if not name.lower().endswith("_proxy")}
-    (request.failed / "request.json").write_text(json.dumps({**document, "environment": kept}))
-    return [Redactor(request.secrets).text(f"/{os.fsdecode(path)}") for path, _ in removed]
-
-
-def _resolver() -> str:
-    """The host's resolv.conf, for a step that uses the host's network."""
-    try:
-        return Path("/etc/resolv.conf").read_text(errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def _failure(request: BuildRequest, status: int, removed: Sequence[str]) -> BuildError:
-    lines = request.log.read_text(errors="replace").splitlines()
-    shown = "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
-    how = f"ended with status {status}"
-    if status > 128:
-        how += f", which stands for signal {status - 128}"
-    hint = f"the full log is {request.log}"
-    if removed:
-        hint += f"; what it left was kept without {', '.join(removed[:5])}, which held a secret"
-    return BuildError(f"the step {how}; its last lines:\n{shown}", hint=hint)

@@ -23,7 +23,7 @@ from reprobox.sandbox import kernel
 
 HOST_NAME = "reprobox"
 SECRETS = "/run/secrets"
-_HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
+HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
 #: A policy by which no service starts.
 POLICY = "#!/bin/sh\nexit 101\n"
 POLICY_AT = "/usr/sbin/policy-rc.d"
@@ -203,7 +203,7 @@ def show_secrets(folder: str, secrets: Mapping[str, bytes]) -> None:
 def etc_files(request: Mapping[str, Any]) -> dict[str, str]:
     """Files that a step finds on whatever machine it runs, and their text. They never enter a layer."""
     resolver = request["network"] or ""
-    return {"/etc/hosts": _HOSTS, "/etc/hostname": f"{HOST_NAME}\n", "/etc/resolv.conf": resolver}
+    return {"/etc/hosts": HOSTS, "/etc/hostname": f"{HOST_NAME}\n", "/etc/resolv.conf": resolver}
 
 
 def make_devices(place: str, host: str) -> None:

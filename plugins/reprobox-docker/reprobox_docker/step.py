@@ -20,9 +20,11 @@ from requests.exceptions import RequestException
 
 from reprobox.backend import Bind, BuildRequest, BuildResult, ToolRequest, ToolResult
 from reprobox.digest import read_index, write_index
-from reprobox.errors import BackendError, BuildError
+from reprobox.errors import BackendError
 from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, layer_digest, write_layer
 from reprobox.redact import redacted
+from reprobox.sandbox.children import failure, resolver
+from reprobox.sandbox.process_one import HOST_NAME, HOSTS, POLICY, POLICY_AT, SECRETS
 from reprobox.staging import staging_folder
 from reprobox.tree import Changes, Tree, normalise, remove, scan
 from reprobox_docker import seccomp
@@ -30,14 +32,8 @@ from reprobox_docker.difference import Difference, made_for
 from reprobox_docker.engine import Engine
 from reprobox_docker.images import ParentStacks, empty_image, load, pieces
 
-HOST_NAME = "reprobox"
-HOSTS = "127.0.0.1 localhost reprobox\n::1 localhost ip6-localhost ip6-loopback\n"
-_POLICY = "#!/bin/sh\nexit 101\n"
-_POLICY_PATH = "/usr/sbin/policy-rc.d"
-_SECRETS = "/run/secrets"
 _STDIN = "/run/.reprobox-stdin"
 _EMPTY = "reprobox/empty:1"
-_LAST_LINES = 20
 #: Where environments have the program that gives another exactly the environment it names.
 ENV = ("/usr/bin/env", "/bin/env")
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system that is never on a disk
@@ -71,7 +67,7 @@ def build(engine: Engine, stacks: ParentStacks, scratch: Path, request: BuildReq
                 bind.source.unlink()
             status = _commands(engine, name, start.tree, request)
             if status:
-                raise _failure(request, status)
+                raise failure(request, status)
             return _taken(engine, name, start, binds, request, stage, started)
 
 
@@ -199,23 +195,16 @@ def machine_files(stage: Path, tree: Tree, *, network: bool, podman: bool) -> tu
     """
     texts = {"/etc/hostname": f"{HOST_NAME}\n"}
     if network or podman:
-        texts |= {"/etc/hosts": HOSTS, "/etc/resolv.conf": _resolver() if network else ""}
+        texts |= {"/etc/hosts": HOSTS, "/etc/resolv.conf": resolver() if network else ""}
     if (found := tree.get(tree.resolve(b"usr/sbin", final=True))) is not None and found.kind == "d":
-        texts[_POLICY_PATH] = _POLICY
+        texts[POLICY_AT] = POLICY
     binds = []
     for path, text in texts.items():
         source = stage / path.rpartition("/")[2]
         source.write_text(text, errors="surrogateescape")
-        source.chmod(0o755 if path == _POLICY_PATH else 0o644)
-        binds.append(Bind(source=source, target=path, writable=path != _POLICY_PATH))
+        source.chmod(0o755 if path == POLICY_AT else 0o644)
+        binds.append(Bind(source=source, target=path, writable=path != POLICY_AT))
     return tuple(binds)
-
-
-def _resolver() -> str:
-    try:
-        return Path("/etc/resolv.conf").read_text(errors="surrogateescape")
-    except OSError:
-        return ""
 
 
 def _put_files(engine: Engine, name: str, tree: Tree, stage: Path) -> None:
@@ -255,7 +244,7 @@ def _secret_files(secrets: Mapping[str, bytes]) -> Iterator[tuple[Bind, ...]]:
             descriptor = os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(value)
-            binds.append(Bind(source=place / name, target=f"{_SECRETS}/{name}"))
+            binds.append(Bind(source=place / name, target=f"{SECRETS}/{name}"))
         yield tuple(binds)
 
 
@@ -369,12 +358,3 @@ def _taken(
         remove(changes)
     diff_id, size = layer_digest(request.output / "tree", request.output / "index", request.epoch)
     return BuildResult(diff_id=diff_id, size=size, dropped=dropped)
-
-
-def _failure(request: BuildRequest, status: int) -> BuildError:
-    lines = request.log.read_text(errors="replace").splitlines()
-    shown = "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
-    how = f"ended with status {status}"
-    if status > 128:
-        how += f", which stands for signal {status - 128}"
-    return BuildError(f"the step {how}; its last lines:\n{shown}", hint=f"the full log is {request.log}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,14 +27,14 @@ from reprobox.backend import (
     ToolResult,
 )
 from reprobox.digest import Entry
-from reprobox.errors import BackendError, BuildError
-from reprobox.redact import Redactor, holders, redacted
+from reprobox.errors import BackendError
+from reprobox.redact import redacted
+from reprobox.sandbox import children
 from reprobox.sandbox.command import stage_folder
 from reprobox.staging import staging_folder
 from reprobox.tree import remove, strip_inherited
 from reprobox_singularity import apptainer, child
 
-_LAST_LINES = 20
 _COPY = "copy"  # the copy that is edited, in the state of an edit
 
 
@@ -79,7 +77,7 @@ class Singularity:
                 "mode": "build",
                 "commands": [list(command) for command in request.commands],
                 "workdir": request.workdir,
-                "network": _resolver() if request.network else None,
+                "network": children.resolver() if request.network else None,
                 "epoch": request.epoch,
                 "installing": request.installing,
                 "output": str(request.output.absolute()),
@@ -90,15 +88,15 @@ class Singularity:
             with (
                 request.log.open("ab") as log,
                 redacted(log, request.secrets) as out,
-                _handed_over(request.secrets) as secrets,
+                children.handed_over(request.secrets) as secrets,
             ):
                 told = {**document, "secrets": secrets}
                 handed = () if secrets is None else (secrets,)
                 answer = _carry_out("step:carry_out", told, stdout=out, stderr=subprocess.STDOUT, pass_fds=handed)
-            removed = _keep_failed(request, document) if answer["status"] != 0 else ()
-        if answer["status"] != 0:
-            raise _failure(request, answer["status"], removed)
-        return _result(answer)
+            if answer["status"] != 0:
+                removed = children.keep_failed(request, document, Path(document["root"]), _COPY)
+                raise children.failure(request, answer["status"], removed)
+        return children.result(answer)
 
     def tool(self, request: ToolRequest) -> ToolResult:
         with staging_folder(self._scratch) as stage:
@@ -128,14 +126,14 @@ class Singularity:
         with staging_folder(self._scratch) as stage:
             document = self._request(stage, request.binds, request.environment)
             document |= {"mode": "edit", "commands": [list(request.argv)], "workdir": request.workdir}
-            return _at_the_terminal({**document, "network": _resolver()}, copy)
+            return _at_the_terminal({**document, "network": children.resolver()}, copy)
 
     def _begin(self, copy: Path, parents: Sequence[Path]) -> None:
         staged = copy.with_name("begun")
         remove(staged)
         staged.mkdir(mode=0o755, parents=True)
         strip_inherited(staged, 0o755)
-        _carry_out("step:merge", {"root": str(staged.absolute()), "layers": _with_indexes(parents)})
+        _carry_out("step:merge", {"root": str(staged.absolute()), "layers": children.with_indexes(parents)})
         staged.rename(copy)
 
     def changes(self, request: ChangesRequest) -> BuildResult:
@@ -150,7 +148,7 @@ class Singularity:
                 "output": str(request.output.absolute()),
                 "parent_index": str(request.parent_index.absolute()),
             }
-            return _result(_carry_out("step:pack", document))
+            return children.result(_carry_out("step:pack", document))
 
     def _request(self, stage: Path, binds: Sequence[Bind], environment: Mapping[str, str]) -> dict[str, Any]:
         """What all ways of the child need to know; ``stage`` is a folder that becomes a file system in memory."""
@@ -159,7 +157,7 @@ class Singularity:
             "engine": apptainer.find().program,
             "own_environment": apptainer.own_environment(os.environ),
             "stage": str(stage / "stage"),
-            "binds": [_bind(bind) for bind in binds],
+            "binds": [children.bind_document(bind) for bind in binds],
             "environment": dict(environment),
         }
 
@@ -169,7 +167,7 @@ class Singularity:
             return {"root": str(seed.absolute()), "layers": []}
         (stage / "root").mkdir(mode=0o755)
         strip_inherited(stage / "root", 0o755)
-        return {"root": str(stage / "root"), "layers": _with_indexes(parents)}
+        return {"root": str(stage / "root"), "layers": children.with_indexes(parents)}
 
     # -- using
 
@@ -200,7 +198,10 @@ class Singularity:
         from reprobox_singularity.run import document
 
         record = document(request)
-        record |= {"binds": [_bind(bind) for bind in request.binds], "stage": stage_folder(str(self._scratch))}
+        record |= {
+            "binds": [children.bind_document(bind) for bind in request.binds],
+            "stage": stage_folder(str(self._scratch)),
+        }
         descriptor = os.memfd_create("record", 0)
         os.write(descriptor, json.dumps(record).encode())
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -228,66 +229,3 @@ def _at_the_terminal(document: dict[str, Any], copy: Path) -> int:
     finally:
         signal.signal(signal.SIGINT, before)
     return status
-
-
-def _result(answer: Mapping[str, Any]) -> BuildResult:
-    return BuildResult(diff_id=answer["diff_id"], size=answer["size"], dropped=tuple(answer["dropped"]))
-
-
-def _with_indexes(trees: Sequence[Path]) -> list[list[str]]:
-    return [[str(tree), str(tree.parent / "index")] for tree in map(Path.absolute, trees)]
-
-
-def _bind(bind: Bind) -> dict[str, Any]:
-    return {"source": os.path.realpath(bind.source), "target": bind.target, "writable": bind.writable}
-
-
-@contextlib.contextmanager
-def _handed_over(secrets: Mapping[str, bytes]) -> Iterator[int | None]:
-    """A descriptor of a file in memory with the values, which only the child is given; None where there are none."""
-    if not secrets:
-        yield None
-        return
-    document = {name: base64.b64encode(value).decode() for name, value in secrets.items()}
-    with os.fdopen(os.memfd_create("secrets"), "wb") as file:
-        file.write(json.dumps(document).encode())
-        file.flush()
-        file.seek(0)
-        yield file.fileno()
-
-
-def _resolver() -> str:
-    """The host's resolv.conf, for a step that uses the host's network."""
-    try:
-        return Path("/etc/resolv.conf").read_text(errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def _keep_failed(request: BuildRequest, document: Mapping[str, Any]) -> list[str]:
-    """Keep what a step left, but for files that hold a secret; returns which they were."""
-    if request.failed is None:
-        return []
-    remove(request.failed)
-    copy = Path(document["root"])
-    removed = list(holders(copy, request.secrets))
-    for path, _ in removed:
-        remove(copy / os.fsdecode(path))
-    request.failed.mkdir(mode=0o700, parents=True)
-    copy.rename(request.failed / _COPY)
-    # The address of a proxy can hold a password.
-    kept = {name: value for name, value in document["environment"].items() if not name.lower().endswith("_proxy")}
-    (request.failed / "request.json").write_text(json.dumps({**document, "environment": kept}))
-    return [Redactor(request.secrets).text(f"/{os.fsdecode(path)}") for path, _ in removed]
-
-
-def _failure(request: BuildRequest, status: int, removed: Sequence[str]) -> BuildError:
-    lines = request.log.read_text(errors="replace").splitlines()
-    shown = "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
-    how = f"ended with status {status}"
-    if status > 128:
-        how += f", which stands for signal {status - 128}"
-    hint = f"the full log is {request.log}"
-    if removed:
-        hint += f"; what it left was kept without {', '.join(removed[:5])}, which held a secret"
-    return BuildError(f"the step {how}; its last lines:\n{shown}", hint=hint)
