@@ -22,7 +22,7 @@ def sentences(said: Description, *, brief: bool = False) -> Iterator[str]:
 
 
 def _sentences(said: Description, *, brief: bool) -> Iterator[str]:
-    yield f"{said.name} {said.version}".strip() + (f": {_one_line(said.about)}" if said.about else "")
+    yield f"{said.name} {said.version}".strip() + (f": {_flowing(said.about)}" if said.about else "")
     yield from _pairs(said)
     for target in said.targets:
         yield from _target(target, brief=brief, vault=bool(said.vaults))
@@ -41,8 +41,8 @@ def _sentences(said: Description, *, brief: bool) -> Iterator[str]:
 
 def _pairs(said: Description) -> Iterator[str]:
     yield _row("from", ", ".join([said.origin, *(f"{name} {value}" for name, value in said.facts.items())]))
-    yield _row("authors", "; ".join(map(_one_line, said.authors)) or "not said")
-    yield _row("licence", _one_line(said.license) or "not said")
+    yield _row("authors", "; ".join(map(_flowing, said.authors)) or "not said")
+    yield _row("licence", _flowing(said.license) or "not said")
     if said.doi:
         yield _row("doi", said.doi)
     yield _row("lock", f"sha256:{said.lock}, epoch {said.epoch}")
@@ -103,5 +103,6 @@ def _row(name: str, text: str) -> str:
     return f"{name:{_WIDTH}} {on_one_line(text)}"
 
 
-def _one_line(text: str) -> str:
+def _flowing(text: str) -> str:
+    """Prose on one line: where its author broke it says nothing."""
     return " ".join(text.split())
