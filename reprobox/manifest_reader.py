@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from reprobox import cpu, tables, toml_lines
+from reprobox import cpu, json_tables, tables, toml_lines
 from reprobox.digest import Json
 from reprobox.errors import ManifestError, Problem
 from reprobox.manifest import DEFAULT_TARGETS, RESERVED_LAYERS, Base, Code, Layer, Manifest, Target
-from reprobox.tables import BAD, LATER, Reader, by_line
+from reprobox.tables import BAD, LATER, Reader, Special, by_line
 from reprobox.toml_lines import LimitError, Positions
 from reprobox.wording import did_you_mean, listed, quote
 
@@ -212,13 +212,9 @@ def _fault(file: str, line: int, message: str, hint: str = "") -> ManifestError:
 def schema(kinds: Mapping[str, Kind]) -> dict[str, Json]:
     """JSON Schema (draft 2020-12) of a manifest whose layers are of ``kinds``."""
     of_kinds: dict[str, Json] = {"oneOf": [_layer_schema(kind) for kind in _layer_kinds(kinds).values()]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
-        "title": "research.toml",
-        "description": "What a research environment is made of. reprobox reads it.",
-        **tables.schema(Manifest, {Layer: lambda: of_kinds}),
-    }
+    about = "What a research environment is made of. reprobox reads it."
+    special: Special = {Layer: lambda: of_kinds}
+    return json_tables.schema(Manifest, name=SCHEMA_ID, title="research.toml", about=about, special=special)
 
 
 def _layer_schema(kind: Kind) -> dict[str, Any]:
