@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -209,6 +210,7 @@ class Bench:
     registry: Registry
     base: str
     repeat: int
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     # -- reprobox
 
@@ -229,6 +231,12 @@ class Bench:
 
     def store(self, name: str) -> Path:
         return self.folder / "stores" / name
+
+    def fresh(self, name: str) -> Path:
+        """A path where nothing was before. What was measured goes when all is over: for minutes after many files were
+        deleted, ext4 is slow to find room for new ones, and whoever comes next would pay for it.
+        """
+        return self.folder / "stores" / f"{name}-{next(self.numbers)}"
 
     # -- Docker and buildah
 
@@ -268,9 +276,10 @@ class Bench:
 
     def apptainer_build(self) -> None:
         """As the ordinary user that REPROBOX_TEST_USER names, if one is: root needs CAP_SYS_RESOURCE for it."""
-        user, place = os.environ.get("REPROBOX_TEST_USER"), self.folder / "apptainer"
+        user, place = os.environ.get("REPROBOX_TEST_USER"), self.fresh("apptainer")
         shutil.copytree(self.context_path, place)
-        self.folder.chmod(0o755)
+        for folder in (self.folder, place.parent):
+            folder.chmod(0o755)
         as_user = ["runuser", "--user", user, "--"] if user else []
         if user:
             call(["chown", "-R", f"{user}:", place])
@@ -285,9 +294,6 @@ class Bench:
             "Apptainer.def",
         ]
         call(argv, cwd=place, env={**os.environ, **home, "APPTAINER_NOHTTPS": "1"})
-
-    def apptainer_forget(self) -> None:
-        clear(self.folder / "apptainer")
 
 
 def have(program: str, *argv: str) -> bool:
@@ -320,7 +326,11 @@ def cold(bench: Bench) -> Iterator[Row]:
     project = bench.recipe()
     bench.context()
     bench.reprobox(bench.store("lock"), "lock", project)
-    store, told = bench.store("cold"), ""
+    store, inputs, told = bench.fresh("cold"), bench.fresh("inputs"), ""
+
+    def another_store() -> None:
+        nonlocal store
+        store = bench.fresh("cold")
 
     def realize() -> None:
         nonlocal told
@@ -328,13 +338,13 @@ def cold(bench: Bench) -> Iterator[Row]:
 
     row = Row(
         work="cold realize, inputs not in the store",
-        seconds=clock(realize, lambda: clear(store), bench.repeat),
+        seconds=clock(realize, another_store, bench.repeat),
         notes=where_time_goes(told),
     )
-    inputs = bench.store("inputs")
 
     def keep_inputs_only() -> None:
-        clear(inputs)
+        nonlocal inputs
+        inputs = bench.fresh("inputs")
         inputs.mkdir(parents=True)
         call(["cp", "-a", "--reflink=auto", store / "blobs", inputs / "blobs"])
 
@@ -398,10 +408,11 @@ def package(bench: Bench) -> Iterator[Row]:
     bench.recipe(after)
     bench.reprobox(store, "lock", project)
     second = lock.read_bytes()
-    fresh = bench.store("package")
+    fresh = bench.fresh("package")
 
     def prepare() -> None:
-        clear(fresh)
+        nonlocal fresh
+        fresh = bench.fresh("package")
         call(["cp", "-a", "--reflink=auto", store, fresh])
         bench.recipe(before)
         lock.write_bytes(first)
@@ -463,15 +474,19 @@ def sif(bench: Bench) -> Iterator[Row]:
     """A SIF of the recipe, with nothing in the store, against `apptainer build`; both download everything."""
     if not have("apptainer"):
         return
-    project, store = bench.recipe(), bench.store("sif")
+    project, store = bench.recipe(), bench.fresh("sif")
     bench.context()
     bench.reprobox(bench.store("lock"), "lock", project)
+
+    def another_store() -> None:
+        nonlocal store
+        store = bench.fresh("sif")
 
     def realize(*output: str) -> None:
         bench.reprobox(store, "realize", project, "--backend", "singularity", *output)
 
-    row = Row(work="cold realize to a SIF", seconds=clock(realize, lambda: clear(store), bench.repeat))
-    row.peers["apptainer build"] = clock(bench.apptainer_build, bench.apptainer_forget, 1)
+    row = Row(work="cold realize to a SIF", seconds=clock(realize, another_store, bench.repeat))
+    row.peers["apptainer build"] = clock(bench.apptainer_build, times=1)
     row.goals["apptainer build"] = 1 / 5
     again = clock(lambda: realize("--output", str(bench.folder / f"{time.time_ns()}.sif")))
     row.notes.append(f"another SIF of layers that are in the store: {again:.1f} s")
@@ -480,8 +495,13 @@ def sif(bench: Bench) -> Iterator[Row]:
 
 def bootstrap(bench: Bench) -> Iterator[Row]:
     """A Debian base from its packages, against mmdebstrap with the same list of packages; both download everything."""
-    project, store = bench.project("bootstrap", BOOTSTRAP), bench.store("bootstrap")
+    project, store = bench.project("bootstrap", BOOTSTRAP), bench.fresh("bootstrap")
     spent: list[float] = []
+
+    def before() -> None:
+        nonlocal store
+        store = bench.fresh("bootstrap")
+        clear(project / "research.lock")
 
     def both() -> None:
         started = time.perf_counter()
@@ -489,7 +509,7 @@ def bootstrap(bench: Bench) -> Iterator[Row]:
         spent.append(time.perf_counter() - started)
         bench.reprobox(store, "realize", project)
 
-    seconds = clock(both, lambda: clear(store, project / "research.lock"), bench.repeat)
+    seconds = clock(both, before, bench.repeat)
     locked = tomllib.loads((project / "research.lock").read_text())
     (target,) = locked["targets"].values()
     names = sorted({item["package"] for item in target["layers"][0]["inputs"] if item["type"] == "deb"})
@@ -499,7 +519,6 @@ def bootstrap(bench: Bench) -> Iterator[Row]:
     )
     if have("mmdebstrap"):
         sources = "".join(f"{archive.source}\n" for archive in archives.configured())
-        tree = bench.folder / "mmdebstrap"
 
         def peer() -> None:
             argv = [
@@ -508,12 +527,12 @@ def bootstrap(bench: Bench) -> Iterator[Row]:
                 "--variant=essential",
                 f"--include={','.join(names)}",
                 "bookworm",
-                str(tree),
+                str(bench.fresh("mmdebstrap")),
                 "-",
             ]
             subprocess.run(argv, input=sources, text=True, check=True, capture_output=True)
 
-        row.peers["mmdebstrap"] = clock(peer, lambda: clear(tree), bench.repeat)
+        row.peers["mmdebstrap"] = clock(peer, times=bench.repeat)
         row.goals["mmdebstrap"] = 1 / 2
     yield row
 
