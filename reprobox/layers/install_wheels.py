@@ -354,15 +354,16 @@ def _compile(path: str, place: str | None = None, *, known_as: str | None = None
 
 def _compile_below(output: str, batch: Sequence[Module]) -> None:
     """Compile modules that are in their wheel only; an empty file stands for bytecode that there cannot be."""
-    with zipfile.ZipFile(batch[0].wheel) as archive:
+    with zipfile.ZipFile(batch[0].wheel) as archive, tempfile.NamedTemporaryFile(suffix=".py") as source:
         for module in batch:
-            source, place = (output + path for path in (module.path, importlib.util.cache_from_source(module.path)))
+            source.seek(0)
+            source.truncate()
+            source.write(archive.read(module.name))
+            source.flush()
+            place = output + importlib.util.cache_from_source(module.path)
             os.makedirs(os.path.dirname(place), exist_ok=True)
-            with open(source, "wb") as file:
-                file.write(archive.read(module.name))
-            if not _compile(source, place, known_as=module.path):
+            if not _compile(source.name, place, known_as=module.path):
                 open(place, "wb").close()
-            os.unlink(source)
 
 
 def _take(path: str, ahead: str) -> bool:
