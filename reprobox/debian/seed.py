@@ -26,6 +26,7 @@ from reprobox.debian.control import fields, write
 from reprobox.errors import IntegrityError, cannot_write
 
 _DATABASE = "var/lib/dpkg"
+_AHEAD = 12  # packages that are decompressed before it is their turn: a large one must not leave a processor idle
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # of packages and architectures: Debian Policy 5.6.1 and 5.6.8
 _CONTROL_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 #: Links that debootstrap makes for merged /usr, besides bin, sbin and lib, where base-files does not bring them.
@@ -61,7 +62,7 @@ class _Opened(NamedTuple):
     path: Path
     data: bytes
     control: dict[str, deb.Member]
-    tar: bytes  # of the tree: read when it is its turn, so that memory holds few packages at a time
+    tar: bytes  # of the tree: few are read ahead, so that memory holds few packages at a time
 
 
 class _InfoFile(NamedTuple):
@@ -113,7 +114,7 @@ def _plant(root: Path, planting: Planting, workers: int) -> None:
     info: list[_InfoFile] = []
     with ThreadPoolExecutor(workers) as pool:
         waiting = iter(dict.fromkeys((*planting.debs, *planting.handed)))
-        running = [pool.submit(_open, path) for path in islice(waiting, workers + 1)]
+        running = [pool.submit(_open, path) for path in islice(waiting, _AHEAD)]
         while running:
             opened = running.pop(0).result()
             if copy := planting.handed.get(opened.path):
