@@ -134,11 +134,11 @@ class Store:
         target = self._own_blob(digest)
         if not target.parent.is_dir():
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            _flush(target.parent.parent)
+            flush_folder(target.parent.parent)
         path.chmod(0o444)
         os.utime(path)
         path.replace(target)
-        _flush(target.parent)
+        flush_folder(target.parent)
         return target
 
     def add_blob(self, data: bytes) -> str:
@@ -224,7 +224,7 @@ class Store:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 self._uses.mark(target / "layer.json")
-        _flush(target.parent)
+        flush_folder(target.parent)
         return read_layer(target)
 
     def forget_layer(self, identity: str) -> None:
@@ -327,7 +327,8 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Flush which files a folder has; their bytes are flushed one by one."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

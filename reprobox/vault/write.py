@@ -22,7 +22,7 @@ from reprobox.errors import IntegrityError, ReproboxError, UsageError
 from reprobox.image import Hashed
 from reprobox.oci import documents as oci
 from reprobox.staging import lock as flock
-from reprobox.store import flush_all
+from reprobox.store import flush_all, flush_folder
 from reprobox.tree import remove
 from reprobox.vault.documents import EMPTY, LAYOUT, Entry, Index, Kept, read_index, read_kept
 from reprobox.vault.readme import README
@@ -344,20 +344,12 @@ def _publish(path: Path, missing: Iterable[str], gone: Iterable[str]) -> None:
     writing, blobs = path / WRITING, path / BLOBS
     for digest in missing:
         (writing / digest).rename(blobs / digest)
-    _flush(blobs)
+    flush_folder(blobs)
     (writing / "index.json").rename(path / "index.json")
-    _flush(path)
+    flush_folder(path)
     for digest in gone:
         (blobs / digest).unlink(missing_ok=True)
     remove(writing)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- one file ----------------------------------------------------------------------------------------------------------
