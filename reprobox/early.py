@@ -1,4 +1,4 @@
-"""What steps can have done before their turn comes, beside the steps that they stand on (``ahead`` of a layer kind).
+"""What steps can have done before their turn comes, beside what they stand on (``ahead``, ``before`` of a layer kind).
 
 It is for speed alone: where nothing comes of it, the step does everything by itself.
 """
@@ -15,7 +15,7 @@ from typing import Self
 
 from reprobox.backend import Bind, ToolRequest
 from reprobox.building import earlier_layer, step_environment, stored_layer
-from reprobox.layers.kind import AheadRequest
+from reprobox.layers.kind import AheadRequest, BeforeRequest
 from reprobox.lock import LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
@@ -34,27 +34,40 @@ class Early:
         self._arrived = arrived
         self._possible = target.platform == this_platform() and not session.config.plain
         self._begun: dict[str, Future[Path | None]] = {}
+        self._awaited: dict[str, threading.Event] = {}
+        self._beside_base = threading.Lock()  # held where something is done while the base is built
         self._folders = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._folders.close()
+        for awaited in self._awaited.values():
+            awaited.set()
+        with self._beside_base:
+            self._folders.close()
 
     def begin(self, steps: Sequence[Step]) -> None:
-        """Begin what can be done for these, whose turn has not come, as soon as there is the base; each once."""
-        if not self._possible or self._session.store.layer(self._base) is None:
+        """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base."""
+        if not self._possible:
             return
-        self._possible = False
+        self._possible = self._session.store.layer(self._base) is None
         for step in steps:
-            if self._is_worth_it(step):
-                folder = self._folders.enter_context(self._session.store.scratch())
-                self._begun[step.layer.id] = Future()
-                threading.Thread(target=self._work, args=(step, folder), name="reprobox-early", daemon=True).start()
+            if self._possible and self._is_worth_it_before(step):
+                self._awaited[step.layer.id] = threading.Event()
+                self._begin(step, self._before)
+            elif not self._possible and self._is_worth_it(step):
+                self._begin(step, self._ahead)
+
+    def _begin(self, step: Step, work: Callable[[Step, Path], bool]) -> None:
+        folder = self._folders.enter_context(self._session.store.scratch())
+        self._begun[step.layer.id] = Future()
+        threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
 
     def result(self, layer: str) -> Path | None:
         """The folder that was filled for the layer with this id, waiting for it; None where nothing came of it."""
+        if layer in self._awaited:
+            self._awaited[layer].set()
         future = self._begun.get(layer)
         return future.result() if future else None
 
@@ -66,17 +79,39 @@ class Early:
         stacks = getattr(session.builder, "overlay", None)
         return earlier_layer(session.store, step.layer, step.below, self._epoch) is None and bool(stacks and stacks())
 
-    def _work(self, step: Step, folder: Path) -> None:
+    def _is_worth_it_before(self, step: Step) -> bool:
+        """Whether the kind can do something while nothing but the base is built."""
+        kind = self._session.kind(step.layer.kind)
+        return step.layer.id not in self._begun and len(step.below) == 1 and hasattr(kind, "before")
+
+    def _work(self, step: Step, folder: Path, work: Callable[[Step, Path], bool]) -> None:
         found = None
         try:
-            for layer in (*step.below, step.layer):
-                self._arrived(layer.id)
-            if self._session.kind(step.layer.kind).ahead(self._request(step, folder)):  # type: ignore[attr-defined]
+            if work(step, folder):
                 found = folder
         except Exception:  # noqa: BLE001, S110 - what is wrong, the step or its inputs, is told by who needs it
             pass
         finally:
             self._begun[step.layer.id].set_result(found)
+
+    def _before(self, step: Step, folder: Path) -> bool:
+        store, awaited = self._session.store, self._awaited[step.layer.id]
+        self._arrived(step.layer.id)
+        with self._beside_base:
+            if awaited.is_set():
+                return False
+            request = BeforeRequest(
+                layer=step.layer,
+                input=lambda item: store.blob(item.sha256),
+                folder=folder,
+                awaited=awaited.is_set,
+            )
+            return bool(self._session.kind(step.layer.kind).before(request))  # type: ignore[attr-defined]
+
+    def _ahead(self, step: Step, folder: Path) -> bool:
+        for layer in (*step.below, step.layer):
+            self._arrived(layer.id)
+        return bool(self._session.kind(step.layer.kind).ahead(self._request(step, folder)))  # type: ignore[attr-defined]
 
     def _request(self, step: Step, folder: Path) -> AheadRequest:
         store = self._session.store

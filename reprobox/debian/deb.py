@@ -64,6 +64,17 @@ def with_tree(deb: bytes, tar: bytes) -> bytes:
     return b"".join(parts)
 
 
+def write_decompressed(deb: Path, place: Path) -> None:
+    """Write the same package with its tree not compressed; nothing is at ``place`` unless it is whole.
+
+    Raises :class:`IntegrityError` for what cannot be unpacked.
+    """
+    content = deb.read_bytes()
+    staged = place.with_name(f".{place.name}")
+    staged.write_bytes(with_tree(content, data_tar(content)))
+    staged.rename(place)
+
+
 def _part(deb: bytes, wanted: bytes) -> bytes:
     for name, start, size in _parts(deb):
         if name.startswith(wanted):

@@ -7,6 +7,7 @@ without network.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -16,14 +17,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from reprobox.backend import Bind
-from reprobox.debian import archive, solver, suites, system
+from reprobox.debian import archive, deb, solver, suites, system
 from reprobox.debian.archive import Index, Origin
 from reprobox.debian.release import ExpiredKeyError, Keyring, UnknownSignerError, read_key_file
 from reprobox.debian.sources import Source, host_sources
 from reprobox.digest import Json
 from reprobox.errors import FetchError, IntegrityError, OfflineError, Problem, ReproboxError, ResolveError
 from reprobox.layers.bootstrap import tool_root
-from reprobox.layers.kind import INPUTS, TOOLS, Commands, Resolution, ResolveRequest, StepRequest
+from reprobox.layers.kind import INPUTS, TOOLS, BeforeRequest, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.lock import Input, Lock
 from reprobox.manifest import Layer, Manifest
 from reprobox.table_rules import pattern
@@ -35,6 +36,7 @@ _CONFIGURED_AT = f"{TOOLS}/apt.conf"
 _QUICK = tuple(
     _CONFIGURATION.with_name(name) for name in ("install.sh", "compile_later.py", "update_ca_certificates.pl")
 )
+_SMALL, _LARGE = 20_000, 16_000_000  # bytes of a package that is decompressed beforehand, in memory
 
 Place: TypeAlias = tuple[str | int, ...]  # of a key in the manifest: ("layers", 1, "packages", 0)
 
@@ -128,6 +130,17 @@ class Apt:
             facts=_facts(request, indices, origins, answer),
         )
 
+    def before(self, request: BeforeRequest) -> bool:
+        """Decompress packages for dpkg, which has nothing else to do while it does that; the largest ones first."""
+        asked = sorted(request.layer.inputs, key=lambda item: item.size, reverse=True)
+        for item in asked if not request.layer.options["removed"] else ():
+            if request.awaited():
+                break
+            if _SMALL <= item.size <= _LARGE:
+                with contextlib.suppress(IntegrityError, OSError):  # it is for dpkg to tell, or the disk is full
+                    deb.write_decompressed(request.input(item), request.folder / item.name)
+        return any(request.folder.iterdir())
+
     def step(self, request: StepRequest) -> Commands:
         """Install exactly the locked .debs, and mark what was asked for as such."""
         options = request.layer.options
@@ -154,10 +167,18 @@ class Apt:
             binds=(
                 Bind(source=_CONFIGURATION, target=_CONFIGURED_AT),
                 *(Bind(source=path, target=f"{TOOLS}/{path.name}") for path in (_QUICK if quick else ())),
-                *(Bind(source=path, target=f"{INPUTS}/{name}") for name, path in request.files.items()),
+                *(Bind(source=path, target=f"{INPUTS}/{name}") for name, path in _files(request).items()),
             ),
             environment={"APT_CONFIG": _CONFIGURED_AT, "DEBCONF_NONINTERACTIVE_SEEN": "true"},
         )
+
+
+def _files(request: StepRequest) -> dict[str, Path]:
+    """The packages as the step finds them, some decompressed: neither apt nor dpkg notes how a file is packed."""
+    if request.plain or request.ahead is None:
+        return dict(request.files)
+    ready = {path.name: path for path in request.ahead.iterdir()}
+    return {name: ready.get(name, path) for name, path in request.files.items()}
 
 
 def _strings(value: Json) -> list[str]:

@@ -136,6 +136,20 @@ class StepRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BeforeRequest:
+    """What can be done for a step of ``layer``, which stands on the base alone, while the base is built.
+
+    ``input`` gives the path of an input of this layer, ``folder`` is empty, and what is left there is given to the
+    step. ``awaited`` says whether the step's turn has come: nothing more is to be begun then.
+    """
+
+    layer: LockedLayer
+    input: Callable[[Input], Path]
+    folder: Path
+    awaited: Callable[[], bool]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AheadRequest:
     """What can be done for a step of ``layer`` while the layers ``below`` it are built, but for the base.
 
@@ -232,7 +246,8 @@ class Kind(Protocol):
     what a pinned layer asks for); ``foresee`` (a request whose layers below are as they were locked -> nothing), which
     begins with :attr:`World.ahead` what ``resolve`` will have to wait for if nothing else changed; ``ahead`` (an
     :class:`AheadRequest` -> whether its folder is of use), which does, in a thread of its own, what a step can have
-    done while those below it run.
+    done while those below it run; ``before`` (a :class:`BeforeRequest` -> whether its folder is of use), which does so
+    while the base is built.
     """
 
     name: str

@@ -1,0 +1,135 @@
+"""What is done for steps before their turn: here, packages are decompressed while the base is built."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from reprobox.debian import deb
+from reprobox.early import Early
+from reprobox.layers.apt import Apt
+from reprobox.layers.kind import INPUTS, BeforeRequest, StepRequest
+from reprobox.lock import Input, LockedLayer, LockedTarget
+from reprobox.plan import Step
+from reprobox.session import Session, this_platform
+from reprobox.store import Store
+from tests.debs import make_deb
+
+
+def noise(seed: int) -> bytes:
+    return random.Random(seed).randbytes(30_000)
+
+
+@dataclass
+class World:
+    """A layer of two packages and a small one, all in the store, over a base that is not."""
+
+    store: Store
+    step: Step
+    early: Early
+    arrived: threading.Event
+
+    @property
+    def names(self) -> list[str]:
+        return [item.name for item in self.step.layer.inputs]
+
+    def folder(self) -> Path | None:
+        self.arrived.set()
+        return self.early.result(self.step.layer.id)
+
+
+def locked(store: Store, path: Path) -> Input:
+    data = path.read_bytes()
+    facts = {"package": path.name, "version": "1.0", "architecture": "all"}
+    return Input(type="deb", name=path.name, sha256=store.add_blob(data), size=len(data), facts=facts)
+
+
+def small_world(tmp_path: Path, *, plain: bool = False, removed: tuple[str, ...] = ()) -> World:
+    store = Store(tmp_path / "store")
+    files = {"one": noise(1), "two": noise(2) + bytes(5000), "small": b"x"}
+    made = [make_deb(tmp_path, name, architecture="all", files={"opt/x": data}) for name, data in files.items()]
+    options = {"architectures": [], "manual": [], "removed": list(removed)}
+    inputs = tuple(locked(store, path) for path in made)
+    base = LockedLayer(name="base", kind="image", recipe=1, request="", id="0" * 64)
+    layer = LockedLayer(
+        name="system", kind="apt", recipe=1, request="", parents=("base",), inputs=inputs, options=options, id="1" * 64
+    )
+    target = LockedTarget(name="default", platform=this_platform(), layers=(base, layer))
+    step = Step(layer=layer, target=target, waits_for=("base",))
+    session = SimpleNamespace(
+        store=store, config=SimpleNamespace(plain=plain), kind=lambda _: Apt(), builder=SimpleNamespace()
+    )
+    arrived = threading.Event()
+    early = Early(cast("Session", session), target, 1, lambda _: arrived.wait(10) and None)
+    return World(store, step, early, arrived)
+
+
+def test_packages_are_decompressed_while_the_base_is_built(tmp_path):
+    world = small_world(tmp_path)
+    with world.early:
+        world.early.begin([world.step])
+        world.early.begin([world.step])
+        world.arrived.set()
+        [thread] = [thread for thread in threading.enumerate() if thread.name == "reprobox-early"]
+        thread.join(10)
+        folder = world.folder()
+        assert folder is not None
+        assert sorted(path.name for path in folder.iterdir()) == world.names[:2]
+        for item in world.step.layer.inputs[:2]:
+            before, after = world.store.blob(item.sha256).read_bytes(), (folder / item.name).read_bytes()
+            assert deb.data_tar(after) == deb.data_tar(before)
+            assert deb.control_tar(after) == deb.control_tar(before)
+            assert b"data.tar " in after
+            assert b"data.tar.xz" in before
+            assert b"data.tar.xz" not in after
+    assert not folder.exists()
+
+
+def test_an_end_does_not_wait_for_what_is_fetched(tmp_path):
+    world = small_world(tmp_path)
+    with world.early:
+        world.early.begin([world.step])
+    assert not world.arrived.is_set()
+    assert world.folder() is None
+
+
+@pytest.mark.parametrize("more", [{"plain": True}, {"removed": ("three",)}], ids=["plain", "removing"])
+def test_nothing_is_decompressed_for(tmp_path, more):
+    world = small_world(tmp_path, **more)
+    with world.early:
+        world.early.begin([world.step])
+        assert world.folder() is None
+
+
+@pytest.mark.parametrize("awaited", [False, True], ids=["no package", "awaited"])
+def test_what_is_no_package_is_left_as_it_is_and_a_step_is_not_kept_waiting(tmp_path, awaited):
+    world = small_world(tmp_path)
+    (tmp_path / "folder").mkdir()
+    wrong = world.store.add_blob(noise(3))
+    request = BeforeRequest(
+        layer=world.step.layer,
+        input=lambda item: world.store.blob(item.sha256 if awaited else wrong),
+        folder=tmp_path / "folder",
+        awaited=lambda: awaited,
+    )
+    assert not Apt().before(request)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_quick_step_finds_them_where_the_others_are(tmp_path, plain):
+    layer, ahead = small_world(tmp_path).step.layer, tmp_path / "ahead"
+    ahead.mkdir()
+    (ahead / "two_1.0_all.deb").touch()
+    files = {item.name: Path("/store") / item.sha256 for item in layer.inputs}
+    request = StepRequest(
+        layer=layer, files=files, platform="linux/amd64", epoch=1, project=Path("/"), plain=plain, ahead=ahead
+    )
+    found = {bind.target: bind.source for bind in Apt().step(request).binds}
+    expected = dict(files) if plain else files | {"two_1.0_all.deb": ahead / "two_1.0_all.deb"}
+    assert {name: found[f"{INPUTS}/{name}"] for name in files} == expected
