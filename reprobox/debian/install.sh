@@ -76,11 +76,9 @@ fi
 mkdir "$later" && mkfifo "$later/alive" || exit 75
 printf '#!/bin/sh\nexec /bin/sh %s/install.sh --dpkg "$@"\n' "$mine" >"$later/dpkg"
 chmod 755 "$later/dpkg"
-# To apt, a file of this name and size is one that it has downloaded already: it does not hash it.
-mkdir "$later/archives" && ln -s "$mine"/inputs/* "$later/archives"
 program=$1
 shift
-"$program" -o "Dir::Bin::dpkg=$later/dpkg" -o "Dir::Cache::Archives=$later/archives" "$@"
+"$program" -o "Dir::Bin::dpkg=$later/dpkg" "$@"
 status=$?
 wait_for_all
 if [ -e "$later/log" ]; then
