@@ -2,8 +2,7 @@
 
 A layer's tar is a pure function of its index, its tree and the epoch, so the store keeps no tars: they are streamed
 when something needs one. POSIX.1-2001 pax headers are written only where ustar cannot say it, in an encoding of our own
-(not
-``tarfile``'s, whose output is allowed to change between Python versions); the format is frozen by golden vectors.
+(not ``tarfile``'s, whose output is allowed to change between Python versions); the format is frozen by golden vectors.
 
 Source: POSIX.1-2017 pax(1); OCI Image Format Specification v1.1 (layer, config, manifest, image-layout); Docker image
 specification v1.2 for the archive of ``docker load``. Standard library only at import: the sandbox's launcher needs it.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+#: More values than Python's 700: a command makes many that are small and live until it ends, with little to collect.
+_COLLECTED_AFTER = 50_000
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of ``reprobox``; returns the exit status. A current ``run`` takes the fast path and never returns."""
@@ -33,6 +36,9 @@ def _main(given: list[str]) -> int:
             return fail(error)
         if status is not None:
             return status
+    import gc
+
     from reprobox.cli.app import dispatch
 
+    gc.set_threshold(_COLLECTED_AFTER)
     return dispatch(given)
