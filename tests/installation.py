@@ -39,6 +39,8 @@ options="--admindir=$WORK/admin --force-not-root --force-depends --log=/dev/null
 "$dpkg" $options --unpack "$WORK/one_1.0_all.deb" && "$dpkg" $options --configure one || exit 100
 """
 
+INSTALL = ("/bin/sh", "/run/reprobox/install.sh")
+
 
 class World:
     """A package with a script, to be installed on this machine's own file system, of which nothing changes.
@@ -65,7 +67,10 @@ class World:
         make_deb(
             work, "one", architecture="all", files=self.files, scripts={"postinst": f"#!/bin/sh\nset -e\n{script}\n"}
         )
-        program = [self.folder / "apt"] if plain else ["/bin/sh", "/run/reprobox/install.sh", self.folder / "apt"]
+        apt = str(self.folder / "apt")
+        return self.run(work, [apt] if plain else [*INSTALL, apt], before, environment or {})
+
+    def run(self, work: Path, program: Sequence[str], before: str, environment: Mapping[str, str]) -> Installed:
         argv = ["unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", WORLD, "world", *program]
         fixed = {"SOURCE_DATE_EPOCH": str(TIME), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
         places = {
@@ -75,7 +80,7 @@ class World:
             "FOLDERS": " ".join(self.folders),
             "BEFORE": before,
         }
-        values = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **fixed, **places, **(environment or {})}
+        values = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **fixed, **places, **environment}
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=values, check=False)
         return Installed(done, work / "result")
 

@@ -76,10 +76,17 @@ fi
 mkdir "$later" && mkfifo "$later/alive" || exit 75
 printf '#!/bin/sh\nexec /bin/sh %s/install.sh --dpkg "$@"\n' "$mine" >"$later/dpkg"
 chmod 755 "$later/dpkg"
+# To apt, a file of this name and size is one that it has downloaded already: it does not hash it.
+mkdir "$later/archives" && chmod 755 "$later/archives" && ln -s "$mine"/inputs/* "$later/archives"
 program=$1
 shift
-"$program" -o "Dir::Bin::dpkg=$later/dpkg" "$@"
+"$program" -o "Dir::Bin::dpkg=$later/dpkg" -o "Dir::Cache::Archives=$later/archives" "$@"
 status=$?
+# It makes this folder, or changes its mode, whether or not it has to download.
+if [ -d "$later/archives/partial" ]; then
+    mkdir -p /var/cache/apt/archives/partial
+    chmod --reference="$later/archives/partial" /var/cache/apt/archives/partial
+fi
 wait_for_all
 if [ -e "$later/log" ]; then
     cat "$later/log"

@@ -229,7 +229,7 @@ def compile_ahead(output: str, wheels: Sequence[str]) -> int:
     """
     if len(_sites()) != 1 or find_clashing(wheels):
         return 1
-    os.nice(10)
+    os.nice(19)
     status = compile_anew(wheels, output=output)
     if status == 0:
         with open(os.path.join(output, _INTERPRETER), "w") as file:
