@@ -6,7 +6,9 @@ It is for speed alone: where nothing comes of it, the step does everything by it
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,6 +21,12 @@ from reprobox.layers.kind import AheadRequest, BeforeRequest
 from reprobox.lock import LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
+
+#: The niceness of what nobody waits for yet: it must not slow down what everybody waits for.
+_YIELDING = 10
+#: Seconds that a step waits for what was begun, or as long as that has taken by then if it is longer: on a machine
+#: that others keep busy it may get nowhere, and the step is not so patient.
+_PATIENCE = 30.0
 
 
 class Early:
@@ -34,6 +42,7 @@ class Early:
         self._arrived = arrived
         self._possible = target.platform == this_platform() and not session.config.plain
         self._begun: dict[str, Future[Path | None]] = {}
+        self._since: dict[str, float] = {}
         self._awaited: dict[str, threading.Event] = {}
         self._beside_base = threading.Lock()  # held where something is done while the base is built
         self._folders = contextlib.ExitStack()
@@ -44,7 +53,7 @@ class Early:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for awaited in self._awaited.values():
             awaited.set()
-        with self._beside_base:
+        with self._beside_base, contextlib.suppress(OSError):  # a program that nobody waited for may still write
             self._folders.close()
 
     def begin(self, steps: Sequence[Step]) -> None:
@@ -62,14 +71,19 @@ class Early:
     def _begin(self, step: Step, work: Callable[[Step, Path], bool]) -> None:
         folder = self._folders.enter_context(self._session.store.scratch())
         self._begun[step.layer.id] = Future()
+        self._since[step.layer.id] = time.monotonic()
         threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
 
     def result(self, layer: str) -> Path | None:
         """The folder that was filled for the layer with this id, waiting for it; None where nothing came of it."""
         if layer in self._awaited:
             self._awaited[layer].set()
-        future = self._begun.get(layer)
-        return future.result() if future else None
+        if layer not in self._begun:
+            return None
+        try:
+            return self._begun[layer].result(max(_PATIENCE, time.monotonic() - self._since[layer]))
+        except TimeoutError:
+            return None
 
     def _is_worth_it(self, step: Step) -> bool:
         """Whether the kind can do something, no earlier layer has it done, and the builder stacks trees."""
@@ -87,6 +101,7 @@ class Early:
     def _work(self, step: Step, folder: Path, work: Callable[[Step, Path], bool]) -> None:
         found = None
         try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
             if work(step, folder):
                 found = folder
         except Exception:  # noqa: BLE001, S110 - what is wrong, the step or its inputs, is told by who needs it

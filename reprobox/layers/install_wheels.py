@@ -225,11 +225,10 @@ def _sites() -> list[str]:
 
 def compile_ahead(output: str, wheels: Sequence[str]) -> int:
     """Compile the modules of wheels that nobody installed yet, into ``output``; 1 where it is not known what will be
-    where. Other work of the machine goes first.
+    where.
     """
     if len(_sites()) != 1 or find_clashing(wheels):
         return 1
-    os.nice(19)
     status = compile_anew(wheels, output=output)
     if status == 0:
         with open(os.path.join(output, _INTERPRETER), "w") as file:

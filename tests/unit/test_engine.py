@@ -8,11 +8,13 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reprobox import early
 from reprobox.backend import Bind
 from reprobox.building import image_environment
 from reprobox.digest import Entry, write_index
@@ -391,10 +393,13 @@ class Eager(RunKind):
     """Has a program of the base, and a file laid over it, make something ahead; its steps show what they were given."""
 
     breaks = False
+    hangs: threading.Event | None = None
 
     def ahead(self, request: AheadRequest) -> bool:
         if self.breaks:
             raise ValueError("not the step's concern")
+        if self.hangs is not None:
+            self.hangs.wait(60)
         (request.folder / "over").mkdir()
         (request.folder / "over" / "word").write_text("made ahead of ")
         out = Bind(source=request.folder, target="/run/out", writable=True)
@@ -446,6 +451,15 @@ def test_steps_do_without_what_was_not_made_ahead(local, monkeypatch, setting):
     monkeypatch.setattr(eager.kind, "breaks", not setting)
     assert eager.made() == ["nothing\n", "nothing\n"]
     assert eager.listener.said == []
+
+
+@pytest.mark.userns
+def test_a_step_does_not_wait_for_ever_for_what_was_begun(local, monkeypatch):
+    monkeypatch.setattr(early, "_PATIENCE", 0.01)
+    eager = Eagerly(local.path, local.store)
+    monkeypatch.setattr(eager.kind, "hangs", threading.Event())
+    assert eager.made() == ["nothing\n", "nothing\n"]
+    eager.kind.hangs.set()
 
 
 @pytest.mark.userns
