@@ -208,7 +208,8 @@ class Backend(Protocol):
 
     A backend may have more: ``entries`` (a realization without trees -> :class:`reprobox.digest.Entry` of each path in
     it, read from its bytes), by which ``reprobox verify`` holds what it keeps against the tree digest. It raises
-    :class:`ValueError` for bytes that cannot be read.
+    :class:`ValueError` for bytes that cannot be read. And ``overlay``, a method that tells whether ``tool`` stacks any
+    trees that it is given, also such as have no index, at no cost: then work is done ahead of steps.
     """
 
     name: str

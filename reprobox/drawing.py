@@ -6,7 +6,7 @@ their row by where their parents are, lines through the gaps between boxes. The 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -27,6 +27,7 @@ _LEGEND: dict[State, str] = {
     "missing": "to be built",
     "unlocked": "not locked",
 }
+_USUAL: tuple[State, ...] = ("stored", "missing", "unlocked")  # what a picture explains whether or not it has it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,10 +259,12 @@ def _svg(
     yield '<g fill="none" stroke="#777777" stroke-width="1.5">'
     yield from (f'<path d="{_path(line)}"/>' for line in lines)
     yield "</g>"
+    states: set[State] = set()
     for place in (place for row in rows for place in row):
         if place.box is not None:
+            states.add(place.box.state)
             yield from _drawn(place, place.box)
-    yield from _legend(height - 18)
+    yield from _legend(height - 18, {*_USUAL, *states})
     yield "</svg>"
 
 
@@ -307,9 +310,11 @@ def _short(name: str) -> str:
     return name if len(name) <= 40 else f"{name[:39]}…"
 
 
-def _legend(y: float) -> Iterator[str]:
+def _legend(y: float, states: Collection[State]) -> Iterator[str]:
     x = _MARGIN
     for state, words in _LEGEND.items():
+        if state not in states:
+            continue
         fill, stroke, dashes = _LOOKS[state]
         dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
         yield (

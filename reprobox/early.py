@@ -6,6 +6,7 @@ It is for speed alone: where nothing comes of it, the step does everything by it
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -71,7 +72,6 @@ class Early:
     def _begin(self, step: Step, work: Callable[[Step, Path], bool]) -> None:
         folder = self._folders.enter_context(self._session.store.scratch())
         self._begun[step.layer.id] = Future()
-        self._since[step.layer.id] = time.monotonic()
         threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
 
     def result(self, layer: str) -> Path | None:
@@ -80,8 +80,9 @@ class Early:
             self._awaited[layer].set()
         if layer not in self._begun:
             return None
+        taken = time.monotonic() - self._since.get(layer, math.inf)
         try:
-            return self._begun[layer].result(max(_PATIENCE, time.monotonic() - self._since[layer]))
+            return self._begun[layer].result(max(_PATIENCE, taken))
         except TimeoutError:
             return None
 
@@ -91,7 +92,9 @@ class Early:
         if not hasattr(session.kind(step.layer.kind), "ahead"):
             return False
         stacks = getattr(session.builder, "overlay", None)
-        return earlier_layer(session.store, step.layer, step.below, self._epoch) is None and bool(stacks and stacks())
+        if step.layer.id in self._begun or not callable(stacks):
+            return False
+        return earlier_layer(session.store, step.layer, step.below, self._epoch) is None and bool(stacks())
 
     def _is_worth_it_before(self, step: Step) -> bool:
         """Whether the kind can do something while nothing but the base is built."""
@@ -112,6 +115,7 @@ class Early:
     def _before(self, step: Step, folder: Path) -> bool:
         store, awaited = self._session.store, self._awaited[step.layer.id]
         self._arrived(step.layer.id)
+        self._since[step.layer.id] = time.monotonic()
         with self._beside_base:
             if awaited.is_set():
                 return False
@@ -126,6 +130,7 @@ class Early:
     def _ahead(self, step: Step, folder: Path) -> bool:
         for layer in (*step.below, step.layer):
             self._arrived(layer.id)
+        self._since[step.layer.id] = time.monotonic()
         return bool(self._session.kind(step.layer.kind).ahead(self._request(step, folder)))  # type: ignore[attr-defined]
 
     def _request(self, step: Step, folder: Path) -> AheadRequest:

@@ -36,7 +36,8 @@ def ensure_fresh(session: Session, manifest: Manifest, lock: Lock, where: str, t
 
 def _changed_keys(manifest: Manifest, lock: Lock, names: Sequence[str], *, whole: bool) -> Iterator[str]:
     """What the manifest says otherwise than the lock; then the targets that were locked before it said so."""
-    changed = changed_keys(lock, manifest.keys())
+    # The digest is of all keys, in this spelling or an older one; what counts no more may have changed beside it.
+    changed = () if lock.manifest in manifest.digests() else tuple(changed_keys(lock, manifest.keys()))
     if len(manifest.targets) == 1:
         yield from changed
         return

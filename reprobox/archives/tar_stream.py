@@ -244,6 +244,7 @@ def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
     member = isal_zlib.decompressobj(wbits=31)
     try:
         while data := file.read(_CHUNK):
+            data = data.lstrip(b"\0") if member.eof else data
             while data:
                 if member.eof:
                     if not _GZIP.startswith(data[:2]):

@@ -134,7 +134,8 @@ def _realize(options: argparse.Namespace) -> Mapping[str, Any]:
         check_output(options.output, "--output")
         _check_form(options.output, options.backend)
     session, project = open_session(options, Path(options.source) if options.source else None)
-    session.ahead.begin("the builder", session.builder.probe)  # a process tries what is needed later
+    if session.builder.name == options.backend:  # it is tried in any case: a process does so while files are read
+        session.ahead.begin("the builder", session.builder.probe)
     try:
         manifest = project.manifest(session.plugins.kinds)
         lock = project.lock(session.store)

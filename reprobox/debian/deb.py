@@ -71,8 +71,13 @@ def write_decompressed(deb: Path, place: Path) -> None:
     """
     content = deb.read_bytes()
     staged = place.with_name(f".{place.name}")
-    staged.write_bytes(with_tree(content, data_tar(content)))
-    staged.rename(place)
+    try:
+        staged.write_bytes(with_tree(content, data_tar(content)))
+        staged.chmod(0o444)  # as the package itself is in the store: a builder may have another id
+        staged.rename(place)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
 
 
 def _part(deb: bytes, wanted: bytes) -> bytes:

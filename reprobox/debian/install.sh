@@ -84,8 +84,8 @@ shift
 status=$?
 # It makes this folder, or changes its mode, whether or not it has to download.
 if [ -d "$later/archives/partial" ]; then
-    mkdir -p /var/cache/apt/archives/partial
-    chmod --reference="$later/archives/partial" /var/cache/apt/archives/partial
+    mkdir -p /var/cache/apt/archives/partial &&
+        chmod --reference="$later/archives/partial" /var/cache/apt/archives/partial || status=75
 fi
 wait_for_all
 if [ -e "$later/log" ]; then

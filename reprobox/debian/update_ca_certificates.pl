@@ -2,7 +2,7 @@
 # Stands in for the script update-ca-certificates while dpkg configures packages (install.sh).
 #
 # The script starts four programs for each of some 140 certificates, and is run twice. This does the same in one
-# process for what is usual: no hooks, certificates of the distribution alone, none of them deselected. It looks at
+# process for what is usual: no hooks, certificates of the distribution alone, none to be taken away. It looks at
 # everything before it changes anything; where something is not usual it becomes the script.
 #
 # In Perl, which is there before any package is configured: Debian has no system without it.

@@ -137,7 +137,7 @@ class Apt:
             if request.awaited():
                 break
             if _SMALL <= item.size <= _LARGE:
-                with contextlib.suppress(IntegrityError, OSError):  # it is for dpkg to tell, or the disk is full
+                with contextlib.suppress(IntegrityError):  # it is for dpkg to tell
                     deb.write_decompressed(request.input(item), request.folder / item.name)
         return any(request.folder.iterdir())
 

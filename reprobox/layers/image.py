@@ -115,7 +115,12 @@ def in_layout(folder: Path, name: str | None, platform: str) -> oci.Image:
 
     Raises :class:`FetchError`, and :class:`IntegrityError` for documents that are not what their hash says.
     """
-    chosen = _chosen((folder / "index.json").read_bytes(), name, platform, str(folder))
+    try:
+        index = (folder / "index.json").read_bytes()
+    except OSError as error:
+        hint = "copy the layout again, whole"
+        raise FetchError(f"its index.json cannot be read: {error.strerror}", where=str(folder), hint=hint) from None
+    chosen = _chosen(index, name, platform, str(folder))
     read = partial(_blob, folder)
     return oci.open_image(read(chosen), chosen.media_type, read, platform, str(folder))
 

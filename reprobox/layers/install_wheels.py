@@ -371,7 +371,7 @@ def _take(path: str, ahead: str) -> bool:
     try:
         with open(ahead + place, "rb") as file:
             bytecode = file.read()
-    except FileNotFoundError:
+    except OSError:
         return False
     if not bytecode:
         return True

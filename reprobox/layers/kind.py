@@ -119,8 +119,8 @@ class StepRequest:
     """A locked layer to be built. ``files`` are its inputs in the store, by input name, in locked order. ``plain`` asks
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
 
-    ``scratch`` is an empty folder for what is made on the way, and bound into the step; None where a step must do
-    without. ``ahead`` is the folder that the kind filled while the layers below were built, if it did.
+    ``scratch`` is an empty folder for what is made on the way, files of which may be bound into the step; None where a
+    step must do without. ``ahead`` is the folder that the kind filled while the layers below were built, if it did.
     """
 
     layer: LockedLayer

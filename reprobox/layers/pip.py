@@ -209,6 +209,7 @@ class Pip:
             binds=(program, *_builder(sources), *inputs, *ahead),
             kept=kept,
             kept_in=kept_in,
+            quick=bool(ahead or kept),
         )
 
     def ahead(self, request: AheadRequest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import shutil
@@ -352,7 +353,7 @@ def _put_vault(session: Session, project: Project, manifest: Manifest, lock: Loc
     try:
         keep(session, project, manifest, lock, str(path), VaultChoice())
     except ReproboxError as error:
-        if isinstance(error.__cause__, OSError):
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
             raise error.__cause__ from None
         raise
 

@@ -663,13 +663,12 @@ def test_writing_again_mends(kept: Project, damage):
     assert kept("vault", "vault", "--check").status == 0
 
 
-def test_a_vault_is_no_project(kept: Project):
+def test_a_vault_is_no_image(kept: Project):
     vault(kept, "vault")
     done = kept("inspect", "vault")
     assert done.status == 2
     assert done.err == (
-        "error: vault: this is a vault, and no project\n"
-        "  hint: `reprobox realize vault` makes the project that it keeps exist\n"
+        "error: vault: this is a vault, and no image\n  hint: `reprobox vault vault --check` says what it keeps\n"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from reprobox.errors import LockError
@@ -28,6 +30,17 @@ def test_a_fresh_lock_is_fresh(local):
     assert stale(local) == ()
     local.write("# a comment\n" + copying("conf", "conf", "/etc/conf"))
     assert stale(local) == ()
+
+
+def test_a_lock_that_knew_what_data_is_private_is_fresh(local):
+    mount = '[mounts]\n"/data" = { source = "data", private = true, files = [{ url = "https://example.org/x" }] }\n'
+    manifest = local.write(mount).manifest()
+    (*_, older) = manifest.digests()
+    keys = {**manifest.keys(), "mounts./data": "0" * 16}
+    session = local.session
+    lock = replace(local.write("").lock(), keys=keys)
+    assert stale_keys(session, manifest, replace(lock, manifest=older)) == ()
+    assert stale_keys(session, manifest, replace(lock, manifest="0" * 64)) == ("mounts./data (changed)",)
 
 
 def test_each_changed_key_is_named(local):
