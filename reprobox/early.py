@@ -22,11 +22,12 @@ from reprobox.layers.kind import AheadRequest, BeforeRequest
 from reprobox.lock import LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
+from reprobox.tree import remove
 
 #: The niceness of what nobody waits for yet: it must not slow down what everybody waits for.
 _YIELDING = 10
-#: Seconds that a step waits for what was begun, or as long as that has taken by then if it is longer: on a machine
-#: that others keep busy it may get nowhere, and the step is not so patient.
+#: Seconds that a step waits for what was begun for it, or as long again as that has taken, if that is more: where others
+#: keep a machine busy, what yields gets nowhere.
 _PATIENCE = 30.0
 
 
@@ -107,8 +108,9 @@ class Early:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
             if work(step, folder):
                 found = folder
-        except Exception:  # noqa: BLE001, S110 - what is wrong, the step or its inputs, is told by who needs it
-            pass
+        except Exception:  # noqa: BLE001 - what is wrong, the step or its inputs, is told by who needs it
+            with contextlib.suppress(OSError):
+                remove(folder)  # the disk may be full
         finally:
             self._begun[step.layer.id].set_result(found)
 
