@@ -26,8 +26,8 @@ from reprobox.tree import remove
 
 #: The niceness of what nobody waits for yet: it must not slow down what everybody waits for.
 _YIELDING = 10
-#: Seconds that a step waits for what was begun for it, or as long again as that has taken, if that is more: where others
-#: keep a machine busy, what yields gets nowhere.
+#: Seconds that a step waits for what was begun for it, or as long again as that has taken, if that is more. Where
+#: others keep a machine busy, what yields gets nowhere.
 _PATIENCE = 30.0
 
 
