@@ -19,7 +19,7 @@ def test_apt_takes_the_locked_files_for_downloaded(tmp_path):
     before = f"mkdir -p /run/apt/lists/partial ${{FILE%/*}}; touch /run/apt/status; cp {tmp_path}/one_1.0_all.deb $FILE"
     conf = {"APT_CONFIG": "/run/reprobox/step-apt.conf", "FILE": FILE}
     before += "; cp $SOURCE/step-apt.conf $APT_CONFIG"
-    world = World(tmp_path, [])
+    world = World(tmp_path, ["/var/cache/apt"])
     done = world.run(tmp_path, [*INSTALL, "apt-get", *OPTIONS, "install", FILE], before, conf)
     assert done.status == 0, done.said
     assert "Need to get 0 B/" in done.said
