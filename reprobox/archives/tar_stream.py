@@ -260,14 +260,14 @@ def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _bunzipped(file: IO[bytes]) -> Iterator[bytes]:
-    """Any number of streams, as parallel compressors write them."""
+    """Any number of streams, as parallel compressors write them; zeros may stand between them and follow them."""
     import bz2
 
     return _streams(file, bz2.BZ2Decompressor, "bzip2", OSError)
 
 
 def _unxzed(file: IO[bytes]) -> Iterator[bytes]:
-    """Any number of streams; zeros may stand between them."""
+    """Any number of streams; zeros may stand between them and follow them."""
     import lzma
 
     return _streams(file, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_XZ_MEMORY), "xz", lzma.LZMAError)
@@ -289,6 +289,7 @@ def _streams(file: IO[bytes], new: Callable[[], _Decompressor], name: str, broke
     stream = new()
     try:
         while data := file.read(_CHUNK):
+            data = data.lstrip(b"\0") if stream.eof else data
             while data or not (stream.eof or stream.needs_input):
                 if stream.eof:
                     stream = new()

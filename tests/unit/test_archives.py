@@ -18,6 +18,7 @@ import pytest
 import zstandard
 
 from reprobox.archives.fetched import Archive, ArchiveError, Limits
+from reprobox.archives.tar_stream import decompressed
 from tests.images import entry, folder, hard, link, tar
 
 SOUND = (
@@ -82,6 +83,33 @@ def test_a_tar_however_it_is_packed(pack, tmp_path):
 def test_several_streams_one_after_the_other(pack, tmp_path):
     data = tar(*SOUND)
     assert read(tmp_path, pack(data[:700]) + pack(data[700:])) == FOUND
+
+
+class Piecemeal(io.BytesIO):
+    """A file of which no read gives more than ``most`` bytes, once its kind is known."""
+
+    most = 6
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 0, self.most))
+
+
+PADDED = pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+
+
+@PADDED
+def test_zeros_between_streams_and_after_them_count_for_nothing_wherever_a_read_ends(pack):
+    half, padding = b"content" * 9, bytes(16)
+    data = pack(half) + padding + pack(half) + padding
+    for most in range(6, len(data) + 1):
+        file = Piecemeal(data)
+        file.most = most
+        assert b"".join(decompressed(file)) == half + half
+
+
+@PADDED
+def test_padding_that_is_longer_than_what_is_read_at_once(pack, tmp_path):
+    assert read(tmp_path, pack(tar(*SOUND)) + bytes(600_000)) == FOUND
 
 
 @pytest.mark.parametrize(("pack", "said"), [(bz2.compress, "bzip2"), (lzma.compress, "xz"), (gzip.compress, "gzip")])
