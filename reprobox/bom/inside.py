@@ -19,6 +19,9 @@ _PYTHON = re.compile(
     rb"(?:usr/(?:local/)?|opt/[^/]+/)?lib/python3(?:\.[0-9]+)?/(?:site|dist)-packages/[^/]+\.(?:dist-info/METADATA|egg-info/PKG-INFO)"
 )
 _LARGEST = 64 << 20
+_PROGRAMS = (b"usr/bin/env", b"bin/sh", b"usr/bin/python3", b"sbin/ldconfig")
+_MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64"}
+_BIG_ENDIAN = 2
 
 
 def packages_in(root: Path, tree: Tree, layer: str) -> list[Component]:
@@ -27,6 +30,25 @@ def packages_in(root: Path, tree: Tree, layer: str) -> list[Component]:
     Files of Python packages that came in a .deb are of that .deb, and listed as it alone.
     """
     return [*_debs(root, tree, layer), *_pythons(root, tree, layer)]
+
+
+def release_of(root: Path, tree: Tree) -> dict[str, str]:
+    """What the system at ``root`` says that it is. os-release(5)"""
+    data = _read(root, tree, b"etc/os-release") or _read(root, tree, b"usr/lib/os-release")
+    lines = (line.split("=", 1) for line in data.decode("utf-8", "replace").splitlines() if "=" in line)
+    return {name: value.strip("\"'") for name, value in lines}
+
+
+def machine_of(root: Path, tree: Tree) -> str:
+    """The architecture that the programs at ``root`` are for, as OCI names it; empty if it is not known.
+
+    Source: System V ABI, "ELF Header": ``e_machine``.
+    """
+    for program in _PROGRAMS:
+        start = _read(root, tree, program)[:20]
+        if start[:4] == b"\x7fELF":
+            return _MACHINES.get(int.from_bytes(start[18:20], "big" if start[5] == _BIG_ENDIAN else "little"), "")
+    return ""
 
 
 def _read(root: Path, tree: Tree, path: bytes) -> bytes:
@@ -43,7 +65,7 @@ def _read(root: Path, tree: Tree, path: bytes) -> bytes:
 
 
 def _debs(root: Path, tree: Tree, layer: str) -> Iterator[Component]:
-    release = _release(_read(root, tree, b"etc/os-release") or _read(root, tree, b"usr/lib/os-release"))
+    release = release_of(root, tree)
     vendor = release.get("ID", "debian")
     distribution = release.get("VERSION_CODENAME", "")
     parts = sorted(path for path in tree.entries if re.fullmatch(_DISTROLESS, path))
@@ -86,9 +108,3 @@ def _pythons(root: Path, tree: Tree, layer: str) -> Iterator[Component]:
             metadata=of_core(data),
             layers=(layer,),
         )
-
-
-def _release(data: bytes) -> dict[str, str]:
-    """os-release(5)"""
-    lines = (line.split("=", 1) for line in data.decode("utf-8", "replace").splitlines() if "=" in line)
-    return {name: value.strip("\"'") for name, value in lines}

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reprobox import __version__, launch
 from reprobox.attach.pdf import is_pdf
 from reprobox.backend import Realization
-from reprobox.cli import image_file
+from reprobox.cli import image_file, system_folder
 from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
-from reprobox.cli.subject import PDF, add_git_option, is_image, subject_of
+from reprobox.cli.subject import PDF, add_git_option, is_image, nothing_known, project_of, subject_of
 from reprobox.config import load
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
 from reprobox.freshness import ensure_fresh
 from reprobox.image import rfc3339
-from reprobox.lock import Lock, LockedTarget
+from reprobox.lock import FILE_NAME, Lock, LockedTarget
 from reprobox.lock_text import lock_digest
 from reprobox.manifest import Manifest
 from reprobox.plugins import Plugins
@@ -33,7 +33,8 @@ DETAILS = """\
 Of a project: the image, the lock that it is of, the layers that it is made of, and what the backend holds. Nothing is
 built or fetched; what is not in the store yet has no digests. SOURCE may also be something that a backend holds and
 reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of an OCI layout, an
-oci-archive or a docker-archive it shows the image. Of a PDF, an image in a registry or a commit (--git) it shows what
+oci-archive or a docker-archive it shows the image; of a folder into which a system was unpacked, which system that is,
+its packages and its tree digest. Of a PDF, an image in a registry or a commit (--git) it shows what
 is attached; exit 5 if that does not belong together.
 
 examples:
@@ -42,6 +43,7 @@ examples:
   reprobox inspect --backend singularity xor.sif
   reprobox inspect --backend docker debian:bookworm
   reprobox inspect layout/
+  reprobox inspect rootfs/
   reprobox inspect paper.pdf
   reprobox inspect registry.example/lab/xor:1.0"""
 
@@ -63,16 +65,11 @@ def execute(options: argparse.Namespace) -> int:
         return _attached(options, kind)
     source = options.subject and Path(options.subject)
     if source and image_file.holds_image(source):
-        return _image_file(options, source)
-    if source and not (source.is_dir() or source.suffix == ".toml"):
-        document = _foreign(options)
-    else:
-        document = _project(options, source or None)
-    if options.json:
-        print(json.dumps(document))
-    else:
-        _print(document)
-    return 0
+        return _tell(options, image_file.describe(source), image_file.show)
+    if source and system_folder.holds_system(source):
+        return _tell(options, system_folder.describe(source), system_folder.show)
+    document = _foreign(options) if source and not _is_project(source) else _project(options, source or None)
+    return _tell(options, document, _print)
 
 
 def _carrier(options: argparse.Namespace) -> str:
@@ -94,25 +91,23 @@ def _attached(options: argparse.Namespace, kind: str) -> int:
     return status(document)
 
 
-def _image_file(options: argparse.Namespace, path: Path) -> int:
-    document = image_file.describe(path)
+def _tell(options: argparse.Namespace, document: dict[str, Any], show: Callable[[dict[str, Any]], None]) -> int:
     if options.json:
         print(json.dumps(document))
     else:
-        image_file.show(document)
+        show(document)
     return 0
+
+
+def _is_project(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".toml" or (path.name == FILE_NAME and path.is_file())
 
 
 def _foreign(options: argparse.Namespace) -> dict[str, Any]:
     """The labels of something that the backend can read."""
-    backend = Plugins().backend(options.backend)
-    if options.backend == launch.SANDBOX:
-        raise UsageError(
-            "the sandbox holds folders of layers, which have no labels",
-            where=options.subject,
-            hint="say who holds it: --backend singularity for a SIF, --backend docker for the name of an image",
-        )
-    backend = available(backend, open_store(load(), options.reporter.say))
+    if options.backend == launch.SANDBOX:  # it holds folders of layers, which have no labels
+        raise nothing_known(options.subject)
+    backend = available(Plugins().backend(options.backend), open_store(load(), options.reporter.say))
     place = str(Path(options.subject).absolute()) if Path(options.subject).exists() else options.subject
     there = Realization(location=place)
     if not backend.has(there):
@@ -123,6 +118,8 @@ def _foreign(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _project(options: argparse.Namespace, source: Path | None) -> dict[str, Any]:
+    if source and (source.is_dir() or source.name == FILE_NAME):
+        source = project_of(source)
     session, project = open_session(options, source)
     if source and source.is_dir() and source.resolve() != project.root.resolve():
         options.reporter.say(f"{source} is in the project {project.root}, which is shown")

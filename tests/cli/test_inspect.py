@@ -9,6 +9,8 @@ import tarfile
 
 import pytest
 
+from reprobox.digest import tree_digest
+from reprobox.tree import scan
 from tests.cli.test_entry_points import BACKENDS, backend  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.userns
@@ -54,16 +56,134 @@ def test_a_folder_in_a_project_is_told_to_be_no_project(project):
     assert project("inspect", project.root).err == ""
 
 
-def test_what_the_sandbox_cannot_hold_or_nobody_has_is_refused(project):
-    told = project("inspect", "some.sif")
+def test_a_lock_is_shown_with_its_manifest(project, tmp_path):
+    assert project("inspect", project.lock, "--json").json == project("inspect", "--json").json
+    alone = shutil.copy(project.lock, tmp_path)
+    told = project("inspect", alone)
     assert told.status == 2
-    assert told.err == (
-        "error: some.sif: the sandbox holds folders of layers, which have no labels\n"
-        "  hint: say who holds it: --backend singularity for a SIF, --backend docker for the name of an image\n"
-    )
-    shutil.rmtree(project.root / "src")
+    assert told.err.startswith(f"error: {alone}: a lock says what the layers are made of, and its manifest what runs")
     project.lock.unlink()
     assert project("inspect").status == 3
+    assert project("inspect", project.lock).err.startswith(f"error: {project.lock}: there is no such file or folder\n")
+
+
+GIVE = (
+    "  hint: give a project's folder, its research.toml or research.lock; a PDF; an image's layout or archive, or its"
+    " name in a registry (host.name/name:tag); the folder of an unpacked system; or what an engine holds, with --backend"
+    " docker (the name of an image) or --backend singularity (a SIF)\n"
+)
+UNKNOWN = "it is neither a project nor an image, a SIF, an archive, a crate or a PDF"
+SIF_START = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said", "hint"),
+    [
+        ("passwd", b"root:x:0:0\n", UNKNOWN, GIVE),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", UNKNOWN, GIVE),
+        ("empty", b"", "the file is empty", GIVE),
+        ("some.sif", None, "there is no such file or folder", GIVE),
+        ("debian:bookworm", None, "there is no such file or folder", GIVE),
+        (
+            "some.sif",
+            SIF_START,
+            "this is a SIF, and the sandbox holds none",
+            "  hint: `reprobox inspect --backend singularity {path}` shows its labels\n",
+        ),
+        (
+            "crate.zip",
+            b"PK\3\4",
+            "this is an archive, and inspect shows projects and images",
+            "  hint: `reprobox show {path}` says what it holds\n",
+        ),
+    ],
+    ids=["text", "picture", "empty", "missing", "image", "SIF", "crate"],
+)
+def test_what_nobody_knows_is_told_with_what_can_be_given(project, tmp_path, name, data, said, hint):
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    told = project("inspect", path)
+    assert (told.status, told.err) == (2, f"error: {path}: {said}\n{hint.format(path=path)}")
+
+
+def test_the_folder_of_a_crate_is_told_to_be_one(project, tmp_path):
+    (tmp_path / "ro-crate-metadata.json").write_text("{}")
+    told = project("inspect", tmp_path)
+    assert told.status == 2
+    assert told.err == (
+        f"error: {tmp_path}: this is a crate, and inspect shows projects and images\n"
+        f"  hint: `reprobox show {tmp_path}` says what it holds\n"
+    )
+
+
+STATUS = """\
+Package: tool
+Status: install ok installed
+Architecture: all
+Version: 1.0-2
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: all
+Version: 3
+"""
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A system as it lies in a folder: its links are absolute, and its shell is this machine's."""
+    root = tmp_path / "rootfs"
+    for name in (
+        "etc",
+        "usr/lib",
+        "usr/bin",
+        "var/lib/dpkg",
+        "usr/local/lib/python3.11/dist-packages/six-1.16.dist-info",
+    ):
+        (root / name).mkdir(parents=True)
+    (root / "etc/os-release").symlink_to("/usr/lib/os-release")
+    (root / "usr/lib/os-release").write_text('PRETTY_NAME="Tiny \x1b[2J 1"\nID=tiny\n')
+    (root / "bin").symlink_to("/usr/bin")
+    shutil.copy("/bin/sh", root / "usr/bin/sh")
+    (root / "usr/bin/dash").hardlink_to(root / "usr/bin/sh")
+    (root / "var/lib/dpkg/status").write_text(STATUS)
+    (root / "usr/local/lib/python3.11/dist-packages/six-1.16.dist-info/METADATA").write_text(
+        "Name: six\nVersion: 1.16\n"
+    )
+    return root
+
+
+def test_a_system_in_a_folder(project, system):
+    told = project("inspect", system, "--json").json
+    files = [path for path in system.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert told == {
+        "location": str(system),
+        "system": "Tiny \x1b[2J 1",
+        "machine": project("inspect", "--json").json["platform"].removeprefix("linux/"),
+        "tree_digest": f"sha256:{tree_digest(scan(system))}",
+        "size": sum(path.stat().st_size for path in files if path.name != "dash"),
+        "files": len(files),
+        "packages": [
+            {"kind": "deb", "name": "tool", "version": "1.0-2"},
+            {"kind": "pypi", "name": "six", "version": "1.16"},
+        ],
+    }
+    shown = project("inspect", system).out.splitlines()
+    assert shown[0] == f"{system}, a folder with the files of a system"
+    assert shown[1] == "system        Tiny \\x1b[2J 1"
+    assert shown[-1] == "packages      1 of Debian, 1 of Python"
+
+
+def test_a_system_whose_files_say_little(project, tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").symlink_to("os-release")
+    shown = project("inspect", tmp_path).out.splitlines()
+    assert (shown[1], shown[2], shown[-1]) == (
+        "system        not said",
+        "machine       not known",
+        "packages      none that a package database lists",
+    )
 
 
 @pytest.mark.parametrize("form", ["oci", "docker-archive"])
