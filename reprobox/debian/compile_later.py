@@ -1,9 +1,10 @@
 """Stands in for the module ``py_compile`` while dpkg configures packages (``install.sh``): it compiles later.
 
 Maintainer scripts compile the modules of one package after the other, and wait for it, although nobody needs the
-bytecode before the layer is done. Here the program ``py_compile`` only notes what is asked for, and a process in the
-background does it as the original does it: with its code, its options, its order and its environment. Who imports the
-module gets the original.
+bytecode before the layer is done. Here the program ``py_compile`` only notes what is asked for, and processes in the
+background do it as the original does it: with its code, its options and its environment. Many files are shared among
+several processes, for the bytecode of one does not depend on the others on the Pythons that ``install.sh`` names. Who
+imports the module gets the original.
 
 Called as ``compile_later.py FOLDER NOTE…`` it checks what became of notes: everything was compiled, and is still as it
 was made then.
@@ -17,6 +18,7 @@ import sys
 
 _FOLDER = "/run/reprobox-later"
 _HEADER = 16  # bytes of a .pyc that tell how to know its source, and which it is
+_SHARE = 24  # files at least that are worth a process of their own
 
 
 def _check(note: str) -> int:
@@ -56,15 +58,32 @@ def _asked() -> dict[str, tuple[int, int]] | None:
         return None
 
 
-def _in_background() -> str:
-    """Let this process end with success, and go on in another one that nobody waits for; the name of its note."""
-    name = f"{_FOLDER}/asked-{os.getpid()}"
-    note = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(note, os.fsencode(sys.executable))
-    os.close(note)
-    alive = os.open(f"{_FOLDER}/alive", os.O_RDWR)
-    if os.fork():
-        os._exit(0)
+def _shares(known: dict[str, tuple[int, int]]) -> list[list[str]]:
+    """The files to compile, by the process that will do it."""
+    count = max(1, min(len(os.sched_getaffinity(0)), len(known) // _SHARE))
+    return [list(known)[first::count] for first in range(count)]
+
+
+def _in_background(known: dict[str, tuple[int, int]]) -> str:
+    """Let this process end with success, and go on in others that nobody waits for, each with its share of what is
+    asked; the name of its note.
+    """
+    for number, share in enumerate(_shares(known)):
+        name = f"{_FOLDER}/asked-{os.getpid()}-{number}"
+        note = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(note, os.fsencode(sys.executable))
+        os.close(note)
+        alive = os.open(f"{_FOLDER}/alive", os.O_RDWR)
+        if os.fork() == 0:
+            _detach(alive)
+            _ask(share)
+            return name
+        os.close(alive)
+    os._exit(0)
+
+
+def _detach(alive: int) -> None:
+    """Leave everything that belongs to who asked; keep the pipe ``alive`` open."""
     os.setsid()
     os.nice(3)  # the installation is what takes longest
     nothing = os.open("/dev/null", os.O_RDONLY)
@@ -73,7 +92,17 @@ def _in_background() -> str:
         os.dup2(source, target)
     os.dup2(alive, 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    return name
+
+
+def _ask(names: list[str]) -> None:
+    """Have the original asked for these alone, in the way in which it was asked for all."""
+    if sys.argv[1:] == ["-"]:
+        sys.stdin.seek(0)
+        sys.stdin.truncate()
+        sys.stdin.write("".join(f"{name}\n" for name in names))
+        sys.stdin.seek(0)
+    else:
+        sys.argv[1:] = names
 
 
 def _take_turn() -> None:
@@ -136,7 +165,7 @@ def _stand_in(*, program: bool) -> None:
         if program:
             globals()["main"]()
         return
-    note, made = _in_background(), list[bytes]()
+    note, made = _in_background(known), list[bytes]()
     _take_turn()
     _become(_FOLDER + __file__)
     _compiles(known, made)

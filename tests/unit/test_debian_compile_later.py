@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,21 @@ def world(tmp_path) -> World:
 def test_it_is_what_the_scripts_would_have_made(world, script):
     quick, plain = world.install(script), world.install(script, plain=True)
     assert (quick.status, plain.status) == (0, 0), quick.said + plain.said
-    assert f"bytecode was made {script.count('py_compile') // 2} times in the background" in quick.said
+    assert f"bytecode was made by {script.count('py_compile') // 2} processes in the background" in quick.said
     assert "in the background" not in plain.said
     assert {"opt/one/__pycache__/two.cpython-311.pyc", "__pycache__/py_compile.cpython-311.pyc"} <= plain.paths
+    assert quick.entries == plain.entries
+
+
+@pytest.mark.parametrize("script", [AS_SCRIPT, AS_MODULE])
+def test_many_files_are_shared_among_the_processors(tmp_path, script):
+    modules = {f"opt/one/module_{number}.py": b"alpha = 'alpha', %d\n" % number for number in range(100)}
+    world = World(tmp_path, ["/opt", "/usr/lib/python3.11/__pycache__"], files=SOURCES | modules)
+    quick, plain = world.install(script), world.install(script, plain=True)
+    assert quick.status == 0, quick.said
+    processes = min(4, len(os.sched_getaffinity(0)))
+    assert f"bytecode was made by {processes} processes in the background" in quick.said
+    assert "opt/one/__pycache__/module_99.cpython-311.pyc" in plain.paths
     assert quick.entries == plain.entries
 
 
