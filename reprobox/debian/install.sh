@@ -6,12 +6,14 @@
 #
 # While dpkg configures, compile_later.py stands in for the module py_compile: what maintainer scripts compile is
 # compiled in the background by the original, in processes that hold the pipe `alive` open. And for
-# update-ca-certificates, where its text is known, a program stands in that does the same in one process. Where nothing
-# can be mounted, all goes its usual way. Status 75 says that a layer must be made without this.
+# update-ca-certificates, where its text is known, a program stands in that does the same in one process, and for the
+# questions of its package a script that looks for lines by itself. Where nothing can be mounted, all goes its usual
+# way. Status 75 says that a layer must be made without this.
 
 later=/run/reprobox-later
 mine=/run/reprobox
 certificates=/usr/sbin/update-ca-certificates
+questions=/var/lib/dpkg/info/ca-certificates.config
 
 # Have FILE stand in for what is at PLACE, of which a copy is kept.
 stand_in() {
@@ -29,6 +31,16 @@ begin() {
         cp "$mine/update_ca_certificates.pl" "$later/" && chmod 755 "$later/update_ca_certificates.pl" || return 0
         stand_in "$later/update_ca_certificates.pl" "$certificates"
     fi
+    if [ -f "$questions" ] && [ ! -L "$questions" ]; then
+        without_grep <"$questions" >"$later/questions" && chmod 755 "$later/questions" || return 0
+        stand_in "$later/questions" "$questions"
+    fi
+}
+
+# The questions of ca-certificates, which look for each certificate in two lists of lines, with a new process each time.
+without_grep() {
+    looks='(echo "\(\$CERTS_[A-Z]*\)" | grep -F -q -x "\(\$crt\)") > \/dev\/null 2>&1'
+    sed 's/^\( *\)\(el\|\)if '"$looks"'; then$/\1\2if case "\n\3\n" in *"\n\4\n"*) ;; *) false ;; esac; then/'
 }
 
 # Whether update-ca-certificates is one of those that the stand-in was written after.
@@ -41,7 +53,7 @@ is_known() {
 }
 
 end() {
-    for kept in "$later"/usr/lib/python3.*/py_compile.py "$later$certificates"; do
+    for kept in "$later"/usr/lib/python3.*/py_compile.py "$later$certificates" "$later$questions"; do
         [ ! -f "$kept" ] || umount -l "${kept#"$later"}"
     done
 }
