@@ -19,7 +19,7 @@ from typing import Self
 from reprobox.backend import Bind, ToolRequest
 from reprobox.building import earlier_layer, step_environment, stored_layer
 from reprobox.layers.kind import AheadRequest, BeforeRequest
-from reprobox.lock import LockedTarget
+from reprobox.lock import LockedLayer, LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
 from reprobox.tree import remove
@@ -87,6 +87,15 @@ class Early:
         except TimeoutError:
             return None
 
+    def stand_ins(self, layers: Sequence[LockedLayer]) -> dict[str, Path]:
+        """What stands for inputs of these layers, by their sha256: made while the base was built, waiting for it."""
+        found: dict[str, Path] = {}
+        for layer in layers:
+            folder = self._begun[layer.id].result(_PATIENCE) if layer.id in self._awaited else None
+            names = {path.name: path for path in folder.iterdir()} if folder else {}
+            found |= {item.sha256: names[item.name] for item in layer.inputs if item.name in names}
+        return found
+
     def _is_worth_it(self, step: Step) -> bool:
         """Whether the kind can do something, no earlier layer has it done, and the builder stacks trees."""
         session = self._session
@@ -136,7 +145,7 @@ class Early:
         return bool(self._session.kind(step.layer.kind).ahead(self._request(step, folder)))  # type: ignore[attr-defined]
 
     def _request(self, step: Step, folder: Path) -> AheadRequest:
-        store = self._session.store
+        store, ready = self._session.store, self.stand_ins(step.below)
         base = store.own(stored_layer(store, step.below[0]))
         environment = {**step_environment([base], self._epoch), **step.layer.environment}
 
@@ -149,7 +158,7 @@ class Early:
             layer=step.layer,
             below=step.below,
             base=base.tree,
-            input=lambda item: store.blob(item.sha256),
+            input=lambda item: ready.get(item.sha256) or store.blob(item.sha256),
             folder=folder,
             tool=tool,
             derived=store.derived_program,

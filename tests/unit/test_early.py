@@ -91,6 +91,22 @@ def test_packages_are_decompressed_while_the_base_is_built(tmp_path):
     assert not folder.exists()
 
 
+def test_what_was_decompressed_stands_for_the_packages(tmp_path):
+    """Not for those of other layers, nor for what was too small to be worth it."""
+    world = small_world(tmp_path)
+    layer = world.step.layer
+    other = LockedLayer(name="more", kind="apt", recipe=1, request="", inputs=layer.inputs, id="2" * 64)
+    with world.early:
+        world.early.begin([world.step])
+        world.arrived.set()
+        found = world.early.stand_ins((other, layer))
+        assert {digest: path.name for digest, path in found.items()} == {
+            item.sha256: item.name for item in layer.inputs[:2]
+        }
+        assert all(path.stat().st_size > 0 for path in found.values())
+        assert world.early.stand_ins((other,)) == {}
+
+
 def test_an_end_does_not_wait_for_what_is_fetched(tmp_path):
     world = small_world(tmp_path)
     with world.early:
