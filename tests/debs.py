@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pysequoia
 
 from reprobox.backend import Bind, ToolResult
 from reprobox.debian import deb
 from reprobox.debian.control import fields, write
+from reprobox.debian.sources import Source
 from reprobox.download.downloader import Downloader
 from reprobox.lock import Input, Lock
 from reprobox.providers import Documents, HintProvider, fetch
@@ -199,3 +201,15 @@ class SmallWorld:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+
+def debian(server: Server, key: Key, debs: Sequence[Path] = (), **extra: Any) -> str:
+    """A mirror with bookworm and its updates, and security beside it."""
+    base = serve(server, "/debian", [Suite("bookworm", debs), Suite("bookworm-updates")], key)
+    security = Suite("bookworm-security", label="Debian-Security", **extra)
+    serve(server, "/debian-security", [security], key)
+    return base
+
+
+def source(uri: str, suite: str = "bookworm", **more: Any) -> Source:
+    return Source(uri=uri, suite=suite, where="/etc/apt/sources.list:1", **more)

@@ -22,11 +22,6 @@ from reprobox.store import Store
 
 
 @pytest.fixture
-def kept(store) -> Store:
-    return Store(store)
-
-
-@pytest.fixture
 def folder(tmp_path) -> Path:
     root = tmp_path / "data"
     (root / "tmp" / "deep").mkdir(parents=True)

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from reprobox.debian import archive, suites
-from reprobox.debian.release import Keyring
-from reprobox.debian.sources import Source
-from reprobox.debian.system import System
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ResolveError
 from reprobox.store import Store
-from tests.debs import NOW, Key, SmallWorld, Suite, make_deb, serve
+from tests.debs import NOW, SmallWorld, Suite, debian, make_deb, serve, source
 from tests.servers import Server, status, wrong
 
 pytestmark = pytest.mark.tool("dpkg-deb")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def key() -> Key:
-    return Key()
-
-
-@pytest.fixture
-def trusted(key) -> Keyring:
-    found = Keyring()
-    found.add(key.armored, "test.asc")
-    return found
-
-
-@pytest.fixture
-def world(store, tmp_path) -> SmallWorld:
-    return SmallWorld(Store(store), tmp_path)
 
 
 @pytest.fixture
@@ -48,116 +21,21 @@ def debs(tmp_path):
     return [make_deb(tmp_path, "apt", files={"usr/bin/apt": b"1"}), make_deb(tmp_path, "libc6", version="2:2.0")]
 
 
-def debian(server, key, debs=(), **extra) -> str:
-    """A mirror with bookworm and its updates, and security beside it."""
-    base = serve(server, "/debian", [Suite("bookworm", debs), Suite("bookworm-updates")], key)
-    security = Suite("bookworm-security", label="Debian-Security", **extra)
-    serve(server, "/debian-security", [security], key)
-    return base
-
-
-def source(uri: str, suite: str = "bookworm", **more) -> Source:
-    return Source(uri=uri, suite=suite, where="/etc/apt/sources.list:1", **more)
-
-
-def opened(world, known, trusted, suite="bookworm"):
-    return [origin.source.dists for origin in suites.open_debian(world, suite, known, trusted)]
-
-
-# -- finding suites ----------------------------------------------------------------------------------------------------
-
-
-def test_updates_and_security_are_found_where_mirrors_have_them(world, server, key, trusted):
-    base = debian(server, key)
-    assert opened(world, [source(base)], trusted) == [
-        f"{base}/dists/bookworm",
-        f"{base}/dists/bookworm-updates",
-        f"{base}-security/dists/bookworm-security",
-    ]
-    assert world.said == []
-
-
-def test_a_source_of_another_suite_serves_too(world, server, key, trusted):
-    base = debian(server, key)
-    assert len(opened(world, [source(base, "trixie", components=("main", "contrib"))], trusted)) == 3
-
-
-def test_configured_mirrors_are_asked_first(world, server, key, trusted):
-    base = debian(server, key)
-    world.archives = {"debian": [base]}
-    assert opened(world, [source(server.url("/elsewhere"))], trusted)[0] == f"{base}/dists/bookworm"
-    assert not any(path.startswith("/elsewhere/dists/bookworm/") for path in server.paths())
-
-
-def test_without_security_updates_one_goes_on_and_says_so(world, server, key, trusted):
-    base = serve(server, "/debian", [Suite("bookworm")], key)
-    assert opened(world, [source(base)], trusted) == [f"{base}/dists/bookworm"]
-    assert world.said == [
-        "no source has bookworm-updates: locking without it",
-        "no source has bookworm-security: locking without it",
-    ]
-
-
-def test_a_suite_that_a_source_names_must_answer(world, server, key, trusted):
-    base = serve(server, "/debian", [Suite("bookworm")], key)
-    with pytest.raises(FetchError, match=r"'bookworm-security' could not be had(.|\n)*/gone/.*404"):
-        opened(world, [source(base), source(server.url("/gone"), "bookworm-security")], trusted)
-
-
-def test_sid_has_no_updates(world, server, key, trusted):
-    base = serve(server, "/debian", [Suite("sid")], key)
-    assert opened(world, [source(base)], trusted, "sid") == [f"{base}/dists/sid"]
-    assert server.paths() == ["/debian/dists/sid/InRelease"]
-
-
-def test_no_source_at_all(world, trusted):
-    with pytest.raises(ResolveError, match="no source of packages is known for debian:bookworm") as caught:
-        opened(world, [], trusted)
-    assert "[archives] debian" in (caught.value.hint or "")
-
-
-def test_a_suite_that_does_not_exist(world, server, key, trusted):
-    base = debian(server, key)
-    with pytest.raises(FetchError, match=r"'bokworm' could not be had from any known source\n  .*404"):
-        opened(world, [source(base)], trusted, "bokworm")
-
-
-def test_another_distribution_is_not_debian(world, server, key, trusted):
-    other = serve(server, "/other", [Suite("bookworm", origin="Other")], key)
-    base = debian(server, key)
-    assert opened(world, [source(other), source(base)], trusted)[0] == f"{base}/dists/bookworm"
-
-
-def test_a_source_that_lies_is_told_of(world, server, key, trusted):
-    base = debian(server, key)
-    server.always["/bad/dists/bookworm/InRelease"] = wrong()
-    server.files["/bad/dists/bookworm/InRelease"] = server.files["/debian/dists/bookworm/InRelease"]
-    assert opened(world, [source(server.url("/bad")), source(base)], trusted)[0] == f"{base}/dists/bookworm"
-    assert any("/bad/" in line and "using another source" in line for line in world.said)
-    with pytest.raises(IntegrityError):
-        opened(world, [source(server.url("/bad"))], trusted)
-
-
-def test_a_server_that_fails_does_not_lead_to_a_lock_without_security(world, server, key, trusted):
-    base = debian(server, key)
-    server.always["/debian-security/dists/bookworm-security/InRelease"] = status(500)
-    with pytest.raises(FetchError, match=r"'bookworm-security' could not be had(.|\n)*500"):
-        opened(world, [source(base)], trusted)
+# -- Release files ----------------------------------------------------------------------------------------------------
 
 
 def test_a_stale_mirror(world, server, key, trusted):
-    base = debian(server, key, valid=NOW - 10)
-    security = source(f"{base}-security", "bookworm-security")
+    base = serve(server, "/debian", [Suite("bookworm", valid=NOW - 10)], key)
     with pytest.raises(IntegrityError, match="only good until"):
-        opened(world, [source(base), security], trusted)
-    kept = source(f"{base}-security", "bookworm-security", expires=False)
-    assert len(opened(world, [source(base), kept], trusted)) == 3
+        archive.open_source(world, source(base), trusted)
+    kept = source(base, expires=False)
+    assert archive.open_source(world, kept, trusted).source.expires is False
 
 
 def test_release_with_a_detached_signature(world, server, key, trusted):
     server.files.update({f"/debian/{path}": data for path, data in Suite("sid").files(key, in_release=False).items()})
-    origins = suites.open_debian(world, "sid", [source(server.url("/debian"))], trusted)
-    assert origins[0].release.signer == key.fingerprint
+    origin = archive.open_source(world, source(server.url("/debian"), "sid"), trusted)
+    assert origin.release.signer == key.fingerprint
 
 
 # -- indices -----------------------------------------------------------------------------------------------------------
@@ -327,44 +205,6 @@ def test_a_torn_sum_is_not_believed(world, server, key, trusted, debs, torn):
     assert archive.lock_packages(world, [package], found) == (item,)
 
 
-# -- the base's own sources --------------------------------------------------------------------------------------------
-
-
-def system(*sources, keys=None) -> System:
-    return System(sources=tuple(sources), trusted=keys or Keyring(), read=lambda _: None)
-
-
-def test_a_base_says_where_its_packages_are(world, server, key, trusted, debs):
-    base = debian(server, key, debs)
-    found = suites.open_sources(world, system(source(base), keys=trusted), system())
-    assert [origin.source.uri for origin in found] == [base]
-
-
-def test_the_hosts_mirror_stands_in_for_the_bases(world, server, key, trusted, debs):
-    base = debian(server, key, debs)
-    found = suites.open_sources(world, system(source(server.url("/gone")), keys=trusted), system(source(base)))
-    assert [origin.source.uri for origin in found] == [base]
-
-
-def test_a_configured_mirror_goes_before_the_bases_own_if_it_is_of_that_archive(world, server, key, trusted, debs):
-    base = debian(server, key, debs)
-    other = serve(server, "/other", [Suite("bookworm", label="Other")], key)
-    world.archives = {"debian": [other, base]}
-    found = suites.open_sources(world, system(source(server.url("/own")), keys=trusted), system())
-    assert [origin.source.uri for origin in found] == [base]
-
-
-def test_a_base_without_sources(world):
-    with pytest.raises(ResolveError, match="names no package sources"):
-        suites.open_sources(world, system(), system())
-
-
-def test_sources_that_do_not_answer(world, server, trusted):
-    with pytest.raises(FetchError, match=r"sources.list:1: suite 'bookworm' of these package sources") as caught:
-        suites.open_sources(world, system(source(server.url("/gone")), keys=trusted), system())
-    assert "[archives]" in (caught.value.hint or "")
-
-
 def test_platforms():
     assert archive.debian_architecture("linux/arm64") == "arm64"
     with pytest.raises(ResolveError, match="linux/mips"):
@@ -373,15 +213,14 @@ def test_platforms():
 
 def test_a_component_named_twice_is_one_index(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    origins = suites.open_sources(
-        world, system(source(base), source(base, components=("main", "main")), keys=trusted), system()
-    )
+    sources = (source(base), source(base, components=("main", "main")))
+    origins = [archive.open_source(world, item, trusted) for item in sources]
     assert len(archive.open_indices(world, origins, "amd64")) == 1
 
 
 def test_sources_for_some_architectures_only(world, server, key, trusted, debs):
     base = debian(server, key, debs)
-    origins = suites.open_sources(world, system(source(base, architectures=("amd64",)), keys=trusted), system())
-    assert archive.open_indices(world, origins, "i386") == ()
-    plain = suites.open_sources(world, system(source(base), keys=trusted), system())
-    assert archive.open_indices(world, plain, "i386", needed=False) == ()
+    some = archive.open_source(world, source(base, architectures=("amd64",)), trusted)
+    assert archive.open_indices(world, [some], "i386") == ()
+    plain = archive.open_source(world, source(base), trusted)
+    assert archive.open_indices(world, [plain], "i386", needed=False) == ()

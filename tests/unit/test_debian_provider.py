@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -19,11 +18,9 @@ from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest_reader import parse
 from reprobox.plugins import BuiltIn
 from reprobox.providers import fetch
-from reprobox.store import Store
 from reprobox.tree import scan
 from tests import images
-from tests.debs import Key, SmallWorld, Suite, serve
-from tests.servers import Server
+from tests.debs import Key, Suite, serve
 
 
 @dataclass
@@ -53,17 +50,6 @@ TARGET = LockedTarget(
         ),
     ),
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture
-def world(store, tmp_path) -> SmallWorld:
-    return SmallWorld(Store(store), tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,6 @@ from tests.debs import NOW, Key, Suite
 SUITE = Suite("bookworm")
 
 
-@pytest.fixture(scope="module")
-def key() -> Key:
-    return Key()
-
-
 def keyring(*keys: Key) -> Keyring:
     found = Keyring()
     for number, item in enumerate(keys):

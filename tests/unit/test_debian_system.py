@@ -10,15 +10,9 @@ from reprobox.debian import system
 from reprobox.debian.control import fields, stanzas
 from reprobox.errors import ResolveError
 from reprobox.lock import Input, LockedLayer
-from reprobox.store import Store
-from tests.debs import Key, SmallWorld, make_deb
+from tests.debs import Key, make_deb
 
 SOURCES = b"deb http://mirror.example/debian bookworm main\n"
-
-
-@pytest.fixture
-def world(store, tmp_path) -> SmallWorld:
-    return SmallWorld(Store(store), tmp_path)
 
 
 def test_sources_of_both_styles_and_keys_are_found(world):

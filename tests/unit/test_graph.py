@@ -16,8 +16,8 @@ from reprobox.layers.copy import Copy
 from reprobox.layers.run import RunKind
 from reprobox.layers.skeleton import Skeleton
 from reprobox.manifest import Layer, Manifest
+from tests.unit.fastest import fastest
 from tests.unit.manifest_kinds import EXAMPLE, KINDS
-from tests.unit.test_lock import fastest
 
 Needs = Callable[[Layer, Sequence[Layer]], Iterable[str]]
 

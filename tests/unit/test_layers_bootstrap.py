@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from reprobox.sandbox.backend import Sandbox
 from reprobox.store import Store
 from reprobox.testing import small_base
 from tests.debs import NOW, Key, SmallWorld, Suite, make_deb, serve
-from tests.servers import Server
 
 
 def request(world: SmallWorld, suite: str = "bookworm", *, key: str = "", previous=None, platform="linux/amd64"):
@@ -67,12 +65,6 @@ def step(world: SmallWorld, layer: LockedLayer, epoch: int, **options) -> Comman
 
 
 # -- a distribution of four packages -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
 
 
 @pytest.fixture

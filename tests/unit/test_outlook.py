@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,12 +28,6 @@ from tests.servers import Request, Server
 
 DATA = b"some bytes" * 1000
 TODAY = date(2026, 11, 22)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
 
 
 def quick(**options: object) -> Downloader:

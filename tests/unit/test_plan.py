@@ -12,7 +12,7 @@ import pytest
 from reprobox.digest import sha256
 from reprobox.lock import Input, LockedLayer, LockedTarget, with_ids
 from reprobox.plan import Plan, plan
-from tests.unit.test_lock import fastest
+from tests.unit.fastest import fastest
 
 
 def layer(name: str, *parents: str, blobs: tuple[str, ...] = ()) -> LockedLayer:

@@ -14,7 +14,7 @@ from reprobox import project as projects
 from reprobox.errors import LockError, ReproboxError, UsageError
 from reprobox.project import Project
 from reprobox.store import Store
-from tests.unit.test_lock import LOCK, TEXT
+from tests.unit.small_lock import LOCK, TEXT
 from tests.unit.test_store import in_processes
 
 

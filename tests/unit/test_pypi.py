@@ -31,11 +31,6 @@ def index(server: Server) -> Index:
     return Index(server)
 
 
-@pytest.fixture
-def kept(store) -> Store:
-    return Store(store)
-
-
 def ask(kept: Store, index: Index, *requirements: str, **more: object) -> dict[str, str]:
     question = Question(requirements=requirements, python="3.11.2", platform=PLATFORM, **more)
     return {item.name: item.version for item in Uv(kept, {"url": index.url}).resolve(question)}

@@ -203,11 +203,6 @@ def layout(tmp_path: Path) -> images.Layout:
     return images.Layout(tmp_path / "layout")
 
 
-@pytest.fixture
-def kept(store: Path) -> Store:
-    return Store(store)
-
-
 def quick(**options: Any) -> Downloader:
     return Downloader(**{"backoff": 0.01, "timeout": 5.0} | options)
 
