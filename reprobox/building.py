@@ -14,6 +14,7 @@ from reprobox import host_network, image
 from reprobox.backend import BuildRequest
 from reprobox.digest import Entry, canonical, read_index, sha256, write_index
 from reprobox.errors import BuildError, ReproboxError
+from reprobox.layer_copies import add_kept
 from reprobox.layers.kind import (
     Commands,
     Earlier,
@@ -25,11 +26,12 @@ from reprobox.layers.kind import (
     uses_network,
 )
 from reprobox.lock import LockedLayer
+from reprobox.normalise import Changes, normalise
 from reprobox.redact import Redactor, holders
 from reprobox.secret_values import secret_values
 from reprobox.session import Session, other_machine, this_platform
 from reprobox.store import Store, StoredLayer
-from reprobox.tree import Changes, Tree, add_kept, normalise, remove, scan
+from reprobox.tree import Tree, remove, scan
 
 #: What every step's environment holds; a layer's own ``env`` is added, and the base image's below it.
 BUILD_ENVIRONMENT: Mapping[str, str] = {

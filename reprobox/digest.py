@@ -17,7 +17,7 @@ Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None
 #: Format tag of layer ids. Changing what goes into an id means changing this.
 LAYER_FORMAT = "reprobox-layer-1"
 #: Version of the rules by which every layer is built: the fixed environment of steps (``reprobox.building``) and how a
-#: result is normalised (``reprobox.tree``).
+#: result is normalised (``reprobox.normalise``).
 NORMALISER = 2
 
 _ESCAPES = {ord("\\"): "\\x5C", ord("\n"): "\\x0A", ord(" "): "\\x20"}

@@ -1,8 +1,8 @@
 """What a layer leaves out or writes anew, so that two builds of it are the same: one table of rules.
 
 Most packages install the same bytes every time. What does not comes from a clock, a random number, the order in which
-a file system lists a folder, or is a log, a cache or the data of a service. ``tree.normalise`` applies these rules to
-every layer; changing one changes layers, so ``digest.NORMALISER`` counts the versions of this table.
+a file system lists a folder, or is a log, a cache or the data of a service. ``reprobox.normalise`` applies these rules
+to every layer; changing one changes layers, so ``digest.NORMALISER`` counts the versions of this table.
 
 Standard library only: the sandbox's launcher imports this module in a bare interpreter.
 """

@@ -17,9 +17,9 @@ import shutil
 from pathlib import Path
 
 from reprobox.errors import ReproboxError
+from reprobox.layer_copies import copy_layer
 from reprobox.staging import lock
 from reprobox.store import FOLDERS, SHARED, Store, StoredLayer, read_layer
-from reprobox.tree import copy_layer
 
 MARK = "shared.json"
 _FORMAT = 1

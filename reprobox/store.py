@@ -3,7 +3,7 @@
 ::
 
     blobs/ab/<sha256>        input files, exactly as locked; like everything here, last used at its modification time
-    layers/<layer id>/       tree/, index, layer.json: a built layer (see ``reprobox.tree``)
+    layers/<layer id>/       tree/, index, layer.json: a built layer (see ``reprobox.normalise``)
     realizations/<key>/      what a backend needs to run an environment
     failed/<layer id>/       what a failed step left, for a look into it
     memo/<kind>/<key>        what can be had again: decoded locks, indices, places where inputs were seen
@@ -34,9 +34,10 @@ from typing import Any, Protocol
 
 from reprobox.digest import Json, sha256
 from reprobox.errors import ReproboxError
+from reprobox.layer_copies import copy_layer
 from reprobox.leases import Uses
 from reprobox.staging import flocked, staging_folder, sweep
-from reprobox.tree import copy_layer, file_sha256, strip_inherited
+from reprobox.tree import file_sha256, strip_inherited
 
 #: What a store is made of; other folders are made when there is something to put into them.
 FOLDERS = ("blobs", "layers", "realizations", "memo", "partial", "tmp", "logs", "locks", "leases")

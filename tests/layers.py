@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reprobox.digest import Entry, escape, read_index, sha256
-from reprobox.tree import Changes, Tree, normalise
+from reprobox.normalise import Changes, normalise
+from reprobox.tree import Tree
 
 EPOCH = 1_700_000_000
 STARTED = 1_750_000_000.5

@@ -20,13 +20,14 @@ from reprobox.environment import Environment
 from reprobox.errors import FetchError, OfflineError, UsageError
 from reprobox.freshness import ensure_fresh
 from reprobox.image import write_docker_archive, write_layout
+from reprobox.layer_copies import merge_into
 from reprobox.lock import Input, Lock, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.oci.registry import Reference
 from reprobox.pypi import IndexProvider
 from reprobox.realize import Wish, realize
 from reprobox.session import Session
-from reprobox.tree import merge_into, remove
+from reprobox.tree import remove
 from reprobox.urls import without_password
 
 DETAILS = """\

@@ -16,7 +16,8 @@ from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, prefixed, write_index
 from reprobox.errors import IntegrityError, cannot_write
 from reprobox.image import layer_digest
-from reprobox.tree import strip_inherited, whiteout
+from reprobox.tree import strip_inherited
+from reprobox.whiteouts import whiteout
 
 _WHITEOUT = b".wh."
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -70,7 +70,7 @@ def carry_out(request: Mapping[str, Any], enter: Enter) -> dict[str, Any]:
 
 def pack(request: Mapping[str, Any]) -> dict[str, Any]:
     """What was changed at ``changes``, as a layer; it is copied, and stays as it is."""
-    from reprobox.tree import copy_changes
+    from reprobox.layer_copies import copy_changes
 
     if problem := become_user_0(request, 0):
         return {"problem": problem}
@@ -100,7 +100,7 @@ def become_user_0(request: Mapping[str, Any], flags: int) -> str:
 
 
 def _merge(request: Mapping[str, Any]) -> None:
-    from reprobox.tree import merge_into
+    from reprobox.layer_copies import merge_into
 
     merge_into(Path(request["root"]), [(Path(tree), Path(index)) for tree, index in request["layers"]])
 
@@ -237,7 +237,8 @@ def _unmake(changes: str, made: Sequence[str]) -> None:
 def _packed(request: Mapping[str, Any], started: float) -> dict[str, Any]:
     from reprobox.digest import read_index
     from reprobox.image import layer_digest
-    from reprobox.tree import Changes, Tree, normalise
+    from reprobox.normalise import Changes, normalise
+    from reprobox.tree import Tree
 
     parents = Tree.merged([read_index(Path(request["parent_index"]).read_bytes())])
     changes = Changes(

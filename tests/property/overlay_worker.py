@@ -1,7 +1,7 @@
 """Runs steps over stacked layers, once on a real overlay and once on a merged copy, in a user namespace of its own.
 
 One JSON document a line comes in: ``{"folder", "base", "steps"}``, where the base and each step are lists of edits; one goes
-out: what the steps left and what :func:`reprobox.tree.normalise` made of it, both ways.
+out: what the steps left and what :func:`reprobox.normalise.normalise` made of it, both ways.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ sys.path.insert(0, sys.argv[1])
 
 from reprobox.digest import write_index
 from reprobox.image import layer_digest
-from reprobox.tree import Changes, Tree, merge_into, normalise, remove, scan
+from reprobox.layer_copies import merge_into
+from reprobox.normalise import Changes, normalise
+from reprobox.tree import Tree, remove, scan
 
 EPOCH = 1_700_000_000
 libc = ctypes.CDLL(None, use_errno=True)

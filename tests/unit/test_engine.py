@@ -22,12 +22,12 @@ from reprobox.engine import build
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.image import Settings, layer_digest
+from reprobox.layer_copies import merge_into
 from reprobox.layers.kind import AheadRequest, Commands, StepRequest
 from reprobox.layers.run import RunKind
 from reprobox.lock import LockedLayer, LockedTarget, with_ids
 from reprobox.session import Session
 from reprobox.store import Store
-from reprobox.tree import merge_into
 from tests import images
 from tests.layers import EPOCH, LayerMaker, d, f, l, w
 from tests.local import Local, copying, programs_in, running

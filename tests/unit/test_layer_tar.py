@@ -13,8 +13,9 @@ import zstandard
 from reprobox.digest import read_index
 from reprobox.errors import IntegrityError
 from reprobox.image import Hashed, write_layer
+from reprobox.normalise import Changes, normalise
 from reprobox.oci.layer_tar import unpack_layer
-from reprobox.tree import Changes, Tree, normalise
+from reprobox.tree import Tree
 from tests.images import entry, folder, hard, link, tar
 
 EPOCH = 1_700_000_000

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from reprobox.digest import Entry, sha256, write_index
+from reprobox.layer_copies import add_kept
 from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import Earlier
 from reprobox.lock import Input
 from reprobox.pypi import uv_version
-from reprobox.tree import Tree, add_kept, scan
+from reprobox.tree import Tree, scan
 from tests.python_index import uv_wheel, wheel
 from tests.unit.test_layers_install_wheels import install
 

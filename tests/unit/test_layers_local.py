@@ -22,7 +22,8 @@ from reprobox.layers.skeleton import Skeleton
 from reprobox.lock import LockedLayer
 from reprobox.manifest import Layer, Manifest
 from reprobox.manifest_reader import parse
-from reprobox.tree import Changes, Tree, normalise
+from reprobox.normalise import Changes, normalise
+from reprobox.tree import Tree
 
 KINDS: dict[str, Any] = {kind.name: kind for kind in (Bootstrap(), Copy(), RunKind())}
 

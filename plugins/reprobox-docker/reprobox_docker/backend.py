@@ -23,7 +23,8 @@ from reprobox.backend import (
 from reprobox.digest import Entry
 from reprobox.errors import BackendError
 from reprobox.image import Image, write_docker_archive
-from reprobox.tree import merge_into, strip_inherited
+from reprobox.layer_copies import merge_into
+from reprobox.tree import strip_inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the SDK takes as long to load as all of reprobox

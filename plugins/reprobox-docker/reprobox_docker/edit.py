@@ -12,8 +12,11 @@ from pathlib import Path
 from reprobox.backend import BuildResult, ChangesRequest, EditRequest
 from reprobox.digest import Entry, read_index, write_index
 from reprobox.image import layer_digest
+from reprobox.layer_copies import copy_changes
+from reprobox.normalise import Changes, normalise
 from reprobox.staging import staging_folder
-from reprobox.tree import Changes, Tree, copy_changes, normalise, remove, scan, whiteout
+from reprobox.tree import Tree, remove, scan
+from reprobox.whiteouts import whiteout
 from reprobox_docker import terminal
 from reprobox_docker.difference import Difference, made_for
 from reprobox_docker.engine import Engine

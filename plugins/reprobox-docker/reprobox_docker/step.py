@@ -22,11 +22,12 @@ from reprobox.backend import Bind, BuildRequest, BuildResult, ToolRequest, ToolR
 from reprobox.digest import read_index, write_index
 from reprobox.errors import BackendError
 from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, layer_digest, write_layer
+from reprobox.normalise import Changes, normalise
 from reprobox.redact import redacted
 from reprobox.sandbox.children import failure, resolver
 from reprobox.sandbox.process_one import HOST_NAME, HOSTS, POLICY, POLICY_AT, SECRETS
 from reprobox.staging import staging_folder
-from reprobox.tree import Changes, Tree, normalise, remove, scan
+from reprobox.tree import Tree, remove, scan
 from reprobox_docker import seccomp
 from reprobox_docker.difference import Difference, made_for
 from reprobox_docker.engine import Engine

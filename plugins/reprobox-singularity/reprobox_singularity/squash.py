@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reprobox.layer_copies import merge_into
 from reprobox.sandbox import kernel
 from reprobox.sandbox.process_one import become_user_0
-from reprobox.tree import merge_into
 
 
 def squash(request: Mapping[str, Any]) -> dict[str, Any]:
