@@ -42,12 +42,12 @@ class Early:
         self._base = target.base.id
         self._epoch = epoch
         self._arrived = arrived
-        self._possible = target.platform == this_platform() and not session.config.plain
+        self._open = target.platform == this_platform() and not session.config.plain  # whether more may be begun
         self._begun: dict[str, Future[Path | None]] = {}
         self._since: dict[str, float] = {}
         self._awaited: dict[str, threading.Event] = {}
         self._beside_base = threading.Lock()  # held where something is done while the base is built
-        self._folders = contextlib.ExitStack()
+        self._folders: dict[str, contextlib.ExitStack] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -55,25 +55,36 @@ class Early:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for awaited in self._awaited.values():
             awaited.set()
-        with self._beside_base, contextlib.suppress(OSError):  # a program that nobody waited for may still write
-            self._folders.close()
+        with self._beside_base:
+            self._let_go(list(self._folders))
 
     def begin(self, steps: Sequence[Step]) -> None:
-        """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base."""
-        if not self._possible:
+        """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base. What was
+        made for others, which are built by now, is removed.
+        """
+        store = self._session.store
+        self._let_go([layer for layer in self._folders if store.layer(layer) is not None])
+        if not self._open:
             return
-        self._possible = self._session.store.layer(self._base) is None
+        over_base = store.layer(self._base) is not None
         for step in steps:
-            if self._possible and self._is_worth_it_before(step):
+            if over_base and self._is_worth_it(step):
+                self._begin(step, self._ahead)
+            elif not over_base and self._is_worth_it_before(step):
                 self._awaited[step.layer.id] = threading.Event()
                 self._begin(step, self._before)
-            elif not self._possible and self._is_worth_it(step):
-                self._begin(step, self._ahead)
+        self._open = not over_base
 
     def _begin(self, step: Step, work: Callable[[Step, Path], bool]) -> None:
-        folder = self._folders.enter_context(self._session.store.scratch())
+        self._folders[step.layer.id] = contextlib.ExitStack()
+        folder = self._folders[step.layer.id].enter_context(self._session.store.scratch())
         self._begun[step.layer.id] = Future()
         threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
+
+    def _let_go(self, layers: Sequence[str]) -> None:
+        for layer in layers:
+            with contextlib.suppress(OSError):  # a program that nobody waited for may still write
+                self._folders.pop(layer).close()
 
     def result(self, layer: str) -> Path | None:
         """The folder that was filled for the layer with this id, waiting for it; None where nothing came of it."""

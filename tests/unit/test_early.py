@@ -39,6 +39,13 @@ class World:
     def names(self) -> list[str]:
         return [item.name for item in self.step.layer.inputs]
 
+    def filled(self) -> Path | None:
+        """The folder when all is done that can be."""
+        self.arrived.set()
+        [thread] = [thread for thread in threading.enumerate() if thread.name == "reprobox-early"]
+        thread.join(10)
+        return self.folder()
+
     def folder(self) -> Path | None:
         self.arrived.set()
         return self.early.result(self.step.layer.id)
@@ -75,10 +82,7 @@ def test_packages_are_decompressed_while_the_base_is_built(tmp_path):
     with world.early:
         world.early.begin([world.step])
         world.early.begin([world.step])
-        world.arrived.set()
-        [thread] = [thread for thread in threading.enumerate() if thread.name == "reprobox-early"]
-        thread.join(10)
-        folder = world.folder()
+        folder = world.filled()
         assert folder is not None
         assert sorted(path.name for path in folder.iterdir()) == world.names[:2]
         for item in world.step.layer.inputs[:2]:
@@ -105,6 +109,22 @@ def test_what_was_decompressed_stands_for_the_packages(tmp_path):
         }
         assert all(path.stat().st_size > 0 for path in found.values())
         assert world.early.stand_ins((other,)) == {}
+
+
+def test_what_was_made_for_a_layer_goes_when_it_is_built(tmp_path):
+    world = small_world(tmp_path)
+    with world.early:
+        world.early.begin([world.step])
+        folder = world.filled()
+        assert folder is not None
+        world.early.begin([])
+        assert folder.exists()
+        with world.store.scratch() as stage:
+            (stage / "layer" / "tree").mkdir(parents=True)
+            (stage / "layer" / "index").touch()
+            world.store.publish_layer(world.step.layer.id, stage / "layer", {})
+        world.early.begin([])
+        assert not folder.exists()
 
 
 def test_an_end_does_not_wait_for_what_is_fetched(tmp_path):
