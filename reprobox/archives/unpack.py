@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import queue
 import stat
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from reprobox.archives.tar_stream import (
     decompressed,
 )
 from reprobox.errors import BuildError, IntegrityError, cannot_write
+from reprobox.pieces import ahead
 
 _WHITEOUT = b".wh."
 _META = b".wh..wh."
@@ -370,42 +369,6 @@ class Unpacker:
 
 
 _SET_ID = "its group must be one of yours: set REPROBOX_STORE to a folder of your own"
-
-
-@contextlib.contextmanager
-def ahead(pieces: Iterator[bytes], most: int = 8) -> Iterator[Iterator[bytes]]:
-    """The same pieces, made in a thread of their own, up to ``most`` ahead of their use: unpacking takes one processor,
-    and making files another. The thread has ended, whatever happens, when the context does.
-    """
-    made: queue.Queue[bytes | BaseException | None] = queue.Queue(most)
-    stopped = threading.Event()
-
-    def make() -> None:
-        try:
-            for piece in pieces:
-                made.put(piece)
-                if stopped.is_set():
-                    return
-            made.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again where the piece is asked for
-            made.put(error)
-
-    def taken() -> Iterator[bytes]:
-        while (piece := made.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    thread = threading.Thread(target=make, name="reprobox-unpacking", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                made.get(timeout=0.01)
-        thread.join()
 
 
 class _Hashed:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarError, TarStream, decompressed
-from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, prefixed, write_index
 from reprobox.errors import IntegrityError, cannot_write
 from reprobox.image import layer_digest
+from reprobox.pieces import ahead
 from reprobox.tree import strip_inherited
 from reprobox.whiteouts import whiteout
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from reprobox.archives.tar_stream import FILE, FOLDER, HARD_LINK, SYMLINK, Header, TarStream
-from reprobox.archives.unpack import ahead
 from reprobox.digest import Entry, escape, hidden
+from reprobox.pieces import ahead
 from reprobox.tree import Tree
 
 _IN_MEMORY = 4 << 20

@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,13 +24,12 @@ from reprobox import namespace
 from reprobox.digest import Entry, read_index, sha256
 from reprobox.errors import BackendError
 from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, Settings, layer_digest, write_docker_archive
+from reprobox.pieces import written
 from reprobox_docker.engine import Engine
 
 PARENTS = "reprobox/parents"
 MADE = "org.reprobox.made"
 _KEPT = 30 * 86400  # seconds that images of parents are kept; loading one again takes some seconds
-_PIECE = 1 << 20
-_AHEAD = 8
 
 
 def repository(name: str) -> str:
@@ -82,69 +80,8 @@ def _below_the_missing(image: Image, error: BackendError) -> set[str]:
 
 
 def _send(engine: Engine, image: Image, name: str, without: Collection[str]) -> None:
-    with pieces(lambda sink: write_docker_archive(image, name, sink, without=without)) as archive:
+    with written(lambda sink: write_docker_archive(image, name, sink, without=without)) as archive:
         engine.load(archive)
-
-
-class _Cancelled(Exception):  # noqa: N818 - nobody sees it
-    """The reader went away."""
-
-
-class _Sink:
-    """Gathers what is written into pieces, and hands them to the reader."""
-
-    def __init__(self, made: queue.Queue[bytes | BaseException | None], stopped: threading.Event) -> None:
-        self._made, self._stopped = made, stopped
-        self._gathered: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: bytes, /) -> None:
-        self._gathered.append(bytes(data))
-        self._size += len(data)
-        if self._size >= _PIECE:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._stopped.is_set():
-            raise _Cancelled
-        if self._gathered:
-            self._made.put(b"".join(self._gathered))
-        self._gathered, self._size = [], 0
-
-
-@contextlib.contextmanager
-def pieces(write: Callable[[_Sink], object]) -> Iterator[Iterator[bytes]]:
-    """What ``write`` writes into its sink, in pieces; it runs in a thread that has ended when the context has."""
-    made: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
-
-    def work() -> None:
-        try:
-            sink = _Sink(made, stopped)
-            write(sink)
-            sink.flush()
-            made.put(None)
-        except _Cancelled:
-            pass
-        except BaseException as error:  # noqa: BLE001 - raised again where the piece is asked for
-            made.put(error)
-
-    def taken() -> Iterator[bytes]:
-        while (piece := made.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-
-    thread = threading.Thread(target=work, name="reprobox-archive", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                made.get(timeout=0.01)
-        thread.join()
 
 
 # -- parents of steps --------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from reprobox.digest import read_index, write_index
 from reprobox.errors import BackendError
 from reprobox.image import LAYER_TYPE, Descriptor, Image, Layer, layer_digest, write_layer
 from reprobox.normalise import Changes, normalise
+from reprobox.pieces import written
 from reprobox.redact import redacted
 from reprobox.sandbox.children import failure, resolver
 from reprobox.sandbox.process_one import HOST_NAME, HOSTS, POLICY, POLICY_AT, SECRETS
@@ -31,7 +32,7 @@ from reprobox.tree import Tree, remove, scan
 from reprobox_docker import seccomp
 from reprobox_docker.difference import Difference, made_for
 from reprobox_docker.engine import Engine
-from reprobox_docker.images import ParentStacks, empty_image, load, pieces
+from reprobox_docker.images import ParentStacks, empty_image, load
 
 _STDIN = "/run/.reprobox-stdin"
 _EMPTY = "reprobox/empty:1"
@@ -223,7 +224,7 @@ def _plant(engine: Engine, name: str, folder: Path, stage: Path) -> None:
     """Have the container, which has not started, hold everything of a folder."""
     index = stage / "planted"
     index.write_bytes(write_index(scan(folder)))
-    with pieces(lambda sink: write_layer(folder, index, 0, sink)) as archive:
+    with written(lambda sink: write_layer(folder, index, 0, sink)) as archive:
         engine.api.put_archive(name, "/", archive)
 
 
