@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,22 @@ from typing import Any
 from reprobox.digest import Entry, escape, read_index, sha256
 from reprobox.normalise import Changes, normalise
 from reprobox.tree import Tree
+from tests.engines.ordinary import OrdinaryUser
 
+ROOT = Path(__file__).resolve().parents[1]
+#: All that layers, their copies and their digests take.
+MODULES = [
+    "__init__",
+    "digest",
+    "errors",
+    "image",
+    "layer_copies",
+    "namespace",
+    "normalise",
+    "scrub",
+    "tree",
+    "whiteouts",
+]
 EPOCH = 1_700_000_000
 STARTED = 1_750_000_000.5
 
@@ -95,6 +112,20 @@ def write(files: Mapping[str, bytes | None]) -> Callable[[Path], None]:
                 path.write_bytes(content)
 
     return put
+
+
+def run_bare(user: OrdinaryUser, program: str, *arguments: str | Path) -> str:
+    """What a program prints that the user runs in a bare interpreter, with :data:`MODULES` and no others of ours."""
+    source = user.home / "layers"
+    if not source.exists():
+        (source / "reprobox").mkdir(parents=True)
+        for name in MODULES:
+            shutil.copy(ROOT / "reprobox" / f"{name}.py", source / "reprobox")
+        user.give(source)
+    python = sys.executable if os.geteuid() != 0 else "/usr/bin/python3"
+    done = user.run([python, "-IS", "-c", f"import sys; sys.path.insert(0, {str(source)!r})\n{program}", *arguments])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def opaque(path: Path) -> None:

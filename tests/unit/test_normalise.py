@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import shutil
 import socket
 import stat
 import subprocess
@@ -18,9 +17,8 @@ from reprobox.digest import Entry, read_index
 from reprobox.normalise import Changes, normalise
 from reprobox.scrub import RULES
 from reprobox.tree import Tree, scan
-from tests.layers import EPOCH, LayerMaker, both, d, f, l, merged, opaque, w, write
+from tests.layers import EPOCH, ROOT, LayerMaker, both, d, f, l, merged, opaque, run_bare, w, write
 
-ROOT = Path(__file__).resolve().parents[2]
 OLD = 1_500_000_000
 
 
@@ -532,11 +530,8 @@ def test_edges(make, name, whole):
 
 # -- hostile surroundings ----------------------------------------------------------------------------------------------
 
-#: All that the rule and the digest of a layer take.
-MODULES = ("__init__", "digest", "errors", "image", "namespace", "normalise", "scrub", "tree", "whiteouts")
 PROGRAM = """
 import os, sys
-sys.path.insert(0, {source!r})
 from pathlib import Path
 from reprobox.digest import Entry
 from reprobox.normalise import Changes, normalise
@@ -553,17 +548,7 @@ changes.mkdir()
 
 
 def as_ordinary_user(user, folder: Path, body: str) -> str:
-    source = user.home / "normaliser"
-    if not source.exists():
-        (source / "reprobox").mkdir(parents=True)
-        for name in MODULES:
-            shutil.copy(ROOT / "reprobox" / f"{name}.py", source / "reprobox")
-        user.give(source)
-    program = PROGRAM.format(source=str(source), body=body)
-    python = sys.executable if os.geteuid() != 0 else "/usr/bin/python3"
-    done = user.run([python, "-IS", "-c", program, folder])
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_bare(user, PROGRAM.format(body=body), folder)
 
 
 @pytest.fixture
@@ -617,7 +602,8 @@ print(layer_digest(output / "tree", output / "index", 1700000000))
     printed = as_ordinary_user(user, users_folder, body)
     rooted = users_folder.parent / f"{users_folder.name}-other"
     rooted.mkdir()
-    argv = [sys.executable, "-IS", "-c", PROGRAM.format(source=str(ROOT), body=body), rooted]
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PROGRAM.format(body=body)}"
+    argv = [sys.executable, "-IS", "-c", program, rooted]
     mine = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert mine.stdout == printed
     assert "w 0000 - gone" in printed

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+
 import pytest
 
-from reprobox.tree import Tree, remove
+from reprobox.tree import Tree, make_plain_folder, remove, scan
 from tests.layers import d, f, l, merged, w, write
 
 
@@ -64,6 +68,30 @@ def test_links_are_followed_inside_the_root(path, final, wanted):
 def test_links_in_a_circle_are_an_error():
     with pytest.raises(OSError, match="too many"):
         RESOLVING.resolve(b"loop/x")
+
+
+def test_an_index_has_folders_files_and_links_alone(tmp_path):
+    write({"a/x": b"x", "gone": None})(tmp_path)
+    (tmp_path / "l").symlink_to("a b")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "a").chmod(0o711)
+    assert scan(tmp_path) == [d("a", 0o711), f("a/x", b"x"), l("l", "a b")]
+
+
+def test_files_whose_content_is_known_are_not_read(tmp_path):
+    write({"x": b"", "y": b""})(tmp_path)
+    known = "0" * 64
+    assert [entry.detail for entry in scan(tmp_path, {b"x": known})] == [known, f("y").detail]
+
+
+@pytest.mark.tool("setfacl")
+def test_a_plain_folder_has_nothing_of_its_parent_folder(tmp_path):
+    tmp_path.chmod(0o2777)
+    subprocess.run(["setfacl", "-d", "-m", "u:1234:rwx", tmp_path], check=True)
+    for _ in range(2):
+        make_plain_folder(tmp_path / "plain")
+        assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o755
+        assert os.listxattr(tmp_path / "plain") == []
 
 
 def test_removing_is_not_stopped_by_modes_or_led_away_by_links(tmp_path):
