@@ -22,6 +22,7 @@ from reprobox.download.downloader import Downloader
 from reprobox.download.transfer import Document, Location, Watch
 from reprobox.errors import FetchError, IntegrityError, OfflineError, ReproboxError, cannot_write
 from reprobox.lock import Input
+from reprobox.room import check_room
 from reprobox.staging import lock
 from reprobox.store import Store
 from reprobox.urls import local_path, without_password
@@ -60,7 +61,8 @@ def fetch(
     so that they agree on being offline.
 
     Raises :class:`OfflineError`; :class:`IntegrityError` if some place had other bytes and none the right ones; else
-    :class:`FetchError`. Each names the inputs, and every place with what it said. A full disk ends it at once.
+    :class:`FetchError`. Each names the inputs, and every place with what it said. A full disk ends it at once, and one
+    that cannot hold the inputs before anything is asked for.
     """
     missing = list({item.sha256: item for item in inputs if not store.has_blob(item.sha256)}.values())
     if not missing:
@@ -68,6 +70,8 @@ def fetch(
     progress = progress or Silent()
     downloader = downloader or Downloader(offline=offline)
     offline = offline or downloader.offline
+    if not offline:
+        check_room(missing, store)
     answers: dict[str, list[ReproboxError]] = {item.sha256: [] for item in missing}
     wanted = missing
     progress.start(sum(item.size for item in missing), len(missing))

@@ -26,6 +26,7 @@ from reprobox.placed import place, variables
 from reprobox.project import Project
 from reprobox.requirements import bytes_of
 from reprobox.resolve import with_code_layer
+from reprobox.room import check_room_for
 from reprobox.seal import check_seal, remember_build
 from reprobox.session import Session, available, check_platform
 from reprobox.sharing import hand_on
@@ -71,6 +72,8 @@ def make(session: Session, manifest: Manifest, lock: Lock, wish: Wish, *, image_
     target = lock.targets[wish.target]
     if wish.with_code:
         target = with_code_layer(session, selected, lock, wish.target)
+    if not (session.offline or session.remote or session.vaults):  # these may have layers that need no inputs
+        check_room_for(target.layers, session.store)
     # A seal says what was built here.
     done = build(session, target, lock.epoch, image_wanted=image_wanted, shared=not wish.seal)
     environment = assemble(session.store, target, lock.epoch, settings_of(selected, target))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -312,3 +314,29 @@ def test_a_file_in_the_way_of_another_layer(fresh: Project, server: Server):
     told = fresh("realize")
     assert (told.status, "/opt/a/b cannot be written: /opt/a: a file is in the way" in told.err) == (1, True)
     assert "hint: choose another `to`" in told.err
+
+
+def test_a_disk_that_cannot_hold_all_inputs_is_told_of_before_any_is_fetched(
+    fresh: Project, server: Server, tmp_path: Path
+):
+    for name in "ab":
+        server.files[f"/{name}"] = name.encode() * 700_000
+        fetching(fresh, f'{{ url = "{server.url("/")}{name}", to = "/opt/{name}" }}', name=name)
+    assert fresh("lock").status == 0
+    server.seen.clear()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, disk]
+    done = subprocess.run(
+        [*argv, sys.executable, "-m", "reprobox.cli", "realize", "-q"],
+        cwd=fresh.root,
+        env={**os.environ, "REPROBOX_STORE": str(disk / "store")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {disk}/store: 1.4 MB have to be downloaded (1400000 bytes), and ")
+    assert "`reprobox cache gc` removes what no environment needs" in done.stderr
+    assert server.seen == []

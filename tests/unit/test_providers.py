@@ -256,11 +256,13 @@ _FETCH = textwrap.dedent(
     from reprobox.store import Store
     from pathlib import Path
 
-    store, url, sha256, size = sys.argv[1:]
+    store, url, sha256, size, *taken = sys.argv[1:]
 
     class Places:
         name = "mirror"
         def locate(self, inputs):
+            for path in taken:  # somebody else needs the disk meanwhile
+                Path(path).write_bytes(bytes(2 << 20))
             return {item.sha256: [Location(url=url)] for item in inputs}
 
     item = Input(type="deb", name="a.deb", sha256=sha256, size=int(size))
@@ -318,20 +320,26 @@ def test_an_interrupted_download_leaves_only_what_can_be_continued(
 
 
 @pytest.mark.userns
-def test_a_full_disk_says_where_and_what_to_do(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_full_disk_says_where_and_what_to_do(server: Server, tmp_path: Path, when: str) -> None:
     data = bytes(3 << 20)
     server.files["/a"] = data
     disk = tmp_path / "disk"
     disk.mkdir()
     item = made(data=data)
-    script = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
+    script = f'mount -t tmpfs -o size={"1m" if when == "before" else "4m"} none "$0" && exec "$@"'
     fetching = [sys.executable, "-c", _FETCH, f"{disk}/s", server.url("/a"), item.sha256, str(item.size)]
+    fetching += [] if when == "before" else [f"{disk}/other"]
     argv = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(disk), *fetching]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     last = done.stderr.strip().splitlines()
-    assert f"reprobox.errors.ReproboxError: {disk}/s/partial/{item.sha256}: no space is left on the disk" in last
+    said = {
+        "before": f"{disk}/s: 3.1 MB have to be downloaded (3145728 bytes), and 1.0 MB are free there (1048576 bytes)",
+        "meanwhile": f"{disk}/s/partial/{item.sha256}: no space is left on the disk",
+    }
+    assert f"reprobox.errors.ReproboxError: {said[when]}" in last
     assert "REPROBOX_STORE" in last[-1]
-    assert len(server.seen) == 1
+    assert len(server.seen) == (when == "meanwhile")
 
 
 def test_a_partial_that_may_not_be_written(server: Server, kept: Store) -> None:
