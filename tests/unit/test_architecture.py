@@ -38,6 +38,11 @@ def test_a_current_run_loads_nothing_slow():
     assert not loaded & {"argparse", "asyncio", "ctypes.util", "http.client", "importlib.metadata", "ssl", "tomllib"}
 
 
+def test_a_run_in_a_container_loads_nothing_that_builds():
+    loaded = loaded_by("import reprobox_docker.use")
+    assert not loaded & {"reprobox_docker.step", "reprobox_docker.images", "reprobox.normalise"}
+
+
 def test_realizing_what_is_locked_loads_no_graph():
     assert "networkx" not in loaded_by("import reprobox.realize, reprobox.cli.realize")
 

@@ -24,6 +24,8 @@ from reprobox_docker.stream import Stream
 
 #: Docker 19.03: the first that knows device requests, by which GPUs are given.
 OLDEST = (1, 40)
+#: Where environments have the program that gives another exactly the environment it names.
+ENV = ("/usr/bin/env", "/bin/env")
 OWNER = "org.reprobox.owner"
 _FIRST_ANSWER = 20  # seconds; later answers may take as long as a step does
 _FULL = "no space left on device"

@@ -31,13 +31,12 @@ from reprobox.staging import staging_folder
 from reprobox.tree import Tree, remove, scan
 from reprobox_docker import seccomp
 from reprobox_docker.difference import Difference, made_for
-from reprobox_docker.engine import Engine
+from reprobox_docker.engine import ENV, Engine
 from reprobox_docker.images import ParentStacks, empty_image, load
+from reprobox_docker.mounts import mounts
 
 _STDIN = "/run/.reprobox-stdin"
 _EMPTY = "reprobox/empty:1"
-#: Where environments have the program that gives another exactly the environment it names.
-ENV = ("/usr/bin/env", "/bin/env")
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system that is never on a disk
 #: What the waiting process does: nothing, until its terminal is gone.
 WAIT = ("-c", "read -r _")
@@ -157,27 +156,6 @@ def step_config(engine: Engine, image: str, stage: Path, binds: Sequence[Bind], 
         "NetworkDisabled": not network,
         "HostConfig": host,
     }
-
-
-def mounts(engine: Engine, stage: Path, binds: Sequence[Bind]) -> list[dict[str, Any]]:
-    """Mounts in the words of the engine's API, of sources without links."""
-    found = []
-    for number, bind in enumerate(binds):
-        source = os.path.realpath(bind.source)
-        if engine.is_podman and set(source) & set(",:"):  # which it takes for the end of the name
-            alias = stage / f"source-{number}"
-            alias.symlink_to(source)
-            source = str(alias)
-        found.append(
-            {
-                "Type": "bind",
-                "Source": source,
-                "Target": bind.target,
-                "ReadOnly": not bind.writable,
-                "BindOptions": {"Propagation": "rprivate"},
-            }
-        )
-    return found
 
 
 def _profile(engine: Engine, stage: Path) -> str:

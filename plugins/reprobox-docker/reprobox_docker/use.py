@@ -16,8 +16,8 @@ from reprobox.launch import HOME, account_lines, user_name, with_account
 from reprobox.sandbox.allotted import NO_GPU, shows_gpu
 from reprobox.staging import staging_folder
 from reprobox_docker import terminal
-from reprobox_docker.engine import Engine, translated
-from reprobox_docker.step import ENV, mounts
+from reprobox_docker.engine import ENV, Engine, translated
+from reprobox_docker.mounts import mounts
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 #: What the engine would otherwise put into the environment.
