@@ -19,7 +19,7 @@ from typing import Self
 from reprobox.backend import Bind, ToolRequest
 from reprobox.building import earlier_layer, step_environment, stored_layer
 from reprobox.layers.kind import AheadRequest, BeforeRequest
-from reprobox.lock import LockedLayer, LockedTarget
+from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
 from reprobox.tree import remove
@@ -102,9 +102,10 @@ class Early:
         """What stands for inputs of these layers, by their sha256: made while the base was built, waiting for it."""
         found: dict[str, Path] = {}
         for layer in layers:
-            folder = self._begun[layer.id].result(_PATIENCE) if layer.id in self._awaited else None
-            names = {path.name: path for path in folder.iterdir()} if folder else {}
-            found |= {item.sha256: names[item.name] for item in layer.inputs if item.name in names}
+            with contextlib.suppress(TimeoutError, FileNotFoundError):  # it takes long, or the layer is built by now
+                folder = self._begun[layer.id].result(_PATIENCE) if layer.id in self._awaited else None
+                names = {path.name: path for path in folder.iterdir()} if folder else {}
+                found |= {item.sha256: names[item.name] for item in layer.inputs if item.name in names}
         return found
 
     def _is_worth_it(self, step: Step) -> bool:
@@ -160,6 +161,10 @@ class Early:
         base = store.own(stored_layer(store, step.below[0]))
         environment = {**step_environment([base], self._epoch), **step.layer.environment}
 
+        def input_path(item: Input) -> Path:
+            path = ready.get(item.sha256)
+            return path if path is not None and path.exists() else store.blob(item.sha256)
+
         def tool(tree: Path, argv: Sequence[str], binds: Sequence[Bind]) -> int:
             parents = (base.tree, tree)
             request = ToolRequest(parents=parents, argv=tuple(argv), environment=environment, binds=tuple(binds))
@@ -169,7 +174,7 @@ class Early:
             layer=step.layer,
             below=step.below,
             base=base.tree,
-            input=lambda item: ready.get(item.sha256) or store.blob(item.sha256),
+            input=input_path,
             folder=folder,
             tool=tool,
             derived=store.derived_program,

@@ -6,6 +6,7 @@ refused promises nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ def check_room_for(layers: Sequence[LockedLayer], store: Store) -> None:
     free = _free(store.root)
     if free is None or sum(item.size for layer in layers for item in layer.inputs) <= free:
         return
+    with contextlib.suppress(OSError):
+        store.sweep()  # what builds that were killed left
     with store.using():
         missing = [layer for layer in layers if store.layer(layer.id) is None]
     check_room([item for layer in missing for item in layer.inputs], store)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
@@ -118,13 +118,20 @@ def file_sha256(path: bytes | str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def scan(root: Path, known: Mapping[bytes, str] | None = None) -> list[Entry]:
+def _nothing(_: bytes) -> bool:
+    return False
+
+
+def scan(
+    root: Path, known: Mapping[bytes, str] | None = None, *, left_out: Callable[[bytes], bool] = _nothing
+) -> list[Entry]:
     """The index of a plain folder: every directory, file and link below it, by path bytes; other types are left out.
 
-    ``known`` has the sha256 hex of files, by path, that need not be read again.
+    ``known`` has the sha256 hex of files, by path, that need not be read again. Paths of which ``left_out`` is true are
+    neither read nor entered.
     """
     entries = []
-    for path, status in walk(os.fsencode(root)):
+    for path, status in walk(os.fsencode(root), left_out=left_out):
         entry = entry_of(os.fsencode(root), path, status, known or {})
         if entry is not None:
             entries.append(entry)
@@ -149,16 +156,22 @@ def entry_of(
     return None
 
 
-def walk(root: bytes, below: bytes = b"") -> Iterator[tuple[bytes, os.stat_result]]:
-    """Every path below a folder that this user owns, relative to it, whatever the modes of the folders."""
+def walk(
+    root: bytes, below: bytes = b"", *, left_out: Callable[[bytes], bool] = _nothing
+) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Every path below a folder that this user owns, relative to it, whatever the modes of the folders; those of which
+    ``left_out`` is true are not entered.
+    """
     folder = root + b"/" + below if below else root
     with _allowed(folder, os.R_OK | os.X_OK), os.scandir(folder) as items:
         for item in sorted(items, key=lambda found: found.name):
             path = below + b"/" + item.name if below else item.name
+            if left_out(path):
+                continue
             status = item.stat(follow_symlinks=False)
             yield path, status
             if stat.S_ISDIR(status.st_mode):
-                yield from walk(root, path)
+                yield from walk(root, path, left_out=left_out)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ _PYTHON = re.compile(
 )
 _LARGEST = 64 << 20
 _PROGRAMS = (b"usr/bin/env", b"bin/sh", b"usr/bin/python3", b"sbin/ldconfig")
-_MACHINES = {3: "386", 21: "ppc64le", 22: "s390x", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64"}
+_LITTLE = {3: "386", 21: "ppc64le", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64"}
+_BIG = {21: "ppc64", 22: "s390x"}
 _BIG_ENDIAN = 2
 
 
@@ -46,8 +47,9 @@ def machine_of(root: Path, tree: Tree) -> str:
     """
     for program in _PROGRAMS:
         start = _read(root, tree, program)[:20]
-        if start[:4] == b"\x7fELF":
-            return _MACHINES.get(int.from_bytes(start[18:20], "big" if start[5] == _BIG_ENDIAN else "little"), "")
+        if start[:4] == b"\x7fELF" and len(start) == 20:
+            big = start[5] == _BIG_ENDIAN
+            return (_BIG if big else _LITTLE).get(int.from_bytes(start[18:20], "big" if big else "little"), "")
     return ""
 
 
@@ -71,8 +73,8 @@ def _debs(root: Path, tree: Tree, layer: str) -> Iterator[Component]:
     parts = sorted(path for path in tree.entries if re.fullmatch(_DISTROLESS, path))
     data = b"\n\n".join([_read(root, tree, path) for path in (_STATUS, *parts)])
     for stanza in stanzas(data):
-        said = fields(stanza)
-        if not said.get("Package") or said.get("Status", "installed").split()[-1] != "installed":
+        said = {name: _text(value) for name, value in fields(stanza).items()}
+        if not said.get("Package") or not f" {said.get('Status', 'installed')}".rstrip().endswith(" installed"):
             continue
         name, version, architecture = (said.get(key, "") for key in ("Package", "Version", "Architecture"))
         text = _read(root, tree, f"usr/share/doc/{name}/copyright".encode())
@@ -87,6 +89,11 @@ def _debs(root: Path, tree: Tree, layer: str) -> Iterator[Component]:
             metadata=of_control(said),
             layers=(layer,),
         )
+
+
+def _text(value: str) -> str:
+    """A field that may hold any bytes, as text that can be written down."""
+    return value.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _pythons(root: Path, tree: Tree, layer: str) -> Iterator[Component]:

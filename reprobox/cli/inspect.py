@@ -11,11 +11,11 @@ from typing import Any
 from reprobox import __version__, launch
 from reprobox.attach.pdf import is_pdf
 from reprobox.backend import Realization
-from reprobox.cli import image_file, system_folder
+from reprobox.cli.inspected import nothing_known, project_of, shown_as
 from reprobox.cli.options import add_backend_option
 from reprobox.cli.report import human
 from reprobox.cli.session import open_session, open_store
-from reprobox.cli.subject import PDF, add_git_option, is_image, nothing_known, project_of, subject_of
+from reprobox.cli.subject import PDF, add_git_option, is_image, subject_of
 from reprobox.config import load
 from reprobox.environment import Environment, assemble
 from reprobox.errors import BackendError, UsageError
@@ -34,8 +34,8 @@ Of a project: the image, the lock that it is of, the layers that it is made of, 
 built or fetched; what is not in the store yet has no digests. SOURCE may also be something that a backend holds and
 reprobox need not have made, such as a SIF file or the name of an image: then its labels are shown. Of an OCI layout, an
 oci-archive or a docker-archive it shows the image; of a folder into which a system was unpacked, which system that is,
-its packages and its tree digest. Of a PDF, an image in a registry or a commit (--git) it shows what
-is attached; exit 5 if that does not belong together.
+its packages and its tree digest. Of a PDF, an image in a registry or a commit (--git) it shows what is attached; exit 5
+if that does not belong together.
 
 examples:
   reprobox inspect
@@ -53,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "subject",
         nargs="?",
         metavar="SOURCE",
-        help="a project, a PDF, an image, its layout or archive, or what the backend calls its own",
+        help="a project or its lock, a PDF, an image, its layout or archive, the folder of a system, or what the"
+        " backend calls its own",
     )
     add_git_option(parser, "show what is attached to the commit that TAG names")
     parser.add_argument("--target", metavar="NAME", help="the target, where the manifest has several")
@@ -64,10 +65,8 @@ def execute(options: argparse.Namespace) -> int:
     if kind := _carrier(options):
         return _attached(options, kind)
     source = options.subject and Path(options.subject)
-    if source and image_file.holds_image(source):
-        return _tell(options, image_file.describe(source), image_file.show)
-    if source and system_folder.holds_system(source):
-        return _tell(options, system_folder.describe(source), system_folder.show)
+    if source and (shown := shown_as(source)):
+        return _tell(options, shown.describe(source), shown.show)
     document = _foreign(options) if source and not _is_project(source) else _project(options, source or None)
     return _tell(options, document, _print)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from reprobox.bom.inside import machine_of, packages_in, release_of
 from reprobox.cli.report import human, on_one_line
-from reprobox.digest import prefixed, tree_digest
+from reprobox.digest import hidden, prefixed, tree_digest
 from reprobox.errors import UsageError
 from reprobox.project import MANIFEST_NAME
 from reprobox.tree import Tree, scan
 
 _RELEASES = ("etc/os-release", "usr/lib/os-release")
+_OWNER = "run this as the user to whom the files belong, or as root"
 _SORTS = {"deb": "Debian", "pypi": "Python"}
 
 
@@ -29,13 +31,15 @@ def holds_system(path: Path) -> bool:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What its own files say; the size counts hard links once. Raises :class:`UsageError` if one cannot be read."""
+    """What its own files say, but for those that the tree digest leaves out; the size counts hard links once. Raises
+    :class:`UsageError` if one cannot be read.
+    """
     try:
-        tree = Tree({entry.path: entry for entry in scan(path)})
+        tree = Tree({entry.path: entry for entry in scan(path, left_out=hidden)})
         size = sum(_sizes(path, tree).values())
     except OSError as error:
         where = os.fsdecode(error.filename or path)
-        hint = "run this as the user to whom the files belong, or as root"
+        hint = "give a copy of the folder" if error.errno == errno.EROFS else _OWNER
         raise UsageError(f"it cannot be read: {error.strerror}", where=where, hint=hint) from None
     packages = packages_in(path, tree, "base")
     return {
@@ -69,4 +73,4 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield f"size          {human(document['size'])} in {document['files']} files"
     kinds = [item["kind"] for item in document["packages"]]
     counts = [f"{kinds.count(kind)} of {name}" for kind, name in _SORTS.items() if kind in kinds]
-    yield f"packages      {', '.join(counts) or 'none that a package database lists'}"
+    yield f"packages      {', '.join(counts) or 'none in the databases of dpkg and of Python'}"

@@ -3,8 +3,8 @@
 Maintainer scripts compile the modules of one package after the other, and wait for it, although nobody needs the
 bytecode before the layer is done. Here the program ``py_compile`` only notes what is asked for, and processes in the
 background do it as the original does it: with its code, its options and its environment. Many files are shared among
-several processes, for the bytecode of one does not depend on the others on the Pythons that ``install.sh`` names. Who
-imports the module gets the original.
+several processes: on the Pythons that ``install.sh`` names, the bytecode of a file does not depend on what else a
+process compiles. Who imports the module gets the original.
 
 Called as ``compile_later.py FOLDER NOTE…`` it checks what became of notes: everything was compiled, and is still as it
 was made then.

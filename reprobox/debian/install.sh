@@ -117,6 +117,6 @@ if [ -e "$later/spoilt" ]; then
     echo "reprobox: a program left bytecode of what stood in for py_compile" >&2
     status=75
 fi
-[ $times = 0 ] || echo "reprobox: bytecode was made by $times processes in the background"
+[ $times = 0 ] || echo "reprobox: processes that made bytecode in the background: $times"
 rm -rf "$later"
 exit $status

@@ -154,10 +154,10 @@ class BeforeRequest:
 class AheadRequest:
     """What can be done for a step of ``layer`` while the layers ``below`` it are built, but for the base.
 
-    ``base`` is the base's tree. ``input`` gives the path of an input of these layers, or of what stands for it since
-    the base was built (:class:`BeforeRequest`), ``folder`` is empty, and what is left there is given to the step.
-    ``tool`` runs a program on the base with one more tree over it: the path of that tree, the argv, and binds; it gives
-    the exit status. It has the environment that the step will have. ``derived`` is as in :class:`StepRequest`.
+    ``base`` is the base's tree. ``input`` gives the path of an input of these layers, or of what was made to stand for
+    it while the base was built (:class:`BeforeRequest`), ``folder`` is empty, and what is left there is given to the
+    step. ``tool`` runs a program on the base with one more tree over it: the path of that tree, the argv, and binds; it
+    gives the exit status. It has the environment that the step will have. ``derived`` is as in :class:`StepRequest`.
     """
 
     layer: LockedLayer

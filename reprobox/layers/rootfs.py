@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from reprobox.digest import tree_digest
+from reprobox.digest import hidden, tree_digest
 from reprobox.errors import IntegrityError, ManifestError
 from reprobox.layers.kind import Files, Resolution, ResolveRequest, StepRequest
 from reprobox.manifest import Base, Layer
@@ -41,7 +41,7 @@ class Rootfs:
         if not folder.is_dir():
             problem = request.manifest.problem(("base", "rootfs"), f"there is no folder {path}", "give an existing one")
             raise ManifestError([problem])
-        return Resolution(options={"tree": tree_digest(scan(folder))}, facts={"path": path})
+        return Resolution(options={"tree": tree_digest(scan(folder, left_out=hidden))}, facts={"path": path})
 
     def step(self, request: StepRequest) -> Files:
         """Copy the folder, and check what was copied."""
@@ -58,7 +58,7 @@ def copy_rootfs(folder: Path, wanted: str, root: Path) -> None:
     if not folder.is_dir():
         hint = "copy it there from where the lock was made: a rootfs base is not kept anywhere else"
         raise IntegrityError("the folder of the base is not here", where=str(folder), hint=hint)
-    entries = scan(folder)
+    entries = scan(folder, left_out=hidden)
     if tree_digest(entries) != wanted:
         hint = "restore it, or run `reprobox lock` to take it as it is"
         raise IntegrityError("the folder of the base is not the one that was locked", where=str(folder), hint=hint)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -96,11 +100,25 @@ SIF_START = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0
             "this is an archive, and inspect shows projects and images",
             "  hint: `reprobox show {path}` says what it holds\n",
         ),
+        (
+            "paper.lock",
+            b"# Written by reprobox\n",
+            "a lock says what the layers are made of, and its manifest what runs in them: the manifest is not here",
+            "  hint: put both into one folder, as research.toml and research.lock\n",
+        ),
+        ("below/a", None, "there is no such file or folder", GIVE),
+        (
+            "long" * 70,
+            None,
+            "it cannot be read: File name too long",
+            "  hint: make it readable, or give its full path\n",
+        ),
     ],
-    ids=["text", "picture", "empty", "missing", "image", "SIF", "crate"],
+    ids=["text", "picture", "empty", "missing", "image", "SIF", "crate", "lock", "below-a-file", "long"],
 )
 def test_what_nobody_knows_is_told_with_what_can_be_given(project, tmp_path, name, data, said, hint):
     path = tmp_path / name
+    (tmp_path / "below").touch()
     if data is not None:
         path.write_bytes(data)
     told = project("inspect", path)
@@ -182,8 +200,49 @@ def test_a_system_whose_files_say_little(project, tmp_path):
     assert (shown[1], shown[2], shown[-1]) == (
         "system        not said",
         "machine       not known",
-        "packages      none that a package database lists",
+        "packages      none in the databases of dpkg and of Python",
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        (
+            "var/lib/dpkg/status",
+            b"Package: tool\nStatus:\n\nPackage: x\xff\nStatus: install ok installed\nVersion: 1\n",
+        ),
+        ("usr/bin/sh", b"\x7fELF\x02"),
+    ],
+    ids=["packages", "program"],
+)
+def test_a_system_whose_files_are_wrong_is_shown(project, system, path, data):
+    (system / path).unlink()
+    (system / path).write_bytes(data)
+    told = project("inspect", system)
+    assert (told.status, told.err) == (0, "")
+    assert "packages      1 of Debian, 1 of Python" in told.out
+
+
+def test_what_is_mounted_in_a_system_is_not_read(project, system):
+    """Files of /proc and /sys cannot be read, or are not the same twice; the tree digest leaves them out."""
+    (system / "proc").mkdir(mode=0o555)
+    expected = project("inspect", system, "--json").json
+    inspect = [Path(sys.executable).with_name("reprobox"), "inspect", system, "--json"]
+    mounted = ["unshare", "--user", "--map-root-user", "--pid", "--fork", f"--mount-proc={system}/proc", *inspect]
+    done = subprocess.run(mounted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_of_somebody_else_is_told_to_be_one(project, tmp_path):
+    closed = tmp_path / "closed"
+    (closed / "inside").mkdir(parents=True)
+    closed.chmod(0)
+    told = project("inspect", closed / "inside")
+    closed.chmod(0o700)
+    assert told.status == 2
+    assert told.err.startswith(f"error: {closed}/inside: it cannot be read: Permission denied\n")
 
 
 @pytest.mark.parametrize("form", ["oci", "docker-archive"])

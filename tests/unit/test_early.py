@@ -14,7 +14,7 @@ import pytest
 from reprobox.debian import deb
 from reprobox.early import Early
 from reprobox.layers.apt import Apt
-from reprobox.layers.kind import INPUTS, BeforeRequest, StepRequest
+from reprobox.layers.kind import INPUTS, AheadRequest, BeforeRequest, StepRequest
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
@@ -28,12 +28,23 @@ def noise(seed: int) -> bytes:
 
 @dataclass
 class World:
-    """A layer of two packages and a small one, all in the store, over a base that is not."""
+    """A layer of two packages and a small one, all in the store, over a base that is not, and one above them.
+
+    ``asked`` are the requests for what can be done for that one ahead of its turn.
+    """
 
     store: Store
     step: Step
+    later: Step
     early: Early
     arrived: threading.Event
+    asked: list[AheadRequest]
+
+    def publish(self, layer: str) -> None:
+        with self.store.scratch() as stage:
+            (stage / "layer" / "tree").mkdir(parents=True)
+            (stage / "layer" / "index").touch()
+            self.store.publish_layer(layer, stage / "layer", {})
 
     @property
     def names(self) -> list[str]:
@@ -67,14 +78,20 @@ def small_world(tmp_path: Path, *, plain: bool = False, removed: tuple[str, ...]
     layer = LockedLayer(
         name="system", kind="apt", recipe=1, request="", parents=("base",), inputs=inputs, options=options, id="1" * 64
     )
-    target = LockedTarget(name="default", platform=this_platform(), layers=(base, layer))
+    above = LockedLayer(name="above", kind="other", recipe=1, request="", parents=("system",), id="3" * 64)
+    target = LockedTarget(name="default", platform=this_platform(), layers=(base, layer, above))
     step = Step(layer=layer, target=target, waits_for=("base",))
+    later = Step(layer=above, target=target, waits_for=("system",))
+    asked: list[AheadRequest] = []
     session = SimpleNamespace(
-        store=store, config=SimpleNamespace(plain=plain), kind=lambda _: Apt(), builder=SimpleNamespace()
+        store=store,
+        config=SimpleNamespace(plain=plain),
+        kind=lambda name: Apt() if name == "apt" else SimpleNamespace(ahead=asked.append),
+        builder=SimpleNamespace(overlay=lambda: True),
     )
     arrived = threading.Event()
     early = Early(cast("Session", session), target, 1, lambda _: arrived.wait(10) and None)
-    return World(store, step, early, arrived)
+    return World(store, step, later, early, arrived, asked)
 
 
 def test_packages_are_decompressed_while_the_base_is_built(tmp_path):
@@ -111,6 +128,25 @@ def test_what_was_decompressed_stands_for_the_packages(tmp_path):
         assert world.early.stand_ins((other,)) == {}
 
 
+def test_later_layers_are_given_what_was_decompressed_while_it_is_there(tmp_path):
+    world = small_world(tmp_path)
+    with world.early:
+        world.early.begin([world.step, world.later])
+        folder = world.filled()
+        assert folder is not None
+        world.publish("0" * 64)
+        world.early.begin([world.later])
+        assert world.early.result(world.later.layer.id) is None
+        [request] = world.asked
+        packages = world.step.layer.inputs
+        blobs = [world.store.blob(item.sha256) for item in packages]
+        assert [request.input(item) for item in packages] == [*(folder / name for name in world.names[:2]), blobs[2]]
+        world.publish(world.step.layer.id)
+        world.early.begin([])
+        assert [request.input(item) for item in packages] == blobs
+        assert world.early.stand_ins([world.step.layer]) == {}
+
+
 def test_what_was_made_for_a_layer_goes_when_it_is_built(tmp_path):
     world = small_world(tmp_path)
     with world.early:
@@ -119,10 +155,7 @@ def test_what_was_made_for_a_layer_goes_when_it_is_built(tmp_path):
         assert folder is not None
         world.early.begin([])
         assert folder.exists()
-        with world.store.scratch() as stage:
-            (stage / "layer" / "tree").mkdir(parents=True)
-            (stage / "layer" / "index").touch()
-            world.store.publish_layer(world.step.layer.id, stage / "layer", {})
+        world.publish(world.step.layer.id)
         world.early.begin([])
         assert not folder.exists()
 

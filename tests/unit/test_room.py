@@ -82,5 +82,22 @@ def test_what_the_store_has_is_not_needed_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.userns
+def test_what_a_killed_build_left_is_no_obstacle(tmp_path: Path) -> None:
+    """It is in the way of what is fetched alone, and removed before a whole lock is."""
+    body = """
+    import os
+    if os.fork() == 0:
+        with store.scratch() as folder:
+            (folder / "half").write_bytes(bytes(500_000))
+            os._exit(0)
+    os.wait()
+    layer = LockedLayer(name="x", kind="fetch", recipe=1, request="", inputs=tuple(named("c")), id="x")
+    print(repr(check_room_for([layer], store)))
+    print(list((store.root / "tmp").iterdir()))
+    """
+    assert told(tmp_path, body) == [None, []]
+
+
+@pytest.mark.userns
 def test_a_disk_that_says_nothing_of_its_size_refuses_nothing(tmp_path: Path) -> None:
     assert told(tmp_path, 'fits("abc")', size="0") == [None]

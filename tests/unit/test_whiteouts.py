@@ -28,7 +28,10 @@ def test_other_devices_files_and_folders_are_no_whiteouts(tmp_path):
 def test_a_folder_is_opaque_where_its_mark_says_so(tmp_path, value, wanted):
     folder = os.fsencode(tmp_path)
     assert not is_opaque(folder)
-    os.setxattr(folder, b"user.overlay.opaque", value)
+    try:
+        os.setxattr(folder, b"user.overlay.opaque", value)
+    except OSError as error:
+        pytest.skip(f"the file system of {tmp_path} has no such attributes: {error.strerror}")
     assert is_opaque(folder) is wanted
 
 
