@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from reprobox.download.transfer import Watch
+
+T = TypeVar("T")
+
+#: Seconds after which a thread that waits for others looks up. Where Python waits without an end, it does not notice an
+#: interrupt that comes just as it begins to.
+LOOKS_UP = 0.5
 
 
 class Progress(Protocol):
@@ -74,6 +81,13 @@ class Errand(Watch):
 Task: TypeAlias = Callable[[Errand], None]
 
 
+def taken(from_others: queue.SimpleQueue[T]) -> T:
+    """The next thing that other threads put into a queue; an interrupt ends the wait whenever it comes."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return from_others.get(timeout=LOOKS_UP)
+
+
 class Crew:
     """Workers for a list of tasks.
 
@@ -93,7 +107,7 @@ class Crew:
             threading.Thread(target=self._worker, name="reprobox-fetch", daemon=True).start()
         try:
             while workers:
-                if event := self._events.get():
+                if event := taken(self._events):
                     event(progress)
                 else:
                     workers -= 1

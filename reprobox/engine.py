@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 from reprobox import providers
 from reprobox.building import build_layer, publish, secrets_for
+from reprobox.crew import LOOKS_UP, taken
 from reprobox.digest import bare
 from reprobox.download.transfer import Watch
 from reprobox.early import Early
@@ -149,8 +150,8 @@ class _Arrivals:
                 event.set()
 
     def wait(self, name: str) -> None:
-        if name in self._done:
-            self._done[name].wait()
+        while name in self._done and not self._done[name].wait(LOOKS_UP):
+            pass
         if self._error is not None:
             raise self._error
 
@@ -211,7 +212,7 @@ def _run_steps(todo: Plan, offers: Mapping[str, _Offered], builder: _Builder) ->
             place = (0, 0) if offer else (next(number), len(todo.steps) - len(offered))
             threading.Thread(target=carry_out, args=(step, offer, place), name="reprobox-build", daemon=True).start()
         builder.early.begin([step for step in waiting.values() if step.layer.name not in offered])
-        step, done, error = outcomes.get()
+        step, done, error = taken(outcomes)
         running -= 1
         if error is not None:
             raise error
