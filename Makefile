@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
-TEST_JOBS ?= 2
+TEST_JOBS ?= 3
 QUICKSTART := examples/quickstart
 
 # The plugins, installed in place together with reprobox: no index is asked for them.
