@@ -1,7 +1,8 @@
-"""What several tests of one module each need: a server on this machine, and a store."""
+"""What several tests of one module each need: a server on this machine, a store, layers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from reprobox.debian.release import Keyring
 from reprobox.store import Store
 from tests.debs import Key, SmallWorld
+from tests.layers import LayerMaker
 from tests.servers import Server
 
 
@@ -22,6 +24,22 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def kept(store: Path) -> Store:
     return Store(store)
+
+
+# -- layers made by hand -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    """The usual one, so that what a test writes has the modes that it expects."""
+    old = os.umask(0o022)
+    yield
+    os.umask(old)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> LayerMaker:
+    return LayerMaker(tmp_path)
 
 
 # -- package archives --------------------------------------------------------------------------------------------------

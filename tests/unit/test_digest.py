@@ -245,13 +245,6 @@ def a_tree_with_everything(root: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def umask():
-    old = os.umask(0o022)
-    yield
-    os.umask(old)
-
-
 def test_the_independent_script_agrees(tmp_path, umask):
     tree = a_tree_with_everything(tmp_path)
     for path in ("mode-0", "mode-111"):  # the script reads as its user may

@@ -31,23 +31,13 @@ from reprobox.image import (
     write_layout,
 )
 from reprobox.tree import Tree, scan
-from tests.layers import EPOCH, Layer, LayerMaker, both, d, f, l, merged, write
+from tests.layers import EPOCH, Layer, both, d, f, l, merged, write
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = json.loads((TESTS / "golden/image.json").read_text())
+pytestmark = pytest.mark.usefixtures("umask")
+
 OLD = 1_500_000_000
-
-
-@pytest.fixture(autouse=True)
-def umask():
-    old = os.umask(0o022)
-    yield
-    os.umask(old)
-
-
-@pytest.fixture
-def make(tmp_path) -> LayerMaker:
-    return LayerMaker(tmp_path)
 
 
 def tar_of(layer: Layer) -> bytes:

@@ -14,21 +14,11 @@ from reprobox.layer_copies import add_kept, copy_changes, copy_layer, merge_into
 from reprobox.normalise import Changes, normalise
 from reprobox.tree import Tree, scan
 from reprobox.whiteouts import is_whiteout
-from tests.layers import EPOCH, LayerMaker, both, d, f, merged, opaque, run_bare, w, write
+from tests.layers import EPOCH, both, d, f, merged, opaque, run_bare, w, write
+
+pytestmark = pytest.mark.usefixtures("umask")
 
 OLD = 1_500_000_000
-
-
-@pytest.fixture(autouse=True)
-def umask():
-    old = os.umask(0o022)
-    yield
-    os.umask(old)
-
-
-@pytest.fixture
-def make(tmp_path) -> LayerMaker:
-    return LayerMaker(tmp_path)
 
 
 # -- several, stacked --------------------------------------------------------------------------------------------------

@@ -17,21 +17,11 @@ from reprobox.digest import Entry, read_index
 from reprobox.normalise import Changes, normalise
 from reprobox.scrub import RULES
 from reprobox.tree import Tree, scan
-from tests.layers import EPOCH, ROOT, LayerMaker, both, d, f, l, merged, opaque, run_bare, w, write
+from tests.layers import EPOCH, ROOT, both, d, f, l, merged, opaque, run_bare, w, write
+
+pytestmark = pytest.mark.usefixtures("umask")
 
 OLD = 1_500_000_000
-
-
-@pytest.fixture(autouse=True)
-def umask():
-    old = os.umask(0o022)
-    yield
-    os.umask(old)
-
-
-@pytest.fixture
-def make(tmp_path) -> LayerMaker:
-    return LayerMaker(tmp_path)
 
 
 # -- what enters -------------------------------------------------------------------------------------------------------

@@ -10,12 +10,7 @@ import subprocess
 import pytest
 
 from reprobox.scrub import RULES, rule_for
-from tests.layers import EPOCH, LayerMaker, d, f, merged, write
-
-
-@pytest.fixture
-def make(tmp_path) -> LayerMaker:
-    return LayerMaker(tmp_path)
+from tests.layers import EPOCH, d, f, merged, write
 
 
 def rewritten(path: str, content: bytes, epoch: int = EPOCH) -> bytes:
