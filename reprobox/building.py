@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from reprobox.layers.kind import (
     Commands,
     Earlier,
     Files,
+    Made,
     StepRequest,
     Unpacked,
     Verbatim,
@@ -55,11 +58,11 @@ def build_layer(
     epoch: int,
     *,
     place: tuple[int, int] = (1, 1),
-    ahead: Path | None = None,
+    ahead: Callable[[], Path | None] = lambda: None,
 ) -> StoredLayer:
     """Build one layer whose inputs are in the store, and publish it; another process may have done so meanwhile.
 
-    ``ahead`` is the folder that the kind filled for it beforehand, if it did.
+    ``ahead`` waits for the folder that the kind fills for it beforehand, if it does.
     """
     with session.store.working_on(f"layer-{layer.id}"):
         stored = session.store.layer(layer.id)
@@ -69,7 +72,8 @@ def build_layer(
         started = time.monotonic()
         with session.store.scratch() as stage:
             plain = session.config.plain
-            request = _request(session, layer, below, platform, epoch, plain=plain, ahead=None if plain else ahead)
+            made = None if plain else ahead()
+            request = step_request(session, layer, below, epoch, platform=platform, plain=plain, ahead=made)
             record = _build_in(stage, session, below, request)
             record["seconds"] = round(time.monotonic() - started, 3)
             stored = publish(session, layer, below, epoch, stage / "layer", record)
@@ -83,7 +87,8 @@ def rebuild(
     """Build a layer once more beside the one in the store, without short cuts, for its index alone."""
     session.fetch(layer.inputs)
     with session.store.scratch() as stage:
-        _build_in(stage, session, below, _request(session, layer, below, platform, epoch, plain=True))
+        request = step_request(session, layer, below, epoch, platform=platform, plain=True)
+        _build_in(stage, session, below, request)
         return read_index((stage / "layer" / "index").read_bytes())
 
 
@@ -103,20 +108,21 @@ def publish(
     return stored
 
 
-def _request(
+def step_request(
     session: Session,
     layer: LockedLayer,
     below: Sequence[LockedLayer],
-    platform: str,
     epoch: int,
     *,
-    plain: bool,
+    platform: str | None = None,
+    plain: bool = False,
     ahead: Path | None = None,
 ) -> StepRequest:
+    """What the kind of a layer whose inputs are in the store is asked; ``platform`` is this machine's if left out."""
     return StepRequest(
         layer=layer,
         files={item.name: session.store.blob(item.sha256) for item in layer.inputs},
-        platform=platform,
+        platform=platform or this_platform(),
         epoch=epoch,
         project=session.project,
         earlier=None if plain else earlier_layer(session.store, layer, below, epoch),
@@ -131,28 +137,46 @@ def _build_in(stage: Path, session: Session, below: Sequence[LockedLayer], reque
     output, scratch = stage / "layer", stage / "scratch"
     output.mkdir(mode=0o755)
     scratch.mkdir(mode=0o755)
-    request = request if request.plain else replace(request, scratch=scratch)
+    lower = _Lower(session.store, below)
+    request = replace(request, scratch=None if request.plain else scratch, root=lambda: lower.root)
     kind = session.buildable(layer)
     step = kind.step(request)
+    if isinstance(step, Made):
+        return _take_made(step, output, session.store.log(f"{layer.id}.log"))
     if isinstance(step, Verbatim):
         return _unpack_verbatim(step, output)
     if isinstance(step, Unpacked):
         return _unpack_root(step, output, epoch)
     if isinstance(step, Commands) and platform != this_platform():
         raise other_machine(f"layer {layer.name!r}", platform)
-    parents = [session.store.own(stored_layer(session.store, item)) for item in below]
-    merged = Tree.load(*(parent.index for parent in parents))
     if isinstance(step, Files):
-        return _write_files(step, stage, output, merged, epoch)
+        return _write_files(step, stage, output, lower.root, epoch)
     if step.quick:
         try:
-            return _run_commands(step, stage, session, layer, parents, merged, epoch)
+            return _run_commands(step, stage, session, layer, lower, epoch)
         except BuildError:
             session.reporter.say(f"{layer.name}: it failed the quick way, so it is built again the plain way")
             remove(stage / "seed")
             step = kind.step(replace(request, plain=True, earlier=None, derived=None, scratch=None, ahead=None))
             assert isinstance(step, Commands)
-    return _run_commands(step, stage, session, layer, parents, merged, epoch)
+    return _run_commands(step, stage, session, layer, lower, epoch)
+
+
+class _Lower:
+    """The layers that a layer stands on, lowest first."""
+
+    def __init__(self, store: Store, layers: Sequence[LockedLayer]) -> None:
+        self._store = store
+        self._layers = layers
+
+    @functools.cached_property
+    def layers(self) -> list[StoredLayer]:
+        return [self._store.own(stored_layer(self._store, layer)) for layer in self._layers]
+
+    @functools.cached_property
+    def root(self) -> Tree:
+        """What they show, merged."""
+        return Tree.load(*(layer.index for layer in self.layers))
 
 
 def _likeness(identity: Mapping[str, Any]) -> str:
@@ -226,8 +250,7 @@ def _run_commands(
     stage: Path,
     session: Session,
     layer: LockedLayer,
-    parents: Sequence[StoredLayer],
-    merged: Tree,
+    lower: _Lower,
     epoch: int,
 ) -> dict[str, Any]:
     if step.kept and not step.commands:
@@ -238,8 +261,8 @@ def _run_commands(
         seed.mkdir(mode=0o755)
         step.seed(seed)
     index = stage / "parents.index"
-    index.write_bytes(write_index(merged.sorted()))
-    environment = step_environment(parents, epoch)
+    index.write_bytes(write_index(lower.root.sorted()))
+    environment = step_environment(lower.layers, epoch)
     network = uses_network(layer)
     if network:
         environment |= host_network.environment()
@@ -247,7 +270,7 @@ def _run_commands(
     try:
         result = session.builder.build(
             BuildRequest(
-                parents=tuple(parent.tree for parent in parents),
+                parents=tuple(parent.tree for parent in lower.layers),
                 parent_index=index,
                 output=stage / "layer",
                 commands=step.commands,
@@ -271,6 +294,44 @@ def _run_commands(
     if step.kept:
         return _keep(step, stage / "layer", epoch, dropped=dropped)
     return {"diff_id": result.diff_id, "size": result.size, "dropped": dropped}
+
+
+def build_ahead(
+    session: Session, layer: LockedLayer, step: Commands, base: StoredLayer, over: Path, folder: Path, epoch: int
+) -> None:
+    """Carry out a step's commands over the base and the tree ``over``, in place of what they stand on, and leave in
+    ``folder`` the layer, the merged index ``parents`` that it was made over, its ``log`` and its ``record``.
+    """
+    parents = Tree.load(base.index)
+    parents.apply(scan(over))
+    (folder / "parents").write_bytes(write_index(parents.sorted()))
+    (folder / "layer").mkdir(mode=0o755)
+    result = session.builder.build(
+        BuildRequest(
+            parents=(base.tree, over),
+            parent_index=folder / "parents",
+            output=folder / "layer",
+            commands=step.commands,
+            environment={**step_environment([base], epoch), **step.environment, **layer.environment},
+            binds=step.binds,
+            epoch=epoch,
+            log=folder / "log",
+            workdir=step.workdir,
+            installing=step.installing,
+        )
+    )
+    (folder / "record").write_bytes(canonical(dataclasses.asdict(result)))
+
+
+def _take_made(step: Made, output: Path, log: Path) -> dict[str, Any]:
+    """Move what :func:`build_ahead` left to where a step would have left it."""
+    for name in ("tree", "index"):
+        (step.folder / "layer" / name).rename(output / name)
+    with (step.folder / "log").open("a") as file:
+        file.write("reprobox: this was done ahead, while layers below were built\n")
+    (step.folder / "log").replace(log)
+    record: dict[str, Any] = json.loads((step.folder / "record").read_bytes())
+    return record
 
 
 def _refuse_secrets(tree: Path, layer: LockedLayer, secrets: Mapping[str, bytes]) -> None:

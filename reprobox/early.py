@@ -16,9 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from reprobox.backend import Bind, ToolRequest
-from reprobox.building import earlier_layer, step_environment, stored_layer
-from reprobox.layers.kind import AheadRequest, BeforeRequest
+from reprobox.building import build_ahead, earlier_layer, step_request, stored_layer
+from reprobox.layers.kind import AheadRequest, BeforeRequest, Commands
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
@@ -48,6 +47,7 @@ class Early:
         self._awaited: dict[str, threading.Event] = {}
         self._beside_base = threading.Lock()  # held where something is done while the base is built
         self._folders: dict[str, contextlib.ExitStack] = {}
+        self._going: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         return self
@@ -57,6 +57,8 @@ class Early:
             awaited.set()
         with self._beside_base:
             self._let_go(list(self._folders))
+        for thread in self._going:
+            thread.join()
 
     def begin(self, steps: Sequence[Step]) -> None:
         """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base. What was
@@ -82,9 +84,13 @@ class Early:
         threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
 
     def _let_go(self, layers: Sequence[str]) -> None:
-        for layer in layers:
-            with contextlib.suppress(OSError):  # a program that nobody waited for may still write
-                self._folders.pop(layer).close()
+        """Remove what was made for these layers, in a thread of its own: it can be large."""
+        folders = [self._folders.pop(layer) for layer in layers]
+        if folders:
+            self._going.append(
+                threading.Thread(target=_close, args=(folders,), name="reprobox-early-going", daemon=True)
+            )
+            self._going[-1].start()
 
     def result(self, layer: str) -> Path | None:
         """The folder that was filled for the layer with this id, waiting for it; None where nothing came of it."""
@@ -159,23 +165,25 @@ class Early:
     def _request(self, step: Step, folder: Path) -> AheadRequest:
         store, ready = self._session.store, self.stand_ins(step.below)
         base = store.own(stored_layer(store, step.below[0]))
-        environment = {**step_environment([base], self._epoch), **step.layer.environment}
 
         def input_path(item: Input) -> Path:
             path = ready.get(item.sha256)
             return path if path is not None and path.exists() else store.blob(item.sha256)
 
-        def tool(tree: Path, argv: Sequence[str], binds: Sequence[Bind]) -> int:
-            parents = (base.tree, tree)
-            request = ToolRequest(parents=parents, argv=tuple(argv), environment=environment, binds=tuple(binds))
-            return self._session.builder.tool(request).status
+        def build(over: Path, commands: Commands) -> None:
+            build_ahead(self._session, step.layer, commands, base, over, folder, self._epoch)
 
         return AheadRequest(
-            layer=step.layer,
+            step=step_request(self._session, step.layer, step.below, self._epoch),
             below=step.below,
             base=base.tree,
             input=input_path,
             folder=folder,
-            tool=tool,
-            derived=store.derived_program,
+            build=build,
         )
+
+
+def _close(folders: Sequence[contextlib.ExitStack]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # a program that nobody waited for may still write
+            folder.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import queue
 import threading
@@ -174,7 +175,7 @@ class _Builder(NamedTuple):
             self.session.fetch(step.layer.inputs)
         else:
             self.arrivals.wait(step.layer.id)
-        ahead = self.early.result(step.layer.id)
+        ahead = functools.partial(self.early.result, step.layer.id)
         build_layer(self.session, step.layer, step.below, self.target.platform, self.epoch, place=place, ahead=ahead)
 
 

@@ -109,7 +109,7 @@ def _write_entry(sink: _Sink, full: bytes, entry: Entry, first: dict[tuple[int, 
 
 def _content(sink: _Sink, full: bytes, size: int) -> int:
     left = size
-    with opened(full) as file:
+    with opened(full, buffering=0) as file:
         while left and (data := file.read(min(left, _CHUNK))):
             sink.write(data)
             left -= len(data)

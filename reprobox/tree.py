@@ -11,12 +11,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 from reprobox.digest import Entry, escape, read_index, unescape
 
+_CHUNK = 1 << 16
 _LINKS = 40  # as the kernel's MAXSYMLINKS
 
 
@@ -99,23 +100,26 @@ class Tree:
         return [self.entries[path] for path in sorted(self.entries)]
 
 
-def opened(path: bytes | str | Path) -> BufferedReader:
+def opened(path: bytes | str | Path, *, buffering: int = -1) -> BinaryIO:
     """Open a file of a tree for reading, also one of this user that its mode lets nobody read."""
     try:
-        return open(path, "rb")
+        return open(path, "rb", buffering)
     except PermissionError:
         mode = stat.S_IMODE(os.lstat(path).st_mode)
         os.chmod(path, mode | 0o400)
         try:
-            return open(path, "rb")
+            return open(path, "rb", buffering)
         finally:
             os.chmod(path, mode)
 
 
 def file_sha256(path: bytes | str | Path) -> str:
     """sha256 hex of a file's content."""
-    with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    state = hashlib.sha256()
+    with opened(path, buffering=0) as file:  # most files of a tree are smaller than what is read at a time
+        while data := file.read(_CHUNK):
+            state.update(data)
+    return state.hexdigest()
 
 
 def _nothing(_: bytes) -> bool:

@@ -85,7 +85,7 @@ def _in_background(known: dict[str, tuple[int, int]]) -> str:
 def _detach(alive: int) -> None:
     """Leave everything that belongs to who asked; keep the pipe ``alive`` open."""
     os.setsid()
-    os.nice(3)  # the installation is what takes longest
+    os.nice(10)  # the installation is what takes longest
     nothing = os.open("/dev/null", os.O_RDONLY)
     log = os.open(f"{_FOLDER}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for target, source in enumerate((nothing, log, log)):

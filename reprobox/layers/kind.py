@@ -120,7 +120,8 @@ class StepRequest:
     for a step without short cuts: what a quicker one is held against, and what is left when that fails.
 
     ``scratch`` is an empty folder for what is made on the way, files of which may be bound into the step; None where a
-    step must do without. ``ahead`` is the folder that the kind filled while the layers below were built, if it did.
+    step must do without. ``ahead`` is the folder that the kind filled while the layers below were built, if it did, and
+    ``root`` gives the merged tree of these layers.
     """
 
     layer: LockedLayer
@@ -133,6 +134,7 @@ class StepRequest:
     derived: Derived | None = None
     scratch: Path | None = None
     ahead: Path | None = None
+    root: Callable[[], Tree] = Tree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,25 +150,6 @@ class BeforeRequest:
     input: Callable[[Input], Path]
     folder: Path
     awaited: Callable[[], bool]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AheadRequest:
-    """What can be done for a step of ``layer`` while the layers ``below`` it are built, but for the base.
-
-    ``base`` is the base's tree. ``input`` gives the path of an input of these layers, or of what was made to stand for
-    it while the base was built (:class:`BeforeRequest`), ``folder`` is empty, and what is left there is given to the
-    step. ``tool`` runs a program on the base with one more tree over it: the path of that tree, the argv, and binds; it
-    gives the exit status. It has the environment that the step will have. ``derived`` is as in :class:`StepRequest`.
-    """
-
-    layer: LockedLayer
-    below: tuple[LockedLayer, ...]
-    base: Path
-    input: Callable[[Input], Path]
-    folder: Path
-    tool: Callable[[Path, Sequence[str], Sequence[Bind]], int]
-    derived: Derived
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +172,25 @@ class Commands:
     quick: bool = False
     kept: tuple[Entry, ...] = ()
     kept_in: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AheadRequest:
+    """What can be done for a step while the layers ``below`` it are built, but for the base.
+
+    ``step`` is what will be asked when its turn comes, as far as it is known. ``base`` is the base's tree. ``input``
+    gives the path of an input of these layers, or of what was made to stand for it while the base was built
+    (:class:`BeforeRequest`). ``folder`` is empty, and what is left there is given to the step. ``build`` carries out
+    commands over the base and one more tree, whose path it is given, in place of the layers below, and leaves what
+    :class:`Made` needs in ``folder``; it raises :class:`BuildError`.
+    """
+
+    step: StepRequest
+    below: tuple[LockedLayer, ...]
+    base: Path
+    input: Callable[[Input], Path]
+    folder: Path
+    build: Callable[[Path, Commands], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +225,14 @@ class Unpacked:
     config: Mapping[str, Json] = field(default_factory=dict)
 
 
-Step: TypeAlias = Commands | Files | Verbatim | Unpacked
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """Take the layer that was built ahead in ``folder`` (:class:`AheadRequest`): a step would leave the same now."""
+
+    folder: Path
+
+
+Step: TypeAlias = Commands | Files | Verbatim | Unpacked | Made
 
 
 def secrets_of(layer: LockedLayer) -> tuple[str, ...]:

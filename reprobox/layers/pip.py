@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from reprobox.backend import Bind
 from reprobox.digest import Entry, sha256
 from reprobox.errors import ManifestError, ReproboxError, ResolveError, UsageError
-from reprobox.layers import build_wheels, bytecode, install_wheels
+from reprobox.layers import build_wheels, compile_wheels, install_wheels, installed_ahead
 from reprobox.layers.asked_packages import asked_of, built_from_source, place_of, reader_of, where_asked
 from reprobox.layers.interpreter import Python, find_python
 from reprobox.layers.kept_wheels import keep
@@ -25,12 +25,13 @@ from reprobox.layers.kind import (
     AheadRequest,
     Commands,
     Derived,
+    Made,
     Resolution,
     ResolveRequest,
     StepRequest,
     World,
 )
-from reprobox.layers.static_uv import uv_input
+from reprobox.layers.static_uv import uv_input, write_program
 from reprobox.layers.wheel_files import FILES, NO_WHEEL, facts_of, file_input, pins, ranked, wheel_input
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import IN_IMAGE, Layer, Manifest
@@ -180,8 +181,13 @@ class Pip:
             )
             _uv(request.world).begin(_question(request, asked, version, platform, below))
 
-    def step(self, request: StepRequest) -> Commands:
-        """One command: the program that installs those wheels that no layer like this one has already."""
+    def step(self, request: StepRequest) -> Commands | Made:
+        """What was installed ahead; or one command, which installs the wheels that no layer like this one has yet."""
+        if request.ahead is not None and installed_ahead.holds(request.ahead, request.root()):
+            return Made(folder=request.ahead)
+        return self._installing(request)
+
+    def _installing(self, request: StepRequest) -> Commands:
         wheels: Sequence[Input] = [item for item in request.layer.inputs if item.type == "wheel"]
         kept: tuple[Entry, ...] = ()
         kept_in = None
@@ -194,8 +200,6 @@ class Pip:
         if tool is None or not (wheels or place or sources):
             return Commands(commands=(), kept=kept, kept_in=kept_in)
         uv = tool.name
-        ahead = (bytecode.bind(request.ahead),) if request.ahead else ()
-        program = Bind(source=Path(install_wheels.__file__).absolute(), target=_PROGRAM)
         names = [item.name for item in wheels]
         built = _building(request.layer, sources, uv)
         files = dict(request.files) if sources else {name: request.files[name] for name in (*names, uv)}
@@ -206,27 +210,26 @@ class Pip:
         python = str(request.layer.options["python"])
         return Commands(
             commands=(*built, (python, "-s", "-B", _PROGRAM, *into, INPUTS, uv, *names, *made)),
-            binds=(program, *_builder(sources), *inputs, *ahead),
+            binds=(*_programs(sources), *inputs),
             kept=kept,
             kept_in=kept_in,
-            quick=bool(ahead or kept),
+            quick=bool(kept),
         )
 
     def ahead(self, request: AheadRequest) -> bool:
-        """Unpack uv, and compile what will be installed in the image; what is built from source is not there yet."""
-        for uv in (item for item in request.layer.inputs if item.type == "uv"):
-            _unpacked_uv(uv, request.input(uv), request.derived)
-        kinds = {item.type for item in request.layer.inputs}
-        if "sdist" in kinds or "venv" in request.layer.options:
+        """Install what goes into the image and is not built from source; for a virtual environment, unpack uv."""
+        layer = request.step.layer
+        if any(item.type == "sdist" for item in layer.inputs):
             return False
-        return bytecode.compile_ahead(request, [item for item in request.layer.inputs if item.type == "wheel"])
+        step = self._installing(request.step)
+        return bool(step.commands) and "venv" not in layer.options and installed_ahead.install(request, step)
 
 
 def _unpacked_uv(uv: Input, wheel: Path, derived: Derived | None) -> Path | None:
     """The program in the locked uv's wheel, which stands for it: unpacked once for all layers, not in each."""
     if derived is None:
         return None
-    write = functools.partial(install_wheels.write_uv, str(wheel))
+    write = functools.partial(write_program, wheel)
     with contextlib.suppress(zipfile.BadZipFile):
         return derived("uv-program", uv.sha256, write)
     return None
@@ -244,8 +247,11 @@ def _building(layer: LockedLayer, sources: Sequence[Input], uv: str) -> tuple[tu
     return (tuple(words),)
 
 
-def _builder(sources: Sequence[Input]) -> tuple[Bind, ...]:
-    return (Bind(source=Path(build_wheels.__file__).absolute(), target=_BUILDER),) if sources else ()
+def _programs(sources: Sequence[Input]) -> tuple[Bind, ...]:
+    """What the commands run, and what that imports."""
+    modules = (install_wheels, compile_wheels, *((build_wheels,) if sources else ()))
+    paths = [Path(module.__file__).absolute() for module in modules]
+    return tuple(Bind(source=path, target=f"{TOOLS}/{path.name}") for path in paths)
 
 
 def packages_of(target: LockedTarget) -> tuple[list[Input], str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from reprobox import early
-from reprobox.backend import Bind
 from reprobox.building import image_environment
 from reprobox.digest import Entry, write_index
 from reprobox.engine import build
@@ -23,7 +22,7 @@ from reprobox.environment import Environment, assemble
 from reprobox.errors import BuildError, LockError, ReproboxError
 from reprobox.image import Settings, layer_digest
 from reprobox.layer_copies import merge_into
-from reprobox.layers.kind import AheadRequest, Commands, StepRequest
+from reprobox.layers.kind import AheadRequest, Commands, Made, Step, StepRequest
 from reprobox.layers.run import RunKind
 from reprobox.lock import LockedLayer, LockedTarget, with_ids
 from reprobox.session import Session
@@ -390,7 +389,7 @@ def test_plain_ways_can_be_asked_for(local, monkeypatch):
 
 
 class Eager(RunKind):
-    """Has a program of the base, and a file laid over it, make something ahead; its steps show what they were given."""
+    """Has steps carried out ahead, over the base and a file laid over it."""
 
     breaks = False
     hangs: threading.Event | None = None
@@ -400,16 +399,19 @@ class Eager(RunKind):
             raise ValueError("not the step's concern")
         if self.hangs is not None:
             self.hangs.wait(60)
-        (request.folder / "over").mkdir()
-        (request.folder / "over" / "word").write_text("made ahead of ")
-        out = Bind(source=request.folder, target="/run/out", writable=True)
-        words = f"(cat /word; echo {request.layer.name} $SOURCE_DATE_EPOCH) > /run/out/made"
-        return request.tool(request.folder / "over", ("/bin/sh", "-c", words), [out]) == 0
+        over = request.folder / "over"
+        over.mkdir()
+        (over / "word").write_text("made ahead of its turn, ")
+        step = super().step(request.step)
+        assert isinstance(step, Commands)
+        request.build(over, step)
+        return True
 
-    def step(self, request: StepRequest) -> Commands:
-        step = super().step(request)
-        given = [Bind(source=request.ahead / "made", target="/run/given")] if request.ahead else []
-        return replace(step, binds=(*step.binds, *given))
+    def step(self, request: StepRequest) -> Step:
+        if request.ahead:
+            assert request.root().get(b"first"), "it is told what it stands on"
+            return Made(folder=request.ahead)
+        return super().step(request)
 
 
 class Eagerly(Local):
@@ -424,8 +426,8 @@ class Eagerly(Local):
         return session
 
     def made(self) -> list[str]:
-        """What each step was given, or nothing."""
-        show = "if [ -e /run/given ]; then cat /run/given; else echo nothing; fi > /"
+        """What each step saw of what it was carried out over, or nothing."""
+        show = "if [ -e /word ]; then (cat /word; echo $SOURCE_DATE_EPOCH); else echo nothing; fi > /"
         self.write(running("first", f"{show}first") + running("second", f"{show}second")).lock()
         layers = self.realize().environment.layers
         assert not [path for path in (self.store / "tmp").iterdir() if path.is_dir()]
@@ -437,8 +439,12 @@ def test_what_can_be_had_before_the_turn_of_a_step_is_made_ahead(local):
     eager = Eagerly(local.path, local.store)
     first, second = eager.made()
     assert first == "nothing\n", "its turn came with the base"
-    assert second == f"made ahead of second {eager.project.lock(eager.session.store).epoch}\n"
+    assert second == f"made ahead of its turn, {eager.project.lock(eager.session.store).epoch}\n"
     assert eager.listener.said == []
+    [log] = [path for path in (eager.store / "logs").iterdir() if "done ahead" in path.read_text()]
+    folder = eager.store / "layers" / log.stem
+    record = json.loads((folder / "layer.json").read_text())
+    assert (record["name"], record["diff_id"]) == ("second", layer_digest(folder / "tree", folder / "index", 0)[0])
 
 
 @pytest.mark.userns

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from reprobox.layers import install_wheels
+from reprobox.digest import sha256
+from reprobox.layers import compile_wheels, install_wheels
 from reprobox.pypi import uv_version
 from reprobox.tree import scan
 from tests.python_index import uv_wheel, wheel
 
 PROGRAM = Path(install_wheels.__file__)
+COMPILER = Path(compile_wheels.__file__)
 LETTERS = "abcdef"
 CLASHING = "abc"  # and a and d have a program of one name
 
@@ -89,75 +91,6 @@ def test_the_same_bytes_with_one_processor_and_with_all(tmp_path, inputs):
     assert set(scan(tmp_path / "all")) ^ set(scan(tmp_path / "env")) == set()
 
 
-# -- compiled ahead ----------------------------------------------------------------------------------------------------
-
-NOT_CLASHING = "def"
-
-
-class Ahead:
-    """The program, with a folder of its own for what is compiled ahead."""
-
-    def __init__(self, folder: Path, inputs: Path) -> None:
-        self.folder = folder / "ahead"
-        self.folder.mkdir()
-        self.program = folder / "program.py"
-        text = PROGRAM.read_text()
-        assert text.count(install_wheels.AHEAD) == 2  # what it is, and where the program says what it does
-        self.program.write_text(text.replace(install_wheels.AHEAD, str(self.folder)))
-        self.target = folder / "env"
-        self.inputs = inputs
-
-    def compile(self, letters: str = NOT_CLASHING) -> int:
-        """As for the environment that :meth:`install` makes, of which there are only the interpreter and its place."""
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(self.target)], check=True)
-        wheels = [str(self.inputs / f"both_{letter}-1.0-py3-none-any.whl") for letter in letters]
-        command = [str(self.target / "bin" / "python3"), "-s", "-B", str(self.program), "--ahead", str(self.folder)]
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
-        return subprocess.run([*command, *wheels], env=environment, check=False).returncode
-
-    def install(self) -> tuple[int, set[object]]:
-        """How many modules were taken, and all entries of the environment."""
-        install(self.target, self.inputs, letters=NOT_CLASHING, program=self.program)
-        found = re.search(r"(\d+) modules were compiled ahead", (self.folder.parent / "install.log").read_text())
-        return int(found[1]) if found else 0, set(scan(self.target))
-
-
-@pytest.fixture
-def ahead(tmp_path, inputs) -> Ahead:
-    return Ahead(tmp_path, inputs)
-
-
-def test_what_was_compiled_ahead_is_what_would_be_compiled(ahead):
-    taken, plain = ahead.install()
-    assert taken == 0
-    assert ahead.compile() == 0
-    assert not list(ahead.folder.rglob("*.py"))
-    taken, entries = ahead.install()
-    assert taken == 3 * 72 + 1, "the modules of all, one that is no Python, and the one that all have"
-    assert entries == plain
-
-
-def test_what_was_compiled_of_another_source_or_by_another_interpreter_is_not_taken(ahead):
-    _, plain = ahead.install()
-    assert ahead.compile() == 0
-    tag = sys.implementation.cache_tag
-    (pyc,) = ahead.folder.rglob(f"d/__pycache__/m1.{tag}.pyc")
-    data = bytearray(pyc.read_bytes())
-    data[8] ^= 1  # of the source's hash
-    pyc.write_bytes(data)
-    (gone,) = ahead.folder.rglob(f"e/__pycache__/m1.{tag}.pyc")
-    gone.unlink()
-    taken, entries = ahead.install()
-    assert taken == 3 * 72 + 1 - 2 * install_wheels.BATCH, "two batches were compiled again"
-    assert entries == plain
-    (ahead.folder / "interpreter").write_text("another")
-    assert ahead.install() == (0, plain)
-
-
-def test_wheels_that_clash_are_not_compiled_ahead(ahead):
-    assert ahead.compile(LETTERS) == 1
-
-
 def test_what_is_installed(tmp_path, inputs):
     site = install(tmp_path / "env", inputs)
     tag = sys.implementation.cache_tag
@@ -198,18 +131,50 @@ def test_a_package_that_is_not_there_fails_it(tmp_path, inputs):
         install(tmp_path / "env", inputs, letters="az")
 
 
+@functools.cache
+def old_interpreters() -> list[str]:
+    """Those of this machine on which bytecode depends on what else a process has in memory; shims without one aside."""
+    found = [path for name in ("python3.8", "python3.9", "python3.10") if (path := shutil.which(name))]
+    return [
+        path for path in found if subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0
+    ]
+
+
 def test_it_is_written_for_old_interpreters():
-    ast.parse(PROGRAM.read_text(), feature_version=(3, 8))
-    old = [path for name in ("python3.8", "python3.9", "python3.10") if (path := shutil.which(name))]
-    for interpreter in old:
-        done = subprocess.run(
-            [interpreter, "-c", f"import runpy; runpy.run_path({str(PROGRAM)!r})"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if "command not found" not in done.stderr:  # a pyenv shim without its version
-            assert done.returncode == 0, done.stderr
+    for program in (PROGRAM, COMPILER):
+        ast.parse(program.read_text(), feature_version=(3, 8))
+    for interpreter in old_interpreters():
+        load = f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import install_wheels"
+        subprocess.run([interpreter, "-B", "-c", load], check=True)
+
+
+def test_the_program_that_compiles_stays_as_it_is():
+    """On old Pythons bytecode depends on the names that are in it: layers of such bases would be others."""
+    assert sha256(COMPILER.read_bytes()) == "34e8411460bd3d6ae1f5512927a185b84791c4eff0e569c929e4252d53fb69ce"
+
+
+def test_what_else_is_installed_and_imported_makes_no_difference_to_bytecode(tmp_path, inputs):
+    """Neither the program that installs, nor what the environment loads when an interpreter starts."""
+    names = "class both_names:\n    alpha_beta = 'gamma_delta'\n\n    def spam_eggs(self, wheel_names):\n        return self\n"
+    file, data = wheel("named", "1.0", files={"named/__init__.py": names})
+    (tmp_path / file).write_bytes(data)
+    for interpreter in (*old_interpreters(), sys.executable):
+        found = set()
+        for start in ("", "both_names = alpha_beta = spam_eggs = wheel_names = 'gamma_delta'\n"):
+            target = tmp_path / "env"
+            shutil.rmtree(target, ignore_errors=True)
+            subprocess.run([interpreter, "-m", "venv", "--without-pip", str(target)], check=True)
+            (site,) = target.glob("lib/python3*/site-packages")
+            (site / "started.py").write_text(start)
+            (site / "started.pth").write_text("import started\n")
+            (uv,) = inputs.glob("uv-*")
+            (tmp_path / uv.name).unlink(missing_ok=True)
+            os.link(uv, tmp_path / uv.name)
+            command = [str(target / "bin/python3"), "-s", "-B", str(PROGRAM), str(tmp_path), uv.name, file]
+            subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}, check=True)
+            (bytecode,) = site.glob("named/__pycache__/*.pyc")
+            found.add(bytecode.read_bytes())
+        assert len(found) == 1, interpreter
 
 
 def test_large_wheels_are_unpacked_on_disk_and_nothing_of_it_stays(tmp_path, inputs, monkeypatch):
@@ -219,7 +184,8 @@ def test_large_wheels_are_unpacked_on_disk_and_nothing_of_it_stays(tmp_path, inp
     assert install_wheels.scratch_place(wheels) == sys.prefix
     install(tmp_path / "env", inputs)
     (tmp_path / "env").rename(tmp_path / "memory")
-    program = tmp_path / "program.py"
+    program = tmp_path / PROGRAM.name
+    shutil.copy(COMPILER, tmp_path)
     program.write_text(PROGRAM.read_text().replace("IN_MEMORY = 1 << 30", "IN_MEMORY = 1000"))
     install(tmp_path / "env", inputs, program=program)
     assert set(scan(tmp_path / "memory")) ^ set(scan(tmp_path / "env")) == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from packaging.pylock import Pylock
 from reprobox.ahead import Ahead
 from reprobox.download.downloader import Downloader
 from reprobox.errors import FetchError, ManifestError, OfflineError, ReproboxError, ResolveError, UsageError
+from reprobox.layers import install_wheels
 from reprobox.layers.apt import Apt
 from reprobox.layers.bootstrap import Bootstrap
 from reprobox.layers.kind import INPUTS, Commands, Resolution, ResolveRequest, StepRequest
 from reprobox.layers.pip import Pip, packages_of
 from reprobox.layers.pylock import write
+from reprobox.layers.static_uv import write_program
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.manifest import Manifest
 from reprobox.manifest_reader import parse
@@ -325,7 +328,10 @@ def test_it_follows_the_apt_and_pip_layers_above():
 
 def step(layer: LockedLayer) -> Commands:
     files = {item.name: Path("/store") / item.sha256 for item in layer.inputs}
-    return Pip().step(StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=0, project=Path("/project")))
+    asked = StepRequest(layer=layer, files=files, platform="linux/amd64", epoch=0, project=Path("/project"))
+    made = Pip().step(asked)
+    assert isinstance(made, Commands)
+    return made
 
 
 def test_the_step_is_one_command_over_read_only_files(world, index):
@@ -338,10 +344,38 @@ def test_the_step_is_one_command_over_read_only_files(world, index):
     )
     assert [bind.target for bind in made.binds] == [
         "/run/reprobox/install_wheels.py",
+        "/run/reprobox/compile_wheels.py",
         f"{INPUTS}/app-1.0-py3-none-any.whl",
         f"{INPUTS}/{uv}",
     ]
     assert not any(bind.writable for bind in made.binds)
+
+
+def wheel_of(place: Path, how: int, *, name: str = "uv-1.0.data/scripts/uv") -> Path:
+    with zipfile.ZipFile(place, "w", how) as archive:
+        archive.writestr("uv-1.0.dist-info/METADATA", "Name: uv\n")
+        archive.writestr(name, b"\x7fELF" + bytes(range(256)) * 1000)
+    return place
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2], ids=str)
+def test_the_installer_is_unpacked_as_zipfile_would(tmp_path, how):
+    wheel = wheel_of(tmp_path / "uv.whl", how)
+    write_program(wheel, tmp_path / "uv")
+    install_wheels.write_uv(str(wheel), tmp_path / "other")
+    assert (tmp_path / "uv").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_damaged_installer_is_refused(tmp_path):
+    wheel = wheel_of(tmp_path / "uv.whl", zipfile.ZIP_DEFLATED)
+    data = wheel.read_bytes()
+    at = data.index(b"scripts/uv") + 12
+    for byte in (0, 40):
+        wheel.write_bytes(data[: at + byte] + bytes([data[at + byte] ^ 0xFF]) + data[at + byte + 1 :])
+        with pytest.raises(zipfile.BadZipFile, match="its uv"):
+            write_program(wheel, tmp_path / "uv")
+    with pytest.raises(zipfile.BadZipFile, match="it has no uv"):
+        write_program(wheel_of(tmp_path / "other.whl", zipfile.ZIP_DEFLATED, name="uv"), tmp_path / "uv")
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
