@@ -95,7 +95,7 @@ class BuiltIn:
 
     @hookimpl
     def reprobox_providers(self, session: Any) -> Iterable[Provider]:
-        from reprobox.debian.provider import ArchiveProvider, MirrorProvider
+        from reprobox.debian.provider import ArchiveProvider, BaseArchiveProvider, MirrorProvider
         from reprobox.layers.apt import declared
         from reprobox.layers.archive import ImageArchiveProvider
         from reprobox.layers.engine_image import EngineProvider
@@ -105,10 +105,11 @@ class BuiltIn:
         from reprobox.oci.registry import BlobProvider
         from reprobox.pypi import IndexProvider
 
-        apt_sources = declared(session.manifest)
+        near = ArchiveProvider(session.config, session.documents, declared(session.manifest))
         return [
             MirrorProvider(session.config),
-            ArchiveProvider(session.config, session.documents, session.target, session.store, apt_sources),
+            near,
+            BaseArchiveProvider(session.config, session.documents, near, session.target, session.store),
             IndexProvider(session.store, session.config.index, offline=session.offline, project=session.project),
             BlobProvider(session.registries),
             ImageArchiveProvider(session.store, session.project),

@@ -62,27 +62,15 @@ def _at(base: str, item: Input) -> Location:
 
 
 class ArchiveProvider:
-    """Finds ``deb`` inputs by archive name and pool path.
-
-    Asked in this order: sources that the manifest declares; what the base's own apt uses, and then what this machine's
-    does; and snapshot services that the user configured, which have what live archives have dropped. Mirrors that the
-    user configured have been asked before.
+    """Finds ``deb`` inputs by archive name and pool path, at sources that the manifest declares and at those that this
+    machine's apt uses. Mirrors that the user configured have been asked before.
     """
 
     name = "package archives"
 
-    def __init__(
-        self,
-        settings: _Settings,
-        documents: _Documents,
-        target: LockedTarget | None = None,
-        store: Store | None = None,
-        declared: Sequence[Source] = (),
-    ) -> None:
+    def __init__(self, settings: _Settings, documents: _Documents, declared: Sequence[Source] = ()) -> None:
         self._settings = settings
         self._documents = documents
-        self._target = target
-        self._store = store
         self._declared = tuple(declared)
         self._unasked: list[ReproboxError] = []  # what places said that did not tell which archive they have
 
@@ -97,36 +85,17 @@ class ArchiveProvider:
     def _refuse_if_unasked(self) -> None:
         for error in self._unasked[:1]:
             raise FetchError(error.message, where=error.where, hint=error.hint)
-        if self._waits_for_base():
-            raise FetchError(
-                "no place of its archive is known here, and the base, which may know one, was not built yet",
-                hint="run it again, now that the base is built; or name a mirror of the archive in the settings",
-            )
-
-    def _waits_for_base(self) -> bool:
-        if self._store is None or self._target is None or self._target.base.kind == "bootstrap" or self._base_sources:
-            return False
-        return self._store.layer(self._target.base.id) is None
 
     def _places(self, item: Input) -> Iterator[Location]:
-        archive, path = item.facts.get("archive", ""), item.facts["path"]
+        archive = item.facts.get("archive", "")
         mirrors = self._settings.archives.get(archive, ())
-        yield from (_at(base, item) for base in dict.fromkeys(self._known.get(archive, ())) if base not in mirrors)
-        for base in self._settings.snapshots.get(archive, ()):
-            if moment := self._moments.get(item.sha256):
-                label = f"{archive} of {moment} ({without_password(base)})"
-                yield Location(url=f"{base}/{moment}/{path}", label=label, alone=True)
-            # A pin that was kept may be older than the date of the index: by its hash it is found at any time.
-            service, found, _ = base.rpartition("/archive/")
-            if found and _SHA1.fullmatch(item.facts.get("sha1", "")):
-                url = f"{service}/file/{item.facts['sha1']}/{path.rpartition('/')[2]}"
-                yield Location(url=url, label=f"{archive} by hash ({without_password(service)})", alone=True)
+        yield from (_at(base, item) for base in dict.fromkeys(self.known.get(archive, ())) if base not in mirrors)
 
     @cached_property
-    def _known(self) -> dict[str, list[str]]:
-        """Base URIs by archive name, as apt in the base and here has them."""
+    def known(self) -> Mapping[str, Sequence[str]]:
+        """Base URIs by archive name."""
         known: dict[str, list[str]] = {}
-        for source in dict.fromkeys((*self._declared, *self._base_sources, *host_sources())):
+        for source in dict.fromkeys(self._sources()):
             for place in source.places():
                 if name := self._archive_of(place):
                     known.setdefault(name, []).append(place.uri)
@@ -134,14 +103,8 @@ class ArchiveProvider:
             known.setdefault("debian-security", []).append(sibling(uri, "debian-security"))
         return known
 
-    @cached_property
-    def _base_sources(self) -> tuple[Source, ...]:
-        if self._target is None or self._store is None:
-            return ()
-        try:
-            return base_sources(self._target.base, self._store)
-        except (TarError, OSError):
-            return ()  # who unpacks the image will say what is wrong with it
+    def _sources(self) -> Sequence[Source]:
+        return (*self._declared, *host_sources())
 
     def _archive_of(self, source: Source) -> str:
         """What the archive at this place calls itself. Unverified: what comes from there is held against its hash."""
@@ -161,6 +124,68 @@ class ArchiveProvider:
                     self._unasked.append(error)
                     break
         return b""
+
+
+class BaseArchiveProvider(ArchiveProvider):
+    """Finds ``deb`` inputs that the archives ``near`` this machine lack: where the base's own apt would look, and at
+    snapshot services that the user configured, which have what live archives have dropped.
+
+    An image that was not unpacked yet takes time to be read, so nothing is read of it where that is not needed.
+    """
+
+    name = "archives of the base"
+
+    def __init__(
+        self,
+        settings: _Settings,
+        documents: _Documents,
+        near: ArchiveProvider,
+        target: LockedTarget | None = None,
+        store: Store | None = None,
+    ) -> None:
+        super().__init__(settings, documents)
+        self._near = near
+        self._target = target
+        self._store = store
+
+    def _refuse_if_unasked(self) -> None:
+        super()._refuse_if_unasked()
+        if self._waits_for_base():
+            raise FetchError(
+                "no place of its archive is known here, and the base, which may know one, was not built yet",
+                hint="run it again, now that the base is built; or name a mirror of the archive in the settings",
+            )
+
+    def _waits_for_base(self) -> bool:
+        if self._store is None or self._target is None or self._target.base.kind == "bootstrap" or self._sources():
+            return False
+        return self._store.layer(self._target.base.id) is None
+
+    def _places(self, item: Input) -> Iterator[Location]:
+        archive, path = item.facts.get("archive", ""), item.facts["path"]
+        asked = {f"{base}/{path}" for base in self._near.known.get(archive, ())}
+        yield from (place for place in super()._places(item) if place.url not in asked)
+        for base in self._settings.snapshots.get(archive, ()):
+            if moment := self._moments.get(item.sha256):
+                label = f"{archive} of {moment} ({without_password(base)})"
+                yield Location(url=f"{base}/{moment}/{path}", label=label, alone=True)
+            # A pin that was kept may be older than the date of the index: by its hash it is found at any time.
+            service, found, _ = base.rpartition("/archive/")
+            if found and _SHA1.fullmatch(item.facts.get("sha1", "")):
+                url = f"{service}/file/{item.facts['sha1']}/{path.rpartition('/')[2]}"
+                yield Location(url=url, label=f"{archive} by hash ({without_password(service)})", alone=True)
+
+    def _sources(self) -> Sequence[Source]:
+        return self._of_base
+
+    @cached_property
+    def _of_base(self) -> tuple[Source, ...]:
+        if self._target is None or self._store is None:
+            return ()
+        try:
+            return base_sources(self._target.base, self._store)
+        except (TarError, OSError):
+            return ()  # who unpacks the image will say what is wrong with it
 
     @cached_property
     def _moments(self) -> dict[str, str]:

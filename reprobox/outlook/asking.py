@@ -40,6 +40,7 @@ _CLOSED = (401, 403, 451)
 _KINDS = {
     "package mirrors": "mirror",
     "package archives": "archive",
+    "archives of the base": "archive",
     INDEX: "index",
     "registry": "registry",
     "manifest": "url",

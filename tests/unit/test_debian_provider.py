@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from reprobox.debian import provider as module
-from reprobox.debian.provider import ArchiveProvider, MirrorProvider
+from reprobox.debian.provider import ArchiveProvider, BaseArchiveProvider, MirrorProvider
 from reprobox.debian.sources import Source
-from reprobox.digest import write_index
+from reprobox.digest import sha256, write_index
 from reprobox.errors import FetchError
 from reprobox.layers.apt import Apt
 from reprobox.lock import Input, LockedLayer, LockedTarget
@@ -20,7 +20,7 @@ from reprobox.plugins import BuiltIn
 from reprobox.providers import fetch
 from reprobox.tree import scan
 from tests import images
-from tests.debs import Key, Suite, serve
+from tests.debs import Key, Suite, make_deb, serve
 
 
 @dataclass
@@ -60,6 +60,11 @@ def host(monkeypatch) -> list[Source]:
     return sources
 
 
+def of_base(settings: Settings, world, target: LockedTarget | None) -> BaseArchiveProvider:
+    near = ArchiveProvider(settings, world.documents)
+    return BaseArchiveProvider(settings, world.documents, near, target, world.store)
+
+
 def urls(found, item=ITEM) -> list[str]:
     return [location.url for location in found[item.sha256]]
 
@@ -72,7 +77,7 @@ def test_configured_mirrors_come_first_and_snapshots_last(world):
     assert urls(MirrorProvider(settings).locate([ITEM])) == [
         "http://mirror.example/debian/pool/main/j/jq/jq_1.6_amd64.deb"
     ]
-    (places,) = ArchiveProvider(settings, world.documents, TARGET).locate([ITEM]).values()
+    (places,) = of_base(settings, world, TARGET).locate([ITEM]).values()
     assert [(place.url, place.alone) for place in places] == [
         ("http://snapshot.example/archive/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb", True),
     ]
@@ -120,17 +125,17 @@ def test_when_no_archive_can_be_asked_the_network_is_named(world, host):
 def test_snapshot_services_are_asked_by_hash_too(world):
     item = replace(ITEM, facts={**ITEM.facts, "sha1": "a" * 40})
     settings = Settings(snapshots={"debian": ("http://snapshot.example/archive/debian", "http://other.example/debian")})
-    found = ArchiveProvider(settings, world.documents, TARGET).locate([item])
+    found = of_base(settings, world, TARGET).locate([item])
     assert urls(found) == [
         "http://snapshot.example/archive/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb",
         f"http://snapshot.example/file/{'a' * 40}/jq_1.6_amd64.deb",
         "http://other.example/debian/20260711T101637Z/pool/main/j/jq/jq_1.6_amd64.deb",
     ]
-    unknown = ArchiveProvider(settings, world.documents).locate([item])  # no target: no moment
+    unknown = of_base(settings, world, None).locate([item])  # no target: no moment
     assert urls(unknown) == [f"http://snapshot.example/file/{'a' * 40}/jq_1.6_amd64.deb"]
 
 
-def test_the_sources_of_a_built_base_come_before_this_machines(world, server, host):
+def test_the_sources_of_a_built_base_come_after_this_machines(world, server, host):
     key = Key()
     bases, hosts = (serve(server, place, [Suite("bookworm")], key) for place in ("/base", "/host"))
     host.append(Source(uri=hosts, suite="bookworm"))
@@ -154,8 +159,13 @@ def test_the_sources_of_a_built_base_come_before_this_machines(world, server, ho
         manifest=None,
         project=world.project,
     )
-    _, provider, *_ = BuiltIn().reprobox_providers(session)
-    assert urls(provider.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}" for place in (bases, hosts)]
+    _, near, far, *_ = BuiltIn().reprobox_providers(session)
+    for provider, place in ((near, hosts), (far, bases)):
+        assert urls(provider.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}"]
+    host.append(Source(uri=bases, suite="bookworm"))
+    _, near, far, *_ = BuiltIn().reprobox_providers(session)
+    assert urls(near.locate([ITEM])) == [f"{place}/{ITEM.facts['path']}" for place in (hosts, bases)]
+    assert urls(far.locate([ITEM])) == [], "it was asked already"
 
 
 def test_sources_of_the_manifest_are_asked_before_those_of_this_machine(world, server, host):
@@ -186,7 +196,7 @@ def test_a_release_file_that_is_signed_apart_tells_the_archive_too(world, server
     server.files |= {f"/vendor/{name}": data for name, data in files.items()}
     item = replace(ITEM, facts=ITEM.facts | {"archive": "a-vendor"})
     declared = [Source(uri=server.url("/vendor"), suite="stable")]
-    found = ArchiveProvider(Settings(), world.documents, declared=declared).locate([item])
+    found = ArchiveProvider(Settings(), world.documents, declared).locate([item])
     assert urls(found) == [f"{server.url('/vendor')}/{item.facts['path']}"]
 
 
@@ -194,7 +204,7 @@ def test_a_base_that_is_not_built_yet_is_told(world):
     layer = LockedLayer(name="base", kind="rootfs", recipe=1, request="", id="b" * 64)
     target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
     with pytest.raises(FetchError, match="was not built yet"):
-        ArchiveProvider(Settings(), world.documents, target, world.store).locate([ITEM])
+        of_base(Settings(), world, target).locate([ITEM])
 
 
 def test_the_sources_of_a_base_image_are_read_from_its_blobs(world, server):
@@ -215,5 +225,18 @@ def test_the_sources_of_a_base_image_are_read_from_its_blobs(world, server):
     missing = Input(type="blob", name="m", sha256="3" * 64, size=1, facts={"media_type": images.GZIP})
     layer = LockedLayer(name="base", kind="image", recipe=1, request="", inputs=(*blobs, missing))
     target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
-    provider = ArchiveProvider(Settings(), world.documents, target, world.store)
+    provider = of_base(Settings(), world, target)
     assert urls(provider.locate([ITEM])) == [f"{base}/{ITEM.facts['path']}"]
+
+
+def test_nothing_is_read_of_an_image_where_this_machine_knows_the_package(world, server, host, tmp_path, monkeypatch):
+    base = serve(server, "/debian", [Suite("bookworm")], Key())
+    host.append(Source(uri=base, suite="bookworm"))
+    deb = make_deb(tmp_path, "jq")
+    item = replace(ITEM, sha256=sha256(deb.read_bytes()), size=deb.stat().st_size)
+    server.files[f"/debian/{item.facts['path']}"] = deb.read_bytes()
+    near = ArchiveProvider(Settings(), world.documents)
+    far = BaseArchiveProvider(Settings(), world.documents, near, TARGET, world.store)
+    monkeypatch.setattr(module, "base_sources", lambda *_: pytest.fail("the base was read"))
+    fetch([item], [near, far], world.store, downloader=world.downloader)
+    assert world.store.has_blob(item.sha256)
