@@ -22,8 +22,8 @@ from reprobox.tree import Tree, remove
 
 _MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # may be links into usr
 _CACHE = b"__pycache__"
-#: Modules of these names change the interpreter wherever they are.
-_CUSTOMIZES = re.compile(rb"(?:.*/)?(?:(?:site|user)customize\.py|pyvenv\.cfg)")
+#: Files of these names change the interpreter wherever they are.
+_CUSTOMIZES = (b"/sitecustomize.py", b"/usercustomize.py", b"/pyvenv.cfg")
 _INFO = re.compile(rb"(?P<site>.*)/(?P<name>[^/-]+)(?:-[^/]*)?\.(?:dist-info|egg-info|egg-link)(?:/.*)?")
 
 
@@ -89,8 +89,10 @@ def _same_places(made: Sequence[Entry], then: Tree, now: Tree) -> bool:
 def _same_interpreter(then: Tree, now: Tree) -> bool:
     """Whether all that is the interpreter's is there as it was, and nothing that changes what it does is new."""
     kept = (entry for path, entry in then.entries.items() if _is_python(path))
-    new = (path for path in now.entries if path not in then.entries)
-    return all(now.get(entry.path) == entry for entry in kept) and not any(map(_CUSTOMIZES.fullmatch, new))
+    customizes = (entry for path, entry in now.entries.items() if path.endswith(_CUSTOMIZES))
+    return all(now.get(entry.path) == entry for entry in kept) and all(
+        then.get(entry.path) == entry for entry in customizes
+    )
 
 
 def _is_python(path: bytes) -> bool:
@@ -109,5 +111,5 @@ def _distribution(path: bytes) -> tuple[bytes, bytes] | None:
 
     Source: Python packaging specifications, "Names and normalization" and "Recording installed projects".
     """
-    found = _INFO.fullmatch(path)
+    found = _INFO.fullmatch(path) if b"-info" in path or path.endswith(b".egg-link") else None  # few paths are
     return (found["site"], re.sub(rb"[-_.]+", b"-", found["name"]).lower()) if found else None

@@ -21,6 +21,7 @@ BASE = [
     d("usr/local/bin"),
     d("usr/local/lib"),
     f("usr/lib/libc.so.6", b"old"),
+    f("opt/sitecustomize.py"),
 ]
 PYTHON = [
     l("usr/bin/python3", "python3.11"),
@@ -86,6 +87,7 @@ def test_what_packages_leave_besides_makes_no_difference(tmp_path):
         pytest.param(f(f"{SITE}/The.App-0.9.egg-info"), id="an earlier version under another spelling"),
         pytest.param(f(f"{SITE}/sitecustomize.py"), id="a module that customizes every interpreter"),
         pytest.param(f("usr/bin/pyvenv.cfg"), id="a virtual environment"),
+        pytest.param(f("opt/sitecustomize.py", b"another"), id="a module that customizes otherwise"),
     ],
 )
 def test_what_else_the_installation_follows_from_must_be_the_same(tmp_path, changed):
