@@ -8,15 +8,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reprobox import host_network, image
-from reprobox.backend import BuildRequest
+from reprobox.backend import Backend, BuildRequest, BuildResult
 from reprobox.digest import Entry, canonical, read_index, sha256, write_index
 from reprobox.errors import BuildError, ReproboxError
-from reprobox.layer_copies import add_kept
+from reprobox.layer_copies import keep, move_into
 from reprobox.layers.kind import (
     Commands,
     Earlier,
@@ -254,7 +255,9 @@ def _run_commands(
     epoch: int,
 ) -> dict[str, Any]:
     if step.kept and not step.commands:
-        return _keep(step, stage / "layer", epoch, dropped=())
+        assert step.kept_in is not None
+        keep(stage / "layer", step.kept_in, step.kept, epoch)
+        return _digested(stage / "layer", epoch, dropped=())
     seed = None
     if step.seed is not None:
         seed = stage / "seed"
@@ -268,7 +271,9 @@ def _run_commands(
         environment |= host_network.environment()
     secrets = secrets_for(session, [layer])
     try:
-        result = session.builder.build(
+        result = _build_beside(
+            functools.partial(_keep, step, stage / "kept", epoch),
+            session.builder,
             BuildRequest(
                 parents=tuple(parent.tree for parent in lower.layers),
                 parent_index=index,
@@ -284,7 +289,7 @@ def _run_commands(
                 secrets=secrets,
                 installing=step.installing,
                 failed=None if step.quick else session.store.failed(layer.id),
-            )
+            ),
         )
     except BuildError as error:
         hint = f"{error.hint}; `reprobox shell --failed {layer.name}` opens a shell in the state that it failed in"
@@ -292,7 +297,10 @@ def _run_commands(
     _refuse_secrets(stage / "layer" / "tree", layer, secrets)
     dropped = [Redactor(secrets).text(text) for text in result.dropped]
     if step.kept:
-        return _keep(step, stage / "layer", epoch, dropped=dropped)
+        move_into(stage / "kept", stage / "layer", epoch)
+        remove(stage / "layer")
+        (stage / "kept").rename(stage / "layer")
+        return _digested(stage / "layer", epoch, dropped=dropped)
     return {"diff_id": result.diff_id, "size": result.size, "dropped": dropped}
 
 
@@ -347,10 +355,23 @@ def _refuse_secrets(tree: Path, layer: LockedLayer, secrets: Mapping[str, bytes]
         )
 
 
-def _keep(step: Commands, output: Path, epoch: int, *, dropped: Sequence[str]) -> dict[str, Any]:
-    """Add to what was built what an earlier layer has already."""
-    assert step.kept_in is not None
-    add_kept(output, step.kept_in, step.kept, epoch)
+def _build_beside(work: Callable[[], None], builder: Backend, request: BuildRequest) -> BuildResult:
+    """Build while ``work`` is done too."""
+    with ThreadPoolExecutor(1, "reprobox-beside") as pool:
+        done = pool.submit(work)
+        result = builder.build(request)
+        done.result()
+    return result
+
+
+def _keep(step: Commands, output: Path, epoch: int) -> None:
+    """Have what an earlier layer has already, if anything is kept, as a layer of its own in ``output``."""
+    if step.kept_in is not None and step.kept:
+        output.mkdir(mode=0o755)
+        keep(output, step.kept_in, step.kept, epoch)
+
+
+def _digested(output: Path, epoch: int, *, dropped: Sequence[str]) -> dict[str, Any]:
     diff_id, size = image.layer_digest(output / "tree", output / "index", epoch)
     return {"diff_id": diff_id, "size": size, "dropped": list(dropped)}
 

@@ -117,32 +117,53 @@ def _copy(source: bytes, target: bytes, entry: Entry) -> None:
     _keep_times(source, target)
 
 
-def add_kept(output: Path, earlier: Path, kept: Sequence[Entry], epoch: int) -> None:
-    """Add entries of another normalised layer, whose tree is ``earlier``, to the one at ``output``, which has none.
+def keep(output: Path, earlier: Path, kept: Sequence[Entry], epoch: int) -> None:
+    """Make a layer in the empty folder ``output`` of entries of another normalised layer, whose tree is ``earlier``.
 
     ``kept`` has the folders of its entries too. Files are linked: layers never change.
     """
-    tree, index = output / "tree", output / "index"
+    tree = output / "tree"
     make_plain_folder(tree)
-    own = {entry.path: entry for entry in read_index(index.read_bytes())} if index.exists() else {}
     into, out_of = os.fsencode(tree), os.fsencode(earlier)
     for entry in kept:
         target = into + b"/" + entry.path
         if entry.kind == "d":
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(target)
-            os.chmod(target, 0o700)
+            os.mkdir(target, 0o700)
         elif entry.kind == "w":
             whiteout(target)
         else:
             _link(out_of + b"/" + entry.path, target, entry)
-    entries = {**{entry.path: entry for entry in kept}, **own}
-    for entry in reversed(kept):
+    _finish(into, kept, epoch)
+    (output / "index").write_bytes(write_index(kept))
+
+
+def move_into(output: Path, own: Path, epoch: int) -> None:
+    """Move the entries of the normalised layer ``own`` into the one at ``output``; folders that both have get the modes
+    that they have in ``own``.
+    """
+    into, out_of = os.fsencode(output / "tree"), os.fsencode(own / "tree")
+    below, above = (read_index((layer / "index").read_bytes()) for layer in (output, own))
+    for entry in above:
+        source, target = out_of + b"/" + entry.path, into + b"/" + entry.path
         if entry.kind == "d":
-            os.chmod(into + b"/" + entry.path, entries[entry.path].mode)
-            os.utime(into + b"/" + entry.path, (epoch, epoch), follow_symlinks=False)
-    os.utime(into, (epoch, epoch), follow_symlinks=False)
-    index.write_bytes(write_index(entries[path] for path in sorted(entries)))
+            os.chmod(source, 0o700)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(target)
+            os.chmod(target, 0o700)
+        else:
+            os.rename(source, target)
+    _finish(into, above, epoch)
+    entries = {entry.path: entry for entry in (*below, *above)}
+    (output / "index").write_bytes(write_index(entries[path] for path in sorted(entries)))
+
+
+def _finish(tree: bytes, entries: Sequence[Entry], epoch: int) -> None:
+    """Give the folders that are among ``entries``, and the tree itself, their modes and the time that all have."""
+    for entry in reversed(entries):
+        if entry.kind == "d":
+            os.chmod(tree + b"/" + entry.path, entry.mode)
+            os.utime(tree + b"/" + entry.path, (epoch, epoch), follow_symlinks=False)
+    os.utime(tree, (epoch, epoch), follow_symlinks=False)
 
 
 def _link(source: bytes, target: bytes, entry: Entry) -> None:

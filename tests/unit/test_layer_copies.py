@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reprobox.digest import read_index, tree_digest
-from reprobox.layer_copies import add_kept, copy_changes, copy_layer, merge_into
+from reprobox.layer_copies import copy_changes, copy_layer, keep, merge_into, move_into
 from reprobox.normalise import Changes, normalise
 from reprobox.tree import Tree, scan
 from reprobox.whiteouts import is_whiteout
@@ -104,26 +104,38 @@ def test_a_readable_copy_has_the_same_index(layer, tmp_path):
 
 def test_kept_entries_are_links_and_the_layers_own_folders_keep_their_modes(make, tmp_path):
     earlier = make(both(write({"a/kept": b"k", "a/not": b"n", "b/kept": b"k"}), lambda root: (root / "b").chmod(0o711)))
-    layer = make(both(write({"a/own": b"o"}), lambda root: (root / "a").chmod(0o1777)))
+    own = both(
+        write({"a/own": b"o", "c/own": b"o", "gone": None}),
+        lambda root: ((root / "a").chmod(0o1777), (root / "c").chmod(0o555)),
+    )
+    layer = make(own, merged(f("gone")))
     kept = [entry for entry in earlier.index if not entry.path.endswith(b"not")]
-    add_kept(layer.output, earlier.tree, kept, EPOCH)
-    assert layer.index == [
+    (output := tmp_path / "output").mkdir()
+    keep(output, earlier.tree, kept, EPOCH)
+    assert read_index((output / "index").read_bytes()) == scan(output / "tree") == kept
+    move_into(output, layer.output, EPOCH)
+    index = [
         d("a", 0o1777),
         f("a/kept", b"k"),
         f("a/own", b"o"),
         d("b", 0o711),
         f("b/kept", b"k"),
+        d("c", 0o555),
+        f("c/own", b"o"),
+        w("gone"),
     ]
-    assert scan(layer.tree) == layer.index
-    assert layer.stat("a/kept").st_ino == earlier.stat("a/kept").st_ino
-    assert {layer.stat(name).st_mtime for name in (".", "a", "b")} == {EPOCH}
+    assert read_index((output / "index").read_bytes()) == index
+    assert scan(output / "tree") == index[:-1]
+    assert is_whiteout(os.lstat(output / "tree/gone"))
+    assert (output / "tree/a/kept").stat().st_ino == earlier.stat("a/kept").st_ino
+    assert {(output / "tree" / name).stat().st_mtime for name in (".", "a", "b", "c")} == {EPOCH}
 
 
 def test_an_output_without_a_layer_gets_what_is_kept(make, tmp_path):
     earlier = make(write({"a/x": b"", "gone": None}), merged(f("gone")))
     output = tmp_path / "output"
     output.mkdir()
-    add_kept(output, earlier.tree, earlier.index, EPOCH)
+    keep(output, earlier.tree, earlier.index, EPOCH)
     assert read_index((output / "index").read_bytes()) == earlier.index == [d("a"), f("a/x"), w("gone")]
     assert is_whiteout(os.lstat(output / "tree/gone"))
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from reprobox.digest import Entry, sha256, write_index
-from reprobox.layer_copies import add_kept
+from reprobox.layer_copies import keep as keep_entries
+from reprobox.layer_copies import move_into
 from reprobox.layers.kept_wheels import keep
 from reprobox.layers.kind import Earlier
 from reprobox.lock import Input
@@ -125,10 +126,13 @@ def test_a_layer_made_with_an_earlier_one_is_the_layer_made_anew(tmp_path, input
     whole = layer(tmp_path, inputs, now)
     output = tmp_path / "output"
     output.mkdir()
+    keep_entries(output, old.tree, found.entries, EPOCH)
     if fresh:
-        (output / "index").write_bytes(write_index(layer(tmp_path, inputs, fresh)))
-        (tmp_path / "env").rename(output / "tree")
-    add_kept(output, old.tree, found.entries, EPOCH)
+        own = tmp_path / "own"
+        own.mkdir()
+        (own / "index").write_bytes(write_index(layer(tmp_path, inputs, fresh)))
+        (tmp_path / "env").rename(own / "tree")
+        move_into(output, own, EPOCH)
     assert Tree.load(output / "index").sorted() == whole
     made = [entry for entry in scan(output / "tree") if entry.path in {other.path for other in whole}]
     assert made == whole
