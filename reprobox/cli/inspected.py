@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from reprobox.archives.sif import is_sif
 from reprobox.cli import image_file, system_folder
-from reprobox.errors import UsageError
+from reprobox.errors import ReproboxError, UsageError
 from reprobox.lock import FILE_NAME
 from reprobox.sources.source import ARCHIVE, CRATE, GIT, PROJECT, VAULT, file_kind, understand
 
@@ -48,8 +48,8 @@ def project_of(path: Path) -> Path:
     return source.path
 
 
-def nothing_known(text: str) -> UsageError:
-    """Why no project, image or PDF can be shown for ``text``, and what can be given instead. It may raise it, too."""
+def nothing_known(text: str) -> ReproboxError:
+    """Why no project, image or PDF can be shown for ``text``, and what can be given instead."""
     path = Path(text)
     try:
         with path.open("rb") as file:
@@ -62,7 +62,10 @@ def nothing_known(text: str) -> UsageError:
     except UsageError:
         kind = ""
     if kind == FILE_NAME:
-        understand(text)  # says what a lock lacks
+        try:
+            understand(text)
+        except ReproboxError as error:  # what the lock lacks
+            return error
     if is_sif(start):
         hint = f"`reprobox inspect --backend singularity {shlex.quote(text)}` shows its labels"
         return UsageError("this is a SIF, and the sandbox holds none", where=text, hint=hint)
