@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,7 +310,11 @@ def build_ahead(
 ) -> None:
     """Carry out a step's commands over the base and the tree ``over``, in place of what they stand on, and leave in
     ``folder`` the layer, the merged index ``parents`` that it was made over, its ``log`` and its ``record``.
+
+    Raises :class:`BuildError`, also for a step that needs more than commands: what is kept, secrets, the network.
     """
+    if step.kept or step.seed or secrets_of(layer) or uses_network(layer):
+        raise BuildError("the step needs more than its commands, so it is not carried out ahead")
     parents = Tree.load(base.index)
     parents.apply(scan(over))
     (folder / "parents").write_bytes(write_index(parents.sorted()))
@@ -357,10 +362,23 @@ def _refuse_secrets(tree: Path, layer: LockedLayer, secrets: Mapping[str, bytes]
 
 def _build_beside(work: Callable[[], None], builder: Backend, request: BuildRequest) -> BuildResult:
     """Build while ``work`` is done too."""
-    with ThreadPoolExecutor(1, "reprobox-beside") as pool:
-        done = pool.submit(work)
+    done: Future[None] = Future()
+
+    def carry_out() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    thread = threading.Thread(target=carry_out, name="reprobox-beside", daemon=True)
+    thread.start()
+    try:
         result = builder.build(request)
-        done.result()
+    finally:
+        thread.join()  # it writes where all is removed when the step failed
+    done.result()
     return result
 
 

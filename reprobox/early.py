@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,19 +57,15 @@ class Early:
         for awaited in self._awaited.values():
             awaited.set()
         with self._beside_base:
-            self._let_go(list(self._folders))
+            self.let_go(*self._folders)
         for thread in self._going:
             thread.join()
 
     def begin(self, steps: Sequence[Step]) -> None:
-        """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base. What was
-        made for others, which are built by now, is removed.
-        """
-        store = self._session.store
-        self._let_go([layer for layer in self._folders if store.layer(layer) is not None])
+        """Begin what can be done for these, whose turn has not come: at once, or as soon as there is the base."""
         if not self._open:
             return
-        over_base = store.layer(self._base) is not None
+        over_base = self._session.store.layer(self._base) is not None
         for step in steps:
             if over_base and self._is_worth_it(step):
                 self._begin(step, self._ahead)
@@ -83,9 +80,9 @@ class Early:
         self._begun[step.layer.id] = Future()
         threading.Thread(target=self._work, args=(step, folder, work), name="reprobox-early", daemon=True).start()
 
-    def _let_go(self, layers: Sequence[str]) -> None:
-        """Remove what was made for these layers, in a thread of its own: it can be large."""
-        folders = [self._folders.pop(layer) for layer in layers]
+    def let_go(self, *layers: str) -> None:
+        """Remove what was made for the layers with these ids, in a thread of its own: it can be large."""
+        folders = [self._folders.pop(layer) for layer in layers if layer in self._folders]
         if folders:
             self._going.append(
                 threading.Thread(target=_close, args=(folders,), name="reprobox-early-going", daemon=True)
@@ -174,7 +171,7 @@ class Early:
             build_ahead(self._session, step.layer, commands, base, over, folder, self._epoch)
 
         return AheadRequest(
-            step=step_request(self._session, step.layer, step.below, self._epoch),
+            step=replace(step_request(self._session, step.layer, step.below, self._epoch), earlier=None),
             below=step.below,
             base=base.tree,
             input=input_path,

@@ -176,7 +176,11 @@ class _Builder(NamedTuple):
         else:
             self.arrivals.wait(step.layer.id)
         ahead = functools.partial(self.early.result, step.layer.id)
-        build_layer(self.session, step.layer, step.below, self.target.platform, self.epoch, place=place, ahead=ahead)
+        platform = self.target.platform
+        try:
+            build_layer(self.session, step.layer, step.below, platform, self.epoch, place=place, ahead=ahead)
+        finally:
+            self.early.let_go(step.layer.id)
 
 
 def _run_steps(todo: Plan, offers: Mapping[str, _Offered], builder: _Builder) -> None:

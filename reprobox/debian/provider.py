@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
@@ -79,10 +79,10 @@ class ArchiveProvider:
         wanted = [item for item in inputs if item.type == "deb" and "path" in item.facts]
         places = {item.sha256: list(self._places(item)) for item in wanted}
         if wanted and not any(places.values()):
-            self._refuse_if_unasked()
+            self._refuse_if_unasked(wanted)
         return places
 
-    def _refuse_if_unasked(self) -> None:
+    def _refuse_if_unasked(self, _: Sequence[Input]) -> None:
         for error in self._unasked[:1]:
             raise FetchError(error.message, where=error.where, hint=error.hint)
 
@@ -95,13 +95,24 @@ class ArchiveProvider:
     def known(self) -> Mapping[str, Sequence[str]]:
         """Base URIs by archive name."""
         known: dict[str, list[str]] = {}
-        for source in dict.fromkeys(self._sources()):
-            for place in source.places():
-                if name := self._archive_of(place):
-                    known.setdefault(name, []).append(place.uri)
+        for place, name in self.asked.values():
+            if name:
+                known.setdefault(name, []).append(place.uri)
         for uri in (*self._settings.archives.get("debian", ()), *known.get("debian", [])):
             known.setdefault("debian-security", []).append(sibling(uri, "debian-security"))
         return known
+
+    @cached_property
+    def asked(self) -> Mapping[str, tuple[Source, str]]:
+        """Each place, with what it calls itself, by the address that it was asked at; empty where it did not tell."""
+        places: dict[str, Source] = {}
+        for place in (place for source in self._sources() for place in source.places()):
+            if place.dists not in self._asked_elsewhere():
+                places.setdefault(place.dists, place)
+        return {address: (place, self._archive_of(place)) for address, place in places.items()}
+
+    def _asked_elsewhere(self) -> Collection[str]:
+        return ()
 
     def _sources(self) -> Sequence[Source]:
         return (*self._declared, *host_sources())
@@ -148,8 +159,10 @@ class BaseArchiveProvider(ArchiveProvider):
         self._target = target
         self._store = store
 
-    def _refuse_if_unasked(self) -> None:
-        super()._refuse_if_unasked()
+    def _refuse_if_unasked(self, wanted: Sequence[Input]) -> None:
+        if any(self._near.known.get(item.facts.get("archive", "")) for item in wanted):
+            return  # there are places for them, which were asked already
+        super()._refuse_if_unasked(wanted)
         if self._waits_for_base():
             raise FetchError(
                 "no place of its archive is known here, and the base, which may know one, was not built yet",
@@ -174,6 +187,9 @@ class BaseArchiveProvider(ArchiveProvider):
             if found and _SHA1.fullmatch(item.facts.get("sha1", "")):
                 url = f"{service}/file/{item.facts['sha1']}/{path.rpartition('/')[2]}"
                 yield Location(url=url, label=f"{archive} by hash ({without_password(service)})", alone=True)
+
+    def _asked_elsewhere(self) -> Collection[str]:
+        return self._near.asked
 
     def _sources(self) -> Sequence[Source]:
         return self._of_base

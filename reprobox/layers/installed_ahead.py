@@ -22,8 +22,10 @@ from reprobox.tree import Tree, remove
 
 _MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")  # may be links into usr
 _CACHE = b"__pycache__"
-#: Files of these names change the interpreter wherever they are.
-_CUSTOMIZES = (b"/sitecustomize.py", b"/usercustomize.py", b"/pyvenv.cfg")
+#: Files that change what an interpreter does as soon as it starts (documentation of the module ``site``).
+_CUSTOMIZES = re.compile(rb"/(?:site|user)customize[./]|/pyvenv\.cfg$|\.pth$")
+#: What setuptools has carried out at every start, by its sha256: it is about ``import distutils`` alone.
+_HARMLESS = "2638ce9e2500e572a5e0de7faed6661eb569d1b696fcba07b0dd223da5f5d224"
 _INFO = re.compile(rb"(?P<site>.*)/(?P<name>[^/-]+)(?:-[^/]*)?\.(?:dist-info|egg-info|egg-link)(?:/.*)?")
 
 
@@ -89,9 +91,9 @@ def _same_places(made: Sequence[Entry], then: Tree, now: Tree) -> bool:
 def _same_interpreter(then: Tree, now: Tree) -> bool:
     """Whether all that is the interpreter's is there as it was, and nothing that changes what it does is new."""
     kept = (entry for path, entry in then.entries.items() if _is_python(path))
-    customizes = (entry for path, entry in now.entries.items() if path.endswith(_CUSTOMIZES))
+    customizes = (entry for path, entry in now.entries.items() if _CACHE not in path and _CUSTOMIZES.search(path))
     return all(now.get(entry.path) == entry for entry in kept) and all(
-        then.get(entry.path) == entry for entry in customizes
+        then.get(entry.path) == entry or entry.detail == _HARMLESS for entry in customizes
     )
 
 

@@ -182,7 +182,7 @@ class AheadRequest:
     gives the path of an input of these layers, or of what was made to stand for it while the base was built
     (:class:`BeforeRequest`). ``folder`` is empty, and what is left there is given to the step. ``build`` carries out
     commands over the base and one more tree, whose path it is given, in place of the layers below, and leaves what
-    :class:`Made` needs in ``folder``; it raises :class:`BuildError`.
+    :class:`Made` needs in ``folder``; it raises :class:`BuildError`, also where the step needs secrets or the network.
     """
 
     step: StepRequest

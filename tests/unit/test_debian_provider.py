@@ -240,3 +240,25 @@ def test_nothing_is_read_of_an_image_where_this_machine_knows_the_package(world,
     monkeypatch.setattr(module, "base_sources", lambda *_: pytest.fail("the base was read"))
     fetch([item], [near, far], world.store, downloader=world.downloader)
     assert world.store.has_blob(item.sha256)
+
+
+def test_what_is_known_near_is_not_asked_again_and_no_base_is_waited_for(world, server, host):
+    key = Key()
+    near_by, gone = serve(server, "/debian", [Suite("bookworm")], key), server.url("/gone")
+    host += [Source(uri=near_by, suite="bookworm"), Source(uri=gone, suite="bookworm")]
+    apt = f"deb {near_by} bookworm main\ndeb {gone} bookworm main\n".encode()
+    data = images.tar(images.entry("etc/apt/sources.list", apt))
+    blob = Input(
+        type="blob", name="b", sha256=world.store.add_blob(data), size=len(data), facts={"media_type": images.PLAIN}
+    )
+    layer = LockedLayer(name="base", kind="image", recipe=1, request="", id="b" * 64, inputs=(blob,))
+    target = LockedTarget(name="default", platform="linux/amd64", layers=(layer,))
+    near = ArchiveProvider(Settings(), world.documents)
+    assert urls(near.locate([ITEM])) == [f"{near_by}/{ITEM.facts['path']}"]
+    seen = len(server.seen)
+    far = BaseArchiveProvider(Settings(), world.documents, near, target, world.store)
+    assert urls(far.locate([ITEM])) == []
+    assert len(server.seen) == seen
+    unbuilt = LockedTarget(name="default", platform="linux/amd64", layers=(replace(layer, inputs=()),))
+    far = BaseArchiveProvider(Settings(), world.documents, near, unbuilt, world.store)
+    assert urls(far.locate([ITEM])) == [], "nobody is told to wait for the base"

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import random
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from reprobox import building
+from reprobox.building import build_ahead, step_request
 from reprobox.debian import deb
+from reprobox.digest import Entry
 from reprobox.early import Early
+from reprobox.errors import BuildError
 from reprobox.layers.apt import Apt
-from reprobox.layers.kind import INPUTS, AheadRequest, BeforeRequest, StepRequest
+from reprobox.layers.kind import INPUTS, AheadRequest, BeforeRequest, Commands, StepRequest
 from reprobox.lock import Input, LockedLayer, LockedTarget
 from reprobox.plan import Step
 from reprobox.session import Session, this_platform
-from reprobox.store import Store
+from reprobox.store import Store, StoredLayer
 from tests.debs import make_deb
 
 
@@ -50,9 +54,9 @@ class World:
     def names(self) -> list[str]:
         return [item.name for item in self.step.layer.inputs]
 
-    def begin(self, *steps: Step) -> None:
-        """Begin what can be done for these, and wait until what was made for others is gone."""
-        self.early.begin(steps)
+    def let_go(self) -> None:
+        """Wait until what was made is gone."""
+        self.early.let_go(self.step.layer.id)
         for thread in threading.enumerate():
             if thread.name == "reprobox-early-going":
                 thread.join(10)
@@ -149,8 +153,7 @@ def test_later_layers_are_given_what_was_decompressed_while_it_is_there(tmp_path
         packages = world.step.layer.inputs
         blobs = [world.store.blob(item.sha256) for item in packages]
         assert [request.input(item) for item in packages] == [*(folder / name for name in world.names[:2]), blobs[2]]
-        world.publish(world.step.layer.id)
-        world.begin()
+        world.let_go()
         assert [request.input(item) for item in packages] == blobs
         assert world.early.stand_ins([world.step.layer]) == {}
 
@@ -161,10 +164,9 @@ def test_what_was_made_for_a_layer_goes_when_it_is_built(tmp_path):
         world.early.begin([world.step])
         folder = world.filled()
         assert folder is not None
-        world.begin()
+        world.early.begin([])
         assert folder.exists()
-        world.publish(world.step.layer.id)
-        world.begin()
+        world.let_go()
         assert not folder.exists()
 
 
@@ -210,3 +212,38 @@ def test_a_quick_step_finds_them_where_the_others_are(tmp_path, plain):
     found = {bind.target: bind.source for bind in Apt().step(request).binds}
     expected = dict(files) if plain else files | {"two_1.0_all.deb": ahead / "two_1.0_all.deb"}
     assert {name: found[f"{INPUTS}/{name}"] for name in files} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({}, Commands(commands=(("true",),), kept=(Entry("d", 0o755, "-", b"opt"),))),
+        ({"secrets": ["token"]}, Commands(commands=(("true",),))),
+        ({"network": True}, Commands(commands=(("true",),))),
+    ],
+    ids=["kept", "secrets", "network"],
+)
+def test_a_step_that_needs_more_than_its_commands_is_not_carried_out_ahead(tmp_path, options, step):
+    layer = replace(small_world(tmp_path).step.layer, options=options)
+    base = StoredLayer(id="0" * 64, tree=tmp_path, index=tmp_path, record={})
+    with pytest.raises(BuildError, match="not carried out ahead"):
+        build_ahead(cast("Session", None), layer, step, base, tmp_path, tmp_path, 1)
+
+
+def test_what_another_build_has_published_meanwhile_is_not_left_out_ahead(tmp_path):
+    """A step that keeps what an earlier layer has is no step to be carried out over other parents."""
+    world = small_world(tmp_path)
+    with world.early:
+        world.publish("0" * 64)
+        world.early.begin([world.later])
+        like = world.later.layer.identity(1, [item.id for item in world.later.below]).document()
+        world.store.remember("like", building._likeness(like), b"9" * 64)
+        with world.store.scratch() as stage:
+            (stage / "layer" / "tree").mkdir(parents=True)
+            (stage / "layer" / "index").touch()
+            world.store.publish_layer("9" * 64, stage / "layer", {"inputs": {"files": []}})
+        world.arrived.set()
+        assert world.early.result(world.later.layer.id) is None
+    session = cast("Session", SimpleNamespace(store=world.store, project=tmp_path))
+    assert step_request(session, world.later.layer, world.later.below, 1).earlier is not None
+    assert world.asked[0].step.earlier is None

@@ -31,16 +31,22 @@ PYTHON = [
     l("usr/lib/python3.11/sitecustomize.py", "/etc/python3.11/sitecustomize.py"),
     f("usr/share/doc/python3.11/copyright"),
 ]
+PRECEDENCE = (
+    b"import os; var = 'SETUPTOOLS_USE_DISTUTILS'; enabled = os.environ.get(var, 'local') == 'local';"
+    b" enabled and __import__('_distutils_hack').add_shim(); \n"
+)
 #: What the packages' scripts and other packages leave.
 SYSTEM = [
     *PYTHON[:-1],
     d("usr/lib/python3.11/__pycache__"),
     f("usr/lib/python3.11/__pycache__/os.cpython-311.pyc"),
+    f("usr/lib/python3.11/__pycache__/sitecustomize.cpython-311.pyc"),
     f("usr/lib/python3.11/distutils/core.py"),
     f("usr/lib/libc.so.6", b"new"),
     d("usr/local/lib/python3.11"),
     d(SITE),
     f("usr/lib/python3/dist-packages/setuptools-66.1.egg-info"),
+    f("usr/lib/python3/dist-packages/distutils-precedence.pth", PRECEDENCE),
 ]
 MADE = [
     d("usr"),
@@ -88,6 +94,8 @@ def test_what_packages_leave_besides_makes_no_difference(tmp_path):
         pytest.param(f(f"{SITE}/sitecustomize.py"), id="a module that customizes every interpreter"),
         pytest.param(f("usr/bin/pyvenv.cfg"), id="a virtual environment"),
         pytest.param(f("opt/sitecustomize.py", b"another"), id="a module that customizes otherwise"),
+        pytest.param(f(f"{SITE}/usercustomize/__init__.py"), id="a package that customizes"),
+        pytest.param(f("usr/lib/python3/dist-packages/start.pth"), id="a line that is carried out at every start"),
     ],
 )
 def test_what_else_the_installation_follows_from_must_be_the_same(tmp_path, changed):
