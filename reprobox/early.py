@@ -82,7 +82,10 @@ class Early:
 
     def let_go(self, *layers: str) -> None:
         """Remove what was made for the layers with these ids, in a thread of its own: it can be large."""
-        folders = [self._folders.pop(layer) for layer in layers if layer in self._folders]
+        popped = (
+            self._folders.pop(layer, None) for layer in layers
+        )  # at the end, others may be about to do so as well
+        folders = [folder for folder in popped if folder is not None]
         if folders:
             self._going.append(
                 threading.Thread(target=_close, args=(folders,), name="reprobox-early-going", daemon=True)
