@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from reprobox.digest import layer_id
 from reprobox.lock import LockedLayer, ancestors, changed_keys, with_ids
-from tests.unit.fastest import fastest
+from tests.unit.fastest import growth
 from tests.unit.small_lock import EPOCH, LAYERS, LOCK, deb
 
 # -- ids ---------------------------------------------------------------------------------------------------------------
@@ -81,12 +82,12 @@ def test_changed_keys_are_named():
 def test_ids_of_many_layers_cost_what_each_costs():
     """Layers that stand on the base alone: twice as many may not cost four times as much."""
 
-    def seconds(count: int) -> float:
+    def naming(count: int) -> Callable[[], object]:
         layers = [LAYERS[0]]
         layers += [
             LockedLayer(name=f"l{number}", kind="copy", recipe=1, request="", parents=("base",))
             for number in range(count)
         ]
-        return fastest(lambda: with_ids(layers, EPOCH), 4)
+        return lambda: with_ids(layers, EPOCH)
 
-    assert seconds(8000) < 3.5 * seconds(4000)
+    assert growth(naming(4000), naming(8000)) < 3.5
