@@ -59,10 +59,7 @@ def install(
     names: Sequence[str] | None = None,
     program: Path = PROGRAM,
 ) -> Path:
-    """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages.
-
-    What the program says goes to ``install.log`` beside it.
-    """
+    """A fresh virtual environment at ``target``, always the same path, with the wheels in it; returns its packages."""
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(target)], check=True)
     (uv,) = (name for name in os.listdir(inputs) if name.startswith("uv-"))
@@ -78,7 +75,6 @@ def install(
     command = [*prefix, str(target / "bin" / "python3"), "-s", "-B", str(program), str(inputs), uv, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    target.with_name("install.log").write_text(done.stdout)
     (site,) = target.glob("lib/python3*/site-packages")
     return site
 
